@@ -1,0 +1,83 @@
+//! Machine config: multi-document YAML, `apiVersion: pintle.dev/v1alpha1`, one Rust type and file per kind. Unknown fields are errors.
+//! The JSON Schema and the reference page are generated from these types; [`parse`] reports every fault with its line and column.
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod address;
+mod cluster;
+mod dhcp;
+mod install;
+mod link;
+mod machine;
+mod manifest;
+mod node_agent;
+mod parse;
+mod registry;
+mod resolver;
+mod route;
+mod static_pod;
+mod sysctl;
+mod time_sync;
+mod volume;
+
+pub use address::Address;
+pub use cluster::{CertificateAuthority, Cluster, Component, KeyPair};
+pub use dhcp::Dhcp;
+pub use install::{DiskSelector, Install};
+pub use link::{Link, LinkMatch};
+pub use machine::{Machine, Role};
+pub use manifest::Manifest;
+pub use node_agent::{NodeAgent, Taint};
+pub use parse::{Fault, parse, to_yaml};
+pub use registry::{Registry, RegistryAuth};
+pub use resolver::Resolver;
+pub use route::Route;
+pub use static_pod::StaticPod;
+pub use sysctl::Sysctl;
+pub use time_sync::TimeSync;
+pub use volume::Volume;
+
+/// The API version of every document.
+pub const API_VERSION: &str = "pintle.dev/v1alpha1";
+
+/// One document of a machine config.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind")]
+pub enum Document {
+    Machine(Machine),
+    Cluster(Cluster),
+    Link(Link),
+    Dhcp(Dhcp),
+    Address(Address),
+    Route(Route),
+    Resolver(Resolver),
+    TimeSync(TimeSync),
+    Install(Install),
+    Volume(Volume),
+    Registry(Registry),
+    NodeAgent(NodeAgent),
+    StaticPod(StaticPod),
+    Manifest(Manifest),
+    Sysctl(Sysctl),
+}
+
+/// A whole machine config: what a node is told to be.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MachineConfig {
+    pub machine: Machine,
+    /// Absent on a machine that joins no cluster.
+    pub cluster: Option<Cluster>,
+    pub links: Vec<Link>,
+    pub dhcp: Vec<Dhcp>,
+    pub addresses: Vec<Address>,
+    pub routes: Vec<Route>,
+    pub resolver: Option<Resolver>,
+    pub time_sync: Option<TimeSync>,
+    pub install: Option<Install>,
+    pub volumes: Vec<Volume>,
+    pub registries: Vec<Registry>,
+    pub node_agent: NodeAgent,
+    pub static_pods: Vec<StaticPod>,
+    pub manifests: Vec<Manifest>,
+    pub sysctls: Vec<Sysctl>,
+}

@@ -1,0 +1,80 @@
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the node agent; where the kubelet has the same setting, it has the kubelet's name and default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeAgent {
+    /// The node's address is the first one of the machine inside one of these ranges. Default: the default route's source.
+    #[serde(rename = "nodeIPSubnets", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub node_ip_subnets: Vec<IpNet>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub register_with_taints: Vec<Taint>,
+    pub max_pods: u32,
+    /// Largest number of processes in a pod; -1: no limit.
+    pub pod_pids_limit: i64,
+    /// Reserved for Kubernetes' daemons: `cpu`, `memory`, `ephemeral-storage`, `pid`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub kube_reserved: BTreeMap<String, String>,
+    /// Reserved for the OS.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub system_reserved: BTreeMap<String, String>,
+    /// Hard eviction thresholds by signal.
+    pub eviction_hard: BTreeMap<String, String>,
+    /// Quantity, such as `10Mi`.
+    pub container_log_max_size: String,
+    pub container_log_max_files: u32,
+    /// Seconds that all pods together get at shutdown.
+    pub shutdown_grace_period_seconds: u32,
+    /// The part of it that is kept for critical pods.
+    pub shutdown_grace_period_critical_pods_seconds: u32,
+    pub serialize_image_pulls: bool,
+    /// Kubernetes feature gates of the kubelet that Pintle knows.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub feature_gates: BTreeMap<String, bool>,
+}
+
+impl Default for NodeAgent {
+    fn default() -> Self {
+        let eviction = [
+            ("memory.available", "100Mi"),
+            ("nodefs.available", "10%"),
+            ("nodefs.inodesFree", "5%"),
+            ("imagefs.available", "15%"),
+            ("imagefs.inodesFree", "5%"),
+        ];
+        Self {
+            node_ip_subnets: Vec::new(),
+            node_labels: BTreeMap::new(),
+            register_with_taints: Vec::new(),
+            max_pods: 110,
+            pod_pids_limit: -1,
+            kube_reserved: BTreeMap::new(),
+            system_reserved: BTreeMap::new(),
+            eviction_hard: eviction.map(|(signal, value)| (signal.into(), value.into())).into(),
+            container_log_max_size: "10Mi".into(),
+            container_log_max_files: 5,
+            shutdown_grace_period_seconds: 60,
+            shutdown_grace_period_critical_pods_seconds: 20,
+            serialize_image_pulls: false,
+            feature_gates: BTreeMap::new(),
+        }
+    }
+}
+
+/// A taint that the node registers with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Taint {
+    pub key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}

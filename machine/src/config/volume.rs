@@ -1,0 +1,15 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::DiskSelector;
+
+/// A file system on a disk of its own, mounted below /var.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Volume {
+    /// DNS label; the GPT partition is named after it.
+    pub name: String,
+    pub disk: DiskSelector,
+    /// Absolute path below /var.
+    pub mount_path: String,
+}

@@ -1,0 +1,183 @@
+//! Length-prefixed frames with file descriptors over a unix stream socket (unix(7), SCM_RIGHTS).
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The most descriptors one frame carries.
+pub const MAX_FDS: usize = 16;
+
+/// A connected stream socket that carries frames: a 4-byte big-endian length, that many bytes, and descriptors with the first byte.
+///
+/// `recv` is cancel safe (what has arrived stays buffered); `send` is not: drop the socket when a send was cancelled.
+#[derive(Debug)]
+pub struct FramedSocket {
+    socket: AsyncFd<UnixStream>,
+    max_frame: usize,
+    buffer: Vec<u8>,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+impl FramedSocket {
+    /// Takes over a connected socket; frames above `max_frame` bytes are refused in both directions.
+    ///
+    /// # Errors
+    /// When the socket cannot be made non-blocking, or outside a tokio runtime.
+    pub fn new(socket: UnixStream, max_frame: usize) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: AsyncFd::register(socket)?,
+            max_frame,
+            buffer: Vec::new(),
+            descriptors: VecDeque::new(),
+        })
+    }
+
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// As connect(2).
+    pub fn connect(path: &str, max_frame: usize) -> io::Result<Self> {
+        Self::new(UnixStream::connect(path)?, max_frame)
+    }
+
+    /// The peer's process, user and group as they were when it connected.
+    ///
+    /// # Errors
+    /// As getsockopt(2).
+    pub fn peer(&self) -> io::Result<nix::libc::ucred> {
+        let credentials =
+            nix::sys::socket::getsockopt(self.socket.get_ref(), nix::sys::socket::sockopt::PeerCredentials)?;
+        Ok(nix::libc::ucred { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
+    }
+
+    /// Sends one frame with its descriptors.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a frame or descriptor list above the limits; otherwise as sendmsg(2).
+    pub async fn send(&self, frame: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+        if frame.len() > self.max_frame || descriptors.len() > MAX_FDS {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "frame or descriptor list too large"));
+        }
+        let mut bytes = Vec::with_capacity(frame.len() + 4);
+        bytes.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(frame);
+        let mut sent = 0;
+        while sent < bytes.len() {
+            sent += self
+                .socket
+                .async_io(Interest::WRITABLE, |socket| {
+                    let rights = [ControlMessage::ScmRights(descriptors)];
+                    let control: &[ControlMessage] =
+                        if sent == 0 && !descriptors.is_empty() { &rights } else { &[] };
+                    let flags = MsgFlags::MSG_NOSIGNAL;
+                    Ok(sendmsg::<()>(
+                        socket.as_raw_fd(),
+                        &[IoSlice::new(&bytes[sent..])],
+                        control,
+                        flags,
+                        None,
+                    )?)
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Receives one frame and the descriptors that came with it; `None` at an orderly end.
+    ///
+    /// # Errors
+    /// `InvalidData` for a frame above the limit, `UnexpectedEof` for half a frame; otherwise as recvmsg(2).
+    pub async fn recv(&mut self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        loop {
+            if let Some(length) =
+                self.buffer.first_chunk::<4>().map(|head| u32::from_be_bytes(*head) as usize)
+            {
+                if length > self.max_frame {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "frame too large"));
+                }
+                if self.buffer.len() >= length + 4 {
+                    let rest = self.buffer.split_off(length + 4);
+                    let mut frame = std::mem::replace(&mut self.buffer, rest);
+                    frame.drain(..4);
+                    return Ok(Some((frame, self.descriptors.drain(..).collect())));
+                }
+            }
+            // The rest of the current frame and no more, so that descriptors stay with the frame they came with.
+            let missing = match self.buffer.first_chunk::<4>() {
+                Some(head) => u32::from_be_bytes(*head) as usize + 4 - self.buffer.len(),
+                None => 4 - self.buffer.len(),
+            };
+            let mut chunk = vec![0_u8; missing.min(64 << 10)];
+            let (read, descriptors) = self
+                .socket
+                .async_io(Interest::READABLE, |socket| receive(socket.as_raw_fd(), &mut chunk))
+                .await?;
+            self.descriptors.extend(descriptors);
+            if read == 0 {
+                if self.buffer.is_empty() {
+                    return Ok(None);
+                }
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.buffer.extend_from_slice(&chunk[..read]);
+        }
+    }
+}
+
+fn receive(socket: RawFd, chunk: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = cmsg_space!([RawFd; MAX_FDS]);
+    let mut slices = [IoSliceMut::new(chunk)];
+    let message = recvmsg::<()>(socket, &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just installed these descriptors in this process for this message, and nothing else knows
+            // their numbers, so each is open and owned by nobody else.
+            descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((message.bytes, descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_arrive_whole_with_their_descriptors() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (a, mut b) = (FramedSocket::new(a, 1 << 20).unwrap(), FramedSocket::new(b, 1 << 20).unwrap());
+        let (read, _write) = nix::unistd::pipe().unwrap();
+        let large = vec![7_u8; 300_000];
+        let sender = async {
+            a.send(b"first", &[read.as_raw_fd()]).await.unwrap();
+            a.send(&large, &[]).await.unwrap();
+            a.send(b"", &[read.as_raw_fd(), read.as_raw_fd()]).await.unwrap();
+            drop(a);
+        };
+        let receiver = async {
+            let (frame, fds) = b.recv().await.unwrap().unwrap();
+            assert_eq!((frame.as_slice(), fds.len()), (&b"first"[..], 1));
+            let (frame, fds) = b.recv().await.unwrap().unwrap();
+            assert_eq!((frame.len(), fds.len()), (300_000, 0));
+            let (frame, fds) = b.recv().await.unwrap().unwrap();
+            assert_eq!((frame.len(), fds.len()), (0, 2));
+            assert!(b.recv().await.unwrap().is_none());
+        };
+        tokio::join!(sender, receiver);
+    }
+
+    #[tokio::test]
+    async fn a_frame_above_the_limit_is_refused() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (a, mut b) = (FramedSocket::new(a, 1 << 20).unwrap(), FramedSocket::new(b, 16).unwrap());
+        a.send(&[0; 17], &[]).await.unwrap();
+        assert_eq!(b.recv().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,26 @@
+//! `cargo xtask gen-proto`: regenerates the checked-in Rust of the three protocols in machine/proto (needs protoc).
+use anyhow::{Context, Result};
+
+/// Writes machine/src/proto/*.rs from machine/proto/*.proto.
+///
+/// # Errors
+/// When protoc is missing or rejects a file.
+pub fn generate() -> Result<()> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace root")?;
+    let out = root.join("machine/src/proto");
+    std::fs::create_dir_all(&out)?;
+    // Debian 12's protoc predates `debug_redact`, and prost has no use for it: compile copies without the option.
+    let sources = tempfile::tempdir()?;
+    let mut files = Vec::new();
+    for name in ["cri.proto", "machine.proto", "socket.proto"] {
+        let text = std::fs::read_to_string(root.join("machine/proto").join(name))?;
+        let path = sources.path().join(name);
+        std::fs::write(&path, text.replace(" [debug_redact = true]", ""))?;
+        files.push(path);
+    }
+    tonic_prost_build::configure()
+        .out_dir(&out)
+        .bytes(".pintle.machine.v1.Data")
+        .compile_protos(&files, &[sources.path().to_path_buf()])
+        .context("compile machine/proto/*.proto")
+}
