@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// The most descriptors one frame carries.
 pub const MAX_FDS: usize = 16;
@@ -17,7 +16,7 @@ pub const MAX_FDS: usize = 16;
 /// `recv` is cancel safe (what has arrived stays buffered); `send` is not: drop the socket when a send was cancelled.
 #[derive(Debug)]
 pub struct FramedSocket {
-    socket: AsyncFd<UnixStream>,
+    socket: tokio::net::UnixStream,
     max_frame: usize,
     buffer: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
@@ -31,7 +30,7 @@ impl FramedSocket {
     pub fn new(socket: UnixStream, max_frame: usize) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self {
-            socket: AsyncFd::register(socket)?,
+            socket: tokio::net::UnixStream::from_std(socket)?,
             max_frame,
             buffer: Vec::new(),
             descriptors: VecDeque::new(),
@@ -52,7 +51,7 @@ impl FramedSocket {
     /// As getsockopt(2).
     pub fn peer(&self) -> io::Result<nix::libc::ucred> {
         let credentials =
-            nix::sys::socket::getsockopt(self.socket.get_ref(), nix::sys::socket::sockopt::PeerCredentials)?;
+            nix::sys::socket::getsockopt(&self.socket, nix::sys::socket::sockopt::PeerCredentials)?;
         Ok(nix::libc::ucred { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
     }
 
@@ -71,13 +70,13 @@ impl FramedSocket {
         while sent < bytes.len() {
             sent += self
                 .socket
-                .async_io(Interest::WRITABLE, |socket| {
+                .async_io(Interest::WRITABLE, || {
                     let rights = [ControlMessage::ScmRights(descriptors)];
                     let control: &[ControlMessage] =
                         if sent == 0 && !descriptors.is_empty() { &rights } else { &[] };
                     let flags = MsgFlags::MSG_NOSIGNAL;
                     Ok(sendmsg::<()>(
-                        socket.as_raw_fd(),
+                        self.socket.as_raw_fd(),
                         &[IoSlice::new(&bytes[sent..])],
                         control,
                         flags,
@@ -116,7 +115,7 @@ impl FramedSocket {
             let mut chunk = vec![0_u8; missing.min(64 << 10)];
             let (read, descriptors) = self
                 .socket
-                .async_io(Interest::READABLE, |socket| receive(socket.as_raw_fd(), &mut chunk))
+                .async_io(Interest::READABLE, || receive(self.socket.as_raw_fd(), &mut chunk))
                 .await?;
             self.descriptors.extend(descriptors);
             if read == 0 {
