@@ -1,0 +1,84 @@
+//! What a case works with: a folder of its own, the image, and machines that end with the case.
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use qemu_tests::{Accel, Boot, Image, Spec, Vm};
+
+/// The place of one case.
+#[derive(Debug)]
+pub struct Bench {
+    pub image: Image,
+    /// Host programs: `pintle`, `kubectl`.
+    pub tools: PathBuf,
+    pub folder: PathBuf,
+    machines: RefCell<Vec<Vm>>,
+}
+
+impl Bench {
+    /// Starts with an empty folder.
+    ///
+    /// # Errors
+    /// When there is no image.
+    pub fn new(image: &Path, tools: &Path, folder: &Path) -> Result<Self> {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder).with_context(|| format!("empty {}", folder.display()))?;
+        }
+        std::fs::create_dir_all(folder)?;
+        Ok(Self { image: Image::open(image)?, tools: tools.into(), folder: folder.into(), machines: RefCell::default() })
+    }
+
+    /// A machine that boots this bench's image; a reset ends it.
+    #[must_use]
+    pub fn spec(&self) -> Spec {
+        let mut spec = Spec::new("node", Boot::Kernel(self.image.clone()));
+        spec.memory = 1024;
+        spec.exit_on_reboot = true;
+        spec
+    }
+
+    /// Starts a machine; it ends with the bench.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn start(&self, spec: &Spec) -> Result<Vm> {
+        let vm = Vm::start(spec, &self.folder.join(&spec.name))?;
+        self.machines.borrow_mut().push(vm.clone());
+        Ok(vm)
+    }
+
+    /// The image with another root file and command line.
+    #[must_use]
+    pub fn image_with(&self, root: &Path, command_line: &str) -> Image {
+        Image { root: root.into(), command_line: command_line.into(), ..self.image.clone() }
+    }
+
+    /// Ends the machines, keeps console logs and disks.
+    pub fn keep(&self) {
+        for vm in self.machines.borrow().iter() {
+            let _ = vm.power_cut();
+        }
+    }
+
+    /// Removes everything.
+    ///
+    /// # Errors
+    /// When the folder cannot be removed.
+    pub fn discard(&self) -> Result<()> {
+        self.keep();
+        Ok(std::fs::remove_dir_all(&self.folder)?)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
+
+/// `seconds` on a fast machine; more without KVM.
+#[must_use]
+pub fn within(seconds: u64) -> Duration {
+    Duration::from_secs(seconds) * Accel::detect().patience()
+}

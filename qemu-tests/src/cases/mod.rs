@@ -1,0 +1,29 @@
+//! The cases; each reads as a short story.
+mod power;
+mod verity;
+
+use anyhow::Result;
+
+use crate::bench::Bench;
+
+/// How a case ended without a fault.
+#[derive(Debug)]
+pub enum Outcome {
+    Passed,
+    /// With the reason.
+    Skipped(String),
+}
+
+/// A story with a name.
+#[derive(Debug)]
+pub struct Case {
+    pub name: &'static str,
+    pub run: fn(&Bench) -> Result<Outcome>,
+}
+
+/// All cases, quick ones first.
+pub const CASES: &[Case] = &[
+    Case { name: "power_button_stops_it_cleanly", run: power::button },
+    Case { name: "corrupted_root_is_refused", run: verity::corrupted },
+    Case { name: "wrong_root_hash_does_not_boot", run: verity::wrong_hash },
+];
