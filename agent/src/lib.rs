@@ -1,1 +1,30 @@
-//! placeholder
+//! The node agent, in the kubelet's place: it watches pods (the API server's and static ones), decides per pod without IO, acts
+//! through CRI, and reports node and pod status.
+//!
+//! | task | in | out |
+//! |---|---|---|
+//! | [`settings`] | machine config, network | watched snapshot |
+//! | [`objects`] | ConfigMaps and Secrets that pods refer to | cache |
+//! | [`pods`] | the pod tasks | watched snapshot of all pods |
+//! | [`events`] | everyone | core/v1 Events |
+pub mod context;
+pub mod cri;
+pub mod events;
+pub mod folder;
+pub mod objects;
+pub mod pods;
+pub mod serving;
+pub mod settings;
+
+pub use context::Context;
+
+/// Runs the agent until it is told to end.
+///
+/// # Errors
+/// When the settings cannot be read at start.
+pub async fn run() -> anyhow::Result<()> {
+    let settings = settings::follow()?;
+    let node_name: std::sync::Arc<str> = settings.borrow().node_name().into();
+    anyhow::ensure!(!node_name.is_empty(), "the machine has no host name yet; set Machine.hostname");
+    anyhow::bail!("node {node_name}: pods are not run yet")
+}

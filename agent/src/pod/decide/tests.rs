@@ -1,0 +1,137 @@
+use super::*;
+use crate::pod::backoff::SECOND;
+use crate::pod::observed::Sandbox;
+
+fn pod(spec: serde_json::Value) -> Pod {
+    serde_json::from_value(serde_json::json!({"metadata": {"name": "web", "uid": "u"}, "spec": spec})).unwrap()
+}
+
+fn with_sandbox(containers: Vec<Container>) -> Observed {
+    let sandbox = Sandbox { id: "s".into(), ready: true, ips: vec!["10.0.0.9".into()], ..Default::default() };
+    Observed { sandboxes: vec![sandbox], containers }
+}
+
+fn seen(name: &str, state: State, exit_code: i32) -> Container {
+    Container {
+        id: format!("{name}-0"),
+        name: name.into(),
+        sandbox: "s".into(),
+        state,
+        exit_code,
+        finished_at: 100 * SECOND,
+        ..Default::default()
+    }
+}
+
+fn start(name: &str, attempt: u32) -> Action {
+    Action::Start { name: name.into(), attempt }
+}
+
+fn actions(pod: &Pod, observed: &Observed) -> Vec<Action> {
+    decide(pod, &Intent::Run, observed, &Memory::default(), 101 * SECOND).actions
+}
+
+#[test]
+fn a_new_pod_gets_a_sandbox_then_init_then_containers() {
+    let pod = pod(serde_json::json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
+    assert_eq!(actions(&pod, &Observed::default()), [Action::CreateSandbox { attempt: 0 }]);
+    assert_eq!(actions(&pod, &with_sandbox(vec![])), [start("i", 0)]);
+    assert_eq!(actions(&pod, &with_sandbox(vec![seen("i", State::Running, 0)])), []);
+    assert_eq!(actions(&pod, &with_sandbox(vec![seen("i", State::Exited, 0)])), [start("a", 0)]);
+}
+
+#[test]
+fn a_sidecar_lets_the_next_follow_once_started() {
+    let pod = pod(serde_json::json!({
+        "initContainers": [{"name": "s", "restartPolicy": "Always", "startupProbe": {}}],
+        "containers": [{"name": "a"}]
+    }));
+    let observed = with_sandbox(vec![seen("s", State::Running, 0)]);
+    assert_eq!(actions(&pod, &observed), []);
+    let mut memory = Memory::default();
+    memory.probes.insert("s-0".into(), Probes { startup: Some(true), ..Default::default() });
+    assert_eq!(decide(&pod, &Intent::Run, &observed, &memory, 0).actions, [start("a", 0)]);
+}
+
+#[test]
+fn a_crash_waits_for_its_back_off() {
+    let pod = pod(serde_json::json!({"containers": [{"name": "a"}]}));
+    let observed = with_sandbox(vec![seen("a", State::Exited, 1)]);
+    assert_eq!(actions(&pod, &observed), [start("a", 1)]);
+    let mut memory = Memory::default();
+    memory.backoff.entry("a".into()).or_default().next(99 * SECOND, 99 * SECOND);
+    let decision = decide(&pod, &Intent::Run, &observed, &memory, 101 * SECOND);
+    assert_eq!(decision.actions, []);
+    assert_eq!(decision.wake, Some(110 * SECOND));
+}
+
+#[test]
+fn a_failed_init_container_that_is_not_restarted_ends_the_pod() {
+    let pod = pod(serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
+    let decision =
+        decide(&pod, &Intent::Run, &with_sandbox(vec![seen("i", State::Exited, 1)]), &Memory::default(), 0);
+    assert!(decision.finished);
+    assert_eq!(decision.actions, [Action::StopSandbox { id: "s".into() }]);
+}
+
+#[test]
+fn a_finished_job_gives_back_what_it_holds() {
+    let pod = pod(serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
+    let mut observed = with_sandbox(vec![seen("a", State::Exited, 0)]);
+    assert_eq!(actions(&pod, &observed), [Action::StopSandbox { id: "s".into() }]);
+    observed.sandboxes[0].ready = false;
+    assert_eq!(actions(&pod, &observed), [Action::Release]);
+    let memory = Memory { released: true, ..Default::default() };
+    assert!(decide(&pod, &Intent::Run, &observed, &memory, 0).gone);
+}
+
+#[test]
+fn sidecars_stop_last_and_in_reverse_order() {
+    let pod = pod(serde_json::json!({
+        "initContainers": [{"name": "s1", "restartPolicy": "Always"}, {"name": "s2", "restartPolicy": "Always"}],
+        "containers": [{"name": "a"}]
+    }));
+    let intent = Intent::Stop { grace: 30 };
+    let stopped = |observed: &Observed| -> Vec<String> {
+        decide(&pod, &intent, observed, &Memory::default(), 0)
+            .actions
+            .into_iter()
+            .filter_map(|a| if let Action::Stop { name, .. } = a { Some(name) } else { None })
+            .collect()
+    };
+    let run = |names: &[&str]| with_sandbox(names.iter().map(|n| seen(n, State::Running, 0)).collect());
+    assert_eq!(stopped(&run(&["s1", "s2", "a"])), ["a"]);
+    assert_eq!(stopped(&run(&["s1", "s2"])), ["s2"]);
+    assert_eq!(stopped(&run(&["s1"])), ["s1"]);
+}
+
+#[test]
+fn a_dead_sandbox_is_replaced_and_counts_up() {
+    let pod = pod(serde_json::json!({"containers": [{"name": "a"}]}));
+    let mut observed = with_sandbox(vec![seen("a", State::Exited, 137)]);
+    observed.sandboxes[0].ready = false;
+    assert_eq!(actions(&pod, &observed), [Action::CreateSandbox { attempt: 1 }]);
+}
+
+#[test]
+fn a_failed_liveness_probe_restarts_the_container() {
+    let pod = pod(serde_json::json!({"containers": [{"name": "a", "livenessProbe": {}}]}));
+    let mut memory = Memory::default();
+    memory.probes.insert("a-0".into(), Probes { liveness: Some(false), ..Default::default() });
+    let observed = with_sandbox(vec![seen("a", State::Running, 0)]);
+    let decision = decide(&pod, &Intent::Run, &observed, &memory, 0);
+    let Action::Stop { message, .. } = &decision.actions[0] else { panic!("{decision:?}") };
+    assert_eq!(message, "Container a failed liveness probe, will be restarted");
+    assert!(!decision.finished);
+}
+
+#[test]
+fn one_dead_container_per_name_is_kept() {
+    let pod = pod(serde_json::json!({"containers": [{"name": "a"}]}));
+    let mut older = seen("a", State::Exited, 1);
+    older.id = "a-old".into();
+    let mut oldest = older.clone();
+    oldest.id = "a-oldest".into();
+    let observed = with_sandbox(vec![seen("a", State::Running, 0), older, oldest]);
+    assert_eq!(actions(&pod, &observed), [Action::RemoveContainer { id: "a-oldest".into() }]);
+}

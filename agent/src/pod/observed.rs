@@ -1,0 +1,179 @@
+//! A pod as the runtime has it, read through CRI and told apart by the kubelet's labels and annotations.
+use std::collections::HashMap;
+
+use machine::cri;
+
+use super::backoff::Nanos;
+use crate::cri::{Cri, Result};
+
+pub const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
+pub const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+pub const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
+pub const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
+pub const ANNOTATION_HASH: &str = "io.kubernetes.container.hash";
+pub const ANNOTATION_RESTARTS: &str = "io.kubernetes.container.restartCount";
+pub const ANNOTATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
+pub const ANNOTATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+pub const ANNOTATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+
+/// A pod sandbox.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sandbox {
+    pub id: String,
+    pub attempt: u32,
+    pub ready: bool,
+    pub created_at: Nanos,
+    pub ips: Vec<String>,
+    pub runtime_handler: String,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum State {
+    Created,
+    Running,
+    Exited,
+    #[default]
+    Unknown,
+}
+
+/// A container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Container {
+    pub id: String,
+    pub name: String,
+    pub sandbox: String,
+    pub restarts: u32,
+    pub hash: String,
+    pub state: State,
+    pub created_at: Nanos,
+    pub started_at: Nanos,
+    pub finished_at: Nanos,
+    pub exit_code: i32,
+    pub reason: String,
+    pub message: String,
+    /// As the pod named it.
+    pub image: String,
+    /// What the runtime resolved it to; a digest.
+    pub image_ref: String,
+    pub user: Option<(i64, i64, Vec<i64>)>,
+}
+
+/// Everything of one pod that the runtime knows, newest first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    pub sandboxes: Vec<Sandbox>,
+    pub containers: Vec<Container>,
+}
+
+impl Observed {
+    /// The newest sandbox, when it runs.
+    #[must_use]
+    pub fn current(&self) -> Option<&Sandbox> {
+        self.sandboxes.first().filter(|s| s.ready)
+    }
+
+    /// The newest container of this name.
+    #[must_use]
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The newest container of this name in the current sandbox.
+    #[must_use]
+    pub fn active(&self, name: &str) -> Option<&Container> {
+        let sandbox = &self.sandboxes.first()?.id;
+        self.containers.iter().find(|c| c.name == name && c.sandbox == *sandbox)
+    }
+
+    #[must_use]
+    pub fn anything_runs(&self) -> bool {
+        self.sandboxes.iter().any(|s| s.ready) || self.containers.iter().any(|c| c.state == State::Running)
+    }
+}
+
+/// Reads one pod from the runtime. What `previous` knows of ended containers is not asked again.
+///
+/// # Errors
+/// As the CRI calls.
+pub async fn read(cri: &Cri, uid: &str, previous: &Observed) -> Result<Observed> {
+    let selector: HashMap<String, String> = [(LABEL_POD_UID.to_owned(), uid.to_owned())].into();
+    let filter = cri::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
+    let mut observed = Observed::default();
+    for sandbox in cri.list_pod_sandboxes(Some(filter)).await? {
+        if let Some(read) = read_sandbox(cri, sandbox).await? {
+            observed.sandboxes.push(read);
+        }
+    }
+    let filter = cri::ContainerFilter { label_selector: selector, ..Default::default() };
+    for container in cri.list_containers(Some(filter)).await? {
+        let known = previous.containers.iter().find(|c| c.id == container.id && c.state == State::Exited);
+        match known {
+            Some(known) => observed.containers.push(known.clone()),
+            None => match cri.container_status(&container.id).await {
+                Ok(answer) => observed
+                    .containers
+                    .extend(answer.status.map(|status| from_status(status, container.pod_sandbox_id))),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    observed.sandboxes.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.created_at)));
+    observed.containers.sort_by_key(|c| std::cmp::Reverse((c.created_at, c.restarts)));
+    Ok(observed)
+}
+
+async fn read_sandbox(cri: &Cri, sandbox: cri::PodSandbox) -> Result<Option<Sandbox>> {
+    let ready = sandbox.state == cri::PodSandboxState::SandboxReady as i32;
+    let mut ips = Vec::new();
+    if ready {
+        match cri.pod_sandbox_status(&sandbox.id).await {
+            Ok(answer) => {
+                if let Some(network) = answer.status.and_then(|s| s.network) {
+                    ips.push(network.ip);
+                    ips.extend(network.additional_ips.into_iter().map(|ip| ip.ip));
+                    ips.retain(|ip| !ip.is_empty());
+                }
+            }
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(Sandbox {
+        attempt: sandbox.metadata.map_or(0, |m| m.attempt),
+        id: sandbox.id,
+        ready,
+        created_at: sandbox.created_at,
+        ips,
+        runtime_handler: sandbox.runtime_handler,
+    }))
+}
+
+fn from_status(status: cri::ContainerStatus, sandbox: String) -> Container {
+    let state = match cri::ContainerState::try_from(status.state) {
+        Ok(cri::ContainerState::ContainerCreated) => State::Created,
+        Ok(cri::ContainerState::ContainerRunning) => State::Running,
+        Ok(cri::ContainerState::ContainerExited) => State::Exited,
+        _ => State::Unknown,
+    };
+    let annotation = |key: &str| status.annotations.get(key).cloned().unwrap_or_default();
+    let metadata = status.metadata.clone().unwrap_or_default();
+    Container {
+        name: status.labels.get(LABEL_CONTAINER_NAME).cloned().unwrap_or(metadata.name),
+        restarts: annotation(ANNOTATION_RESTARTS).parse().unwrap_or(metadata.attempt),
+        hash: annotation(ANNOTATION_HASH),
+        id: status.id,
+        sandbox,
+        state,
+        created_at: status.created_at,
+        started_at: status.started_at,
+        finished_at: status.finished_at,
+        exit_code: status.exit_code,
+        reason: status.reason,
+        message: status.message,
+        image: status.image.map(|i| if i.user_specified_image.is_empty() { i.image } else { i.user_specified_image }).unwrap_or_default(),
+        image_ref: if status.image_ref.is_empty() { status.image_id } else { status.image_ref },
+        user: status.user.and_then(|u| u.linux).map(|u| (u.uid, u.gid, u.supplemental_groups)),
+    }
+}
