@@ -1,6 +1,6 @@
 //! Waiting for changes of a folder's files (inotify(7)).
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -16,15 +16,17 @@ pub struct Watch {
 #[derive(Debug)]
 struct Fd(Inotify);
 
-impl AsFd for Fd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
     }
 }
 
 impl Watch {
     /// # Errors
     /// As inotify_add_watch(2): the folder must exist.
+    // Deprecated for types whose descriptor can change while registered; this one owns its inotify and never changes it.
+    #[allow(deprecated)]
     pub fn new(folder: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let flags = AddWatchFlags::IN_CLOSE_WRITE
@@ -34,7 +36,7 @@ impl Watch {
         inotify
             .add_watch(folder, flags)
             .map_err(|errno| io::Error::new(io::Error::from(errno).kind(), format!("watch {}: {errno}", folder.display())))?;
-        Ok(Self { inotify: AsyncFd::register(Fd(inotify)).map_err(io::Error::from)? })
+        Ok(Self { inotify: AsyncFd::new(Fd(inotify))? })
     }
 
     /// Returns after the next change or changes.
