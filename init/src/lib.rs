@@ -1,1 +1,36 @@
-//! placeholder
+//! PID 1 of a Pintle node, and the two helpers of it that face the network.
+//!
+//! `pintle-init` runs twice: [`stage1`] in the initramfs finds and verifies the root; [`stage2`] is the node's PID 1. It never parses what came
+//! over a network, never exits and never waits without a bound.
+
+mod children;
+mod cmdline;
+mod config;
+pub mod console;
+mod disk;
+pub mod events;
+mod fd_store;
+mod ledger;
+mod modules;
+pub mod node;
+mod services;
+mod shutdown;
+mod socket;
+mod stage1;
+mod stage2;
+pub mod task;
+
+pub use modules::{Modules, requested as requested_module};
+pub use stage1::run as run_stage1;
+pub use stage2::run as run_stage2;
+
+/// Reboots or powers off at once, without any order. It does not come back.
+pub fn reboot_now(power_off: bool) -> ! {
+    use nix::sys::reboot::{RebootMode, reboot};
+    let mode = if power_off { RebootMode::RB_POWER_OFF } else { RebootMode::RB_AUTOBOOT };
+    loop {
+        let Err(error) = reboot(mode);
+        console::line(&format!("ERROR reboot(2): {error}; trying again"));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}

@@ -1,4 +1,13 @@
 //! The kernel facade: the only crate of the workspace that may contain `unsafe`, each block with the invariant that makes it sound.
 //! It imports none of ours. One file per kernel concept.
 
+pub mod block;
+pub mod dm;
+pub mod entropy;
 pub mod framed;
+pub mod loop_device;
+pub mod module;
+pub mod mount;
+pub mod spawn;
+pub mod uevent;
+pub mod wait;

@@ -1,0 +1,26 @@
+//! The machine config: where it comes from, keeping it, and changing it.
+mod apply;
+mod persist;
+mod source;
+
+pub use apply::apply;
+pub use persist::{activate, keep, write_atomically};
+pub use source::{Found, fetch, from_firmware, from_image, from_state, from_volumes, url};
+
+use std::sync::Arc;
+
+use machine::config::{Fault, MachineConfig};
+
+use crate::node::ActiveConfig;
+
+/// The longest config, in bytes.
+pub const LONGEST: u64 = 1 << 20;
+
+/// Parses what a source gave.
+///
+/// # Errors
+/// Every fault.
+pub fn parse(found: &Found) -> Result<Arc<ActiveConfig>, Vec<Fault>> {
+    let config: MachineConfig = machine::config::parse(&found.source, &found.yaml)?;
+    Ok(Arc::new(ActiveConfig { yaml: found.yaml.clone(), source: found.source.clone(), config }))
+}

@@ -1,0 +1,80 @@
+//! Writing configs so that a power cut leaves the old or the new one.
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use machine::config::Role;
+use machine::paths;
+
+use crate::node::{ActiveConfig, Machine};
+
+/// Replaces a file: all of it is on disk under its name when this returns.
+///
+/// # Errors
+/// When the folder cannot be made or written.
+pub fn write_atomically(path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let path = Path::new(path);
+    let folder = path.parent().context("a file has a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let mut name = path.file_name().context("a file has a name")?.to_os_string();
+    name.push(".new");
+    let fresh = folder.join(name);
+    let write = || -> std::io::Result<()> {
+        // A file that a power cut left may have another mode.
+        let _ = fs::remove_file(&fresh);
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+/// Keeps a config on the state volume. It blocks.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn keep(yaml: &str) -> Result<()> {
+    write_atomically(paths::STATE_CONFIG, yaml.as_bytes(), 0o600)
+}
+
+/// Makes a config the active one: for services in /run/pintle/config.yaml, for init's own tasks in the watch channel.
+///
+/// # Errors
+/// When /run cannot be written.
+pub fn activate(machine: &Machine, active: Arc<ActiveConfig>) -> Result<()> {
+    write_atomically(paths::ACTIVE_CONFIG, active.yaml.as_bytes(), 0o600)?;
+    let own = &active.config.machine;
+    machine.supervisor.set_facts(|facts| {
+        facts.configured = true;
+        facts.machine_ca = own.ca.is_some();
+        facts.control_plane = own.role == Role::ControlPlane && active.config.cluster.is_some();
+    });
+    machine.condition("ConfigValid", true, "Applied", &format!("from {}", active.source));
+    machine.events.note("init", "ConfigActive", &format!("machine config from {} is active", active.source));
+    machine.config.send_replace(Some(active));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/config.yaml");
+        let name = path.display().to_string();
+        write_atomically(&name, b"old", 0o600).unwrap();
+        fs::write(format!("{name}.new"), "torn").unwrap();
+        write_atomically(&name, b"new", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!Path::new(&format!("{name}.new")).exists());
+    }
+}

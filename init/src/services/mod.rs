@@ -1,0 +1,12 @@
+//! The services that PID 1 supervises: what they are, when they start, how they are kept running, where their logs go.
+mod definition;
+mod logs;
+mod state;
+mod supervisor;
+
+pub use definition::{NAMES, SERVICES};
+pub use logs::{LogSink, log_path};
+pub use supervisor::{Supervisor, SupervisorHandle};
+
+/// Where services find programs.
+pub const PATH: &str = "/usr/lib/pintle:/usr/sbin:/usr/bin";

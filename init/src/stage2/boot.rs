@@ -1,0 +1,155 @@
+//! From a running PID 1 to a configured node: find the machine config, make the state volume ready, mount volumes.
+//!
+//! Each round asks what is missing in the design's order and does what it can; a change of devices, network or config starts the next
+//! round. What cannot go on is said once, and waits.
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{identity, state, sysctls};
+use crate::config::{self, Found};
+use crate::disk::{self, Device};
+use crate::node::{ActiveConfig, Machine};
+use crate::task::blocking;
+
+const SCAN_DEADLINE: Duration = Duration::from_secs(120);
+/// A round is tried again after this long even if nothing was seen to change.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// Rounds until the node is configured and its volumes are mounted.
+pub async fn run(machine: Machine) -> Result<()> {
+    identity::early_machine_id()?;
+    let mut devices = machine.devices.subscribe();
+    // The first scan makes sense once drivers are loaded.
+    let _ =
+        tokio::time::timeout(Duration::from_secs(10), devices.wait_for(|generation| *generation > 0)).await;
+    let mut applied = machine.config.subscribe();
+    let mut said = String::new();
+    loop {
+        devices.borrow_and_update();
+        applied.borrow_and_update();
+        match round(&machine).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(waiting)) if waiting != said => {
+                machine.events.note("init", "Waiting", &waiting);
+                said = waiting;
+            }
+            Ok(Some(_)) => {}
+            Err(error) => {
+                let text = format!("{error:#}");
+                machine.condition("StateMounted", false, "Failed", &text);
+                if text != said {
+                    machine.events.note("init", "BootFailed", &text);
+                    said = text;
+                }
+            }
+        }
+        tokio::select! {
+            changed = devices.changed() => changed?,
+            changed = applied.changed() => changed?,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
+/// One round; what it waits for, or `None` when all is done.
+async fn round(machine: &Machine) -> Result<Option<String>> {
+    let devices = scan().await?;
+    if !machine.supervisor.facts().state_mounted {
+        // The partition of an earlier boot, or with a config the one it names.
+        let active = machine.active_config();
+        match state::mount(machine, &devices, active.as_deref()).await? {
+            None => {}
+            Some(_) if active.is_none() => {
+                return match other_source(machine, &devices).await? {
+                    true => Box::pin(round(machine)).await,
+                    false => Ok(Some(no_config())),
+                };
+            }
+            Some(waiting) => return Ok(Some(format!("state volume: {waiting}"))),
+        }
+    }
+    if machine.active_config().is_none()
+        && !kept_config(machine).await?
+        && !other_source(machine, &devices).await?
+    {
+        return Ok(Some(no_config()));
+    }
+    let Some(active) = machine.active_config() else { return Ok(Some(no_config())) };
+    keep(&active).await?;
+    sysctls::apply(&active.config.sysctls);
+    state::mount_volumes(machine, &scan().await?, &active.config.volumes).await
+}
+
+fn no_config() -> String {
+    "no machine config: none on the state volume, in the image, at pintle.config=, on a volume labelled PINTLE-CONFIG or cidata, or in fw_cfg; provide one"
+        .into()
+}
+
+async fn scan() -> Result<Vec<Device>> {
+    blocking("look at the disks", SCAN_DEADLINE, || Ok(disk::scan())).await
+}
+
+/// Activates the config that an earlier boot kept. A config that no longer parses is said and passed over, not fatal.
+async fn kept_config(machine: &Machine) -> Result<bool> {
+    match blocking("read the kept config", SCAN_DEADLINE, config::from_state).await? {
+        Some(found) => try_config(machine, &found),
+        None => Ok(false),
+    }
+}
+
+/// Asks the image, the command line's URL, labelled volumes and the firmware.
+async fn other_source(machine: &Machine, devices: &[Device]) -> Result<bool> {
+    if let Some(found) = blocking("read the image's config", SCAN_DEADLINE, config::from_image).await?
+        && try_config(machine, &found)?
+    {
+        return Ok(true);
+    }
+    if let Some(url) = config::url() {
+        match config::fetch(machine, &url).await {
+            Ok(found) => {
+                if try_config(machine, &found)? {
+                    return Ok(true);
+                }
+            }
+            Err(error) => tracing::warn!("fetch the machine config from {url}: {error:#}"),
+        }
+    }
+    let devices = devices.to_vec();
+    let found =
+        blocking("read config volumes", SCAN_DEADLINE, move || config::from_volumes(&devices)).await?;
+    if let Some(found) = found
+        && try_config(machine, &found)?
+    {
+        return Ok(true);
+    }
+    match blocking("read fw_cfg", SCAN_DEADLINE, config::from_firmware).await? {
+        Some(found) => try_config(machine, &found),
+        None => Ok(false),
+    }
+}
+
+/// Activates a config; its faults go to the console and the events, each with its place and remedy.
+fn try_config(machine: &Machine, found: &Found) -> Result<bool> {
+    match config::parse(found) {
+        Ok(active) => config::activate(machine, active).map(|()| true),
+        Err(faults) => {
+            for fault in &faults {
+                machine.events.note("init", "ConfigFault", &fault.to_string());
+            }
+            let message = format!("{} faults in the config from {}", faults.len(), found.source);
+            machine.condition("ConfigValid", false, "Faults", &message);
+            Ok(false)
+        }
+    }
+}
+
+/// A config from elsewhere survives the next boot on the state volume.
+async fn keep(active: &Arc<ActiveConfig>) -> Result<()> {
+    if active.source == "state" {
+        return Ok(());
+    }
+    let yaml = active.yaml.clone();
+    blocking("keep the config", SCAN_DEADLINE, move || config::keep(&yaml)).await
+}

@@ -1,0 +1,91 @@
+//! Drivers for devices, those that are there and those that come, and modules that nothing asks for by itself.
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sys::uevent::UeventSocket;
+use tokio::io::unix::AsyncFd;
+
+use crate::modules::{Modules, device_aliases};
+use crate::node::Machine;
+use crate::task::blocking;
+
+/// The longest that a batch of drivers may take to load.
+const LOAD_DEADLINE: Duration = Duration::from_secs(120);
+/// Devices come in bursts.
+const SETTLE: Duration = Duration::from_millis(50);
+/// What pods, their networks and init itself need before anybody could ask the kernel for it. Expressions of nftables, ciphers and file
+/// systems load when they are first used.
+const WANTED: [&str; 18] = [
+    "overlay",
+    "br_netfilter",
+    "bridge",
+    "veth",
+    "vxlan",
+    "nf_tables",
+    "nf_conntrack",
+    "nf_nat",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_masq",
+    "ip_tables",
+    "tun",
+    "dummy",
+    "button",
+    "evdev",
+    "loop",
+    "ext4",
+];
+
+/// Loads drivers now and for each device that appears; tells others when block devices change.
+// AsyncFd::new is deprecated for types whose descriptor can change while registered; this one owns its socket for good.
+#[allow(deprecated)]
+pub async fn follow(machine: Machine) -> Result<()> {
+    // First the socket, then sysfs: what appears in between is seen twice and not missed.
+    let events = AsyncFd::new(UeventSocket::open().context("open the device event socket")?)?;
+    let modules = Arc::new(Mutex::new(Modules::of_running_kernel()));
+    load(&modules, WANTED.map(String::from).to_vec()).await?;
+    super::sysctls::apply_late_defaults();
+    machine.condition("Drivers", true, "Loaded", "");
+    load(&modules, blocking("read sysfs", LOAD_DEADLINE, || Ok(device_aliases())).await?).await?;
+    machine.devices.send_modify(|generation| *generation += 1);
+    loop {
+        let mut ready = events.readable().await?;
+        tokio::time::sleep(SETTLE).await;
+        let (mut aliases, mut storage) = (Vec::new(), false);
+        loop {
+            match events.get_ref().next() {
+                Ok(Some(event)) => {
+                    storage |= event.subsystem == "block";
+                    aliases.extend(event.modalias.filter(|_| event.action == "add"));
+                }
+                Ok(None) => break,
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
+                    aliases = device_aliases();
+                    storage = true;
+                }
+                Err(error) => return Err(error).context("read device events"),
+            }
+        }
+        ready.clear_ready();
+        load(&modules, aliases).await?;
+        if storage {
+            machine.devices.send_modify(|generation| *generation += 1);
+        }
+    }
+}
+
+async fn load(modules: &Arc<Mutex<Modules>>, wanted: Vec<String>) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let modules = modules.clone();
+    blocking("load drivers", LOAD_DEADLINE, move || {
+        let failures = modules.lock().unwrap_or_else(PoisonError::into_inner).load(&wanted);
+        for (file, error) in failures {
+            tracing::warn!("load module {file}: {error}");
+        }
+        Ok(())
+    })
+    .await
+}

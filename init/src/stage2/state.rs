@@ -1,0 +1,133 @@
+//! The state volume on /var, what is bound to it, and further volumes below it.
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use machine::config::Volume;
+use machine::paths;
+
+use super::identity;
+use crate::disk::{self, Choice, Device};
+use crate::node::{ActiveConfig, Machine};
+use crate::task::blocking;
+
+/// Mount points in the read-only root and the folders of the state volume that they show.
+const BOUND: [(&str, &str); 3] =
+    [("/var/etc/kubernetes", "/etc/kubernetes"), ("/var/etc/cni", "/etc/cni"), ("/var/opt", "/opt")];
+const FOLDERS: [&str; 7] = [
+    paths::INIT_STATE,
+    paths::SERVICE_LOGS,
+    paths::KUBELET,
+    paths::POD_LOGS,
+    paths::CONTAINER_LOGS,
+    "/var/etc/kubernetes/manifests",
+    "/var/tmp",
+];
+
+/// Makes the state volume ready and mounts it. `Some` tells what it waits for.
+///
+/// # Errors
+/// What failed; the next round tries again.
+pub async fn mount(
+    machine: &Machine,
+    devices: &[Device],
+    active: Option<&ActiveConfig>,
+) -> Result<Option<String>> {
+    let install = active.and_then(|a| a.config.install.as_ref());
+    let children = &machine.children;
+    let part = match disk::choose_state(devices, install, active.is_some()) {
+        Choice::Wait(why) => {
+            machine.condition("StateMounted", false, "Waiting", &why);
+            return Ok(Some(why));
+        }
+        Choice::Mount(name) => Path::new("/dev").join(name),
+        Choice::Format { partition, disk } => {
+            let (disk, part) = (Path::new("/dev").join(disk), Path::new("/dev").join(partition));
+            machine.events.note(
+                "disk",
+                "Formatting",
+                &format!("making the state volume on {}", part.display()),
+            );
+            disk::prepare_partition(children, &disk, &part, paths::STATE_PARTITION).await?;
+            part
+        }
+        Choice::Partition { disk, wipe } => {
+            let held = if wipe { ", and what it held is lost, as `wipe` says" } else { "" };
+            machine.events.note("disk", "Partitioning", &format!("/dev/{disk} becomes the state disk{held}"));
+            disk::prepare_disk(children, &Path::new("/dev").join(disk), paths::STATE_PARTITION).await?
+        }
+    };
+    disk::mount_ext4(children, &part, paths::STATE).await?;
+    blocking("lay out the state volume", Duration::from_secs(60), lay_out).await?;
+    machine.logs.open().await;
+    let message = format!("state volume {} is mounted on {}", part.display(), paths::STATE);
+    machine.events.note("disk", "StateMounted", &message);
+    machine.condition("StateMounted", true, "Mounted", &message);
+    machine.supervisor.set_facts(|facts| facts.state_mounted = true);
+    Ok(None)
+}
+
+fn lay_out() -> Result<()> {
+    for folder in FOLDERS {
+        fs::create_dir_all(folder).with_context(|| format!("create {folder}"))?;
+    }
+    for (source, target) in BOUND {
+        fs::create_dir_all(source).with_context(|| format!("create {source}"))?;
+        sys::mount::bind(source, target)?;
+    }
+    // PID 1 and its services are shared with pods through these.
+    sys::mount::share_all()?;
+    if let Err(error) = identity::restore() {
+        tracing::warn!("machine id and random seed: {error:#}");
+    }
+    Ok(())
+}
+
+/// Mounts each `Volume` document's file system. `Some` tells what one waits for; the others are mounted all the same.
+///
+/// # Errors
+/// What failed for one of them, after the others were tried.
+pub async fn mount_volumes(
+    machine: &Machine,
+    devices: &[Device],
+    volumes: &[Volume],
+) -> Result<Option<String>> {
+    let mut waiting = Vec::new();
+    let mut failed = Ok(());
+    for volume in volumes {
+        match mount_volume(machine, devices, volume).await {
+            Ok(None) => {}
+            Ok(Some(why)) => waiting.push(format!("volume {}: {why}", volume.name)),
+            Err(error) => failed = Err(error.context(format!("volume {}", volume.name))),
+        }
+    }
+    failed?;
+    Ok((!waiting.is_empty()).then(|| waiting.join("; ")))
+}
+
+async fn mount_volume(machine: &Machine, devices: &[Device], volume: &Volume) -> Result<Option<String>> {
+    let target = Path::new(&volume.mount_path);
+    let plain = target.components().all(|c| !matches!(c, std::path::Component::ParentDir));
+    ensure!(target.starts_with("/var/") && plain, "mountPath {} is not below /var", volume.mount_path);
+    if sys::mount::mounts()?.iter().any(|m| m.target == target) {
+        return Ok(None);
+    }
+    let children = &machine.children;
+    let part = match disk::choose_volume(devices, &volume.name, &volume.disk) {
+        Choice::Wait(why) => return Ok(Some(why)),
+        Choice::Mount(name) => Path::new("/dev").join(name),
+        Choice::Format { partition, disk } => {
+            let (disk, part) = (Path::new("/dev").join(disk), Path::new("/dev").join(partition));
+            disk::prepare_partition(children, &disk, &part, &volume.name).await?;
+            part
+        }
+        Choice::Partition { disk, .. } => {
+            disk::prepare_disk(children, &Path::new("/dev").join(disk), &volume.name).await?
+        }
+    };
+    disk::mount_ext4(children, &part, &volume.mount_path).await?;
+    let message = format!("volume {} ({}) is mounted on {}", volume.name, part.display(), volume.mount_path);
+    machine.events.note("disk", "VolumeMounted", &message);
+    Ok(None)
+}
