@@ -1,1 +1,3 @@
-//! placeholder
+//! The CRI runtime as a library, so that tests can reach its parts.
+
+pub mod network;

@@ -11,3 +11,6 @@ pub mod mount;
 pub mod spawn;
 pub mod uevent;
 pub mod wait;
+pub mod clock;
+pub mod inherited;
+pub mod netns;

@@ -1,0 +1,83 @@
+//! What the pod network remembers of each pod, on the runtime's tmpfs: it lives as long as the kernel objects it speaks of.
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::PortMapping;
+
+/// One pod's share of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<PortMapping>,
+}
+
+/// The folder of records.
+#[derive(Debug)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// Uses `folder`, which is made if need be.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(folder.join("pods"))?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// All records, by sandbox id. Half-written files of a killed process are removed.
+    pub fn load(&self) -> io::Result<BTreeMap<String, Record>> {
+        let mut records = BTreeMap::new();
+        for entry in std::fs::read_dir(self.folder.join("pods"))? {
+            let path = entry?.path();
+            let (Some(id), Some("json")) = (
+                path.file_stem().and_then(|stem| stem.to_str()),
+                path.extension().and_then(|extension| extension.to_str()),
+            ) else {
+                std::fs::remove_file(&path)?;
+                continue;
+            };
+            let record = serde_json::from_slice(&std::fs::read(&path)?).map_err(|error| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+            })?;
+            records.insert(id.to_owned(), record);
+        }
+        Ok(records)
+    }
+
+    pub fn put(&self, id: &str, record: &Record) -> io::Result<()> {
+        write_atomically(&self.path(id), &serde_json::to_vec(record)?)
+    }
+
+    pub fn remove(&self, id: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The addresses given out last, one per range.
+    pub fn last(&self) -> Vec<IpAddr> {
+        std::fs::read(self.folder.join("last.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+
+    pub fn set_last(&self, last: &[IpAddr]) -> io::Result<()> {
+        write_atomically(&self.folder.join("last.json"), &serde_json::to_vec(last)?)
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.folder.join("pods").join(format!("{id}.json"))
+    }
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    std::fs::File::create(&temporary)?.write_all(bytes)?;
+    std::fs::rename(&temporary, path)
+}
