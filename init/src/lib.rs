@@ -34,3 +34,8 @@ pub fn reboot_now(power_off: bool) -> ! {
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
 }
+//! PID 1 and its helpers as a library.
+
+pub mod login1;
+pub mod net;
+pub mod network;

@@ -1,0 +1,197 @@
+//! login1 for those who expect systemd's: a minimal system bus with `org.freedesktop.login1` on it, so that the agent — or a stock kubelet —
+//! delays a shutdown until its pods have ended, and others can ask for a reboot.
+//!
+//! There is no bus daemon: each client has a peer-to-peer connection with zbus's object server at our end, which also answers as
+//! `org.freedesktop.DBus`. Clients cannot reach one another.
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use zbus::message::Message;
+
+mod bus;
+mod inhibitor;
+mod manager;
+#[cfg(test)]
+mod tests;
+
+use inhibitor::Inhibitors;
+pub use inhibitor::{Inhibitor, Mode};
+
+/// The unique name that login1 has on the bus.
+const UNIQUE_NAME: &str = ":1.0";
+const LOGIN1: &str = "org.freedesktop.login1";
+const LOGIN1_PATH: &str = "/org/freedesktop/login1";
+const MANAGER: &str = "org.freedesktop.login1.Manager";
+/// The most clients at once.
+const MAX_CLIENTS: usize = 64;
+/// A client that does not introduce itself in this time is dropped.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What a client asked of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerRequest {
+    Reboot,
+    PowerOff,
+}
+
+/// How waiting for delay inhibitors ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// Who still held one when the time was up, as `who (why)`; empty: all let go.
+    pub blockers: Vec<String>,
+}
+
+/// The shared state, cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Login1(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    inhibitors: Mutex<Inhibitors>,
+    /// Counts changes of the inhibitors.
+    changes: watch::Sender<u64>,
+    preparing: watch::Sender<bool>,
+    max_delay: Duration,
+    clients: Mutex<BTreeMap<u64, zbus::Connection>>,
+    power: mpsc::Sender<PowerRequest>,
+}
+
+impl Login1 {
+    /// `max_delay` is what clients are told they may delay a shutdown by (`InhibitDelayMaxUSec`); requests to reboot or power off go to
+    /// `power`.
+    pub fn new(max_delay: Duration, power: mpsc::Sender<PowerRequest>) -> Self {
+        Self(Arc::new(Inner {
+            inhibitors: Mutex::default(),
+            changes: watch::Sender::default(),
+            preparing: watch::Sender::default(),
+            max_delay,
+            clients: Mutex::default(),
+            power,
+        }))
+    }
+
+    /// Listens at `path` (`machine::paths::SYSTEM_BUS`; root only) and serves clients for ever.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub async fn serve(&self, path: &Path) -> std::io::Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let mut next = 0_u64;
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: that passes.
+                    tracing::warn!(%error, "accept a D-Bus client");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            if lock(&self.0.clients).len() >= MAX_CLIENTS {
+                tracing::warn!("refused a D-Bus client: {MAX_CLIENTS} are connected");
+                continue;
+            }
+            next += 1;
+            let login1 = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = login1.client(stream, next).await {
+                    tracing::debug!(%error, "D-Bus client");
+                }
+            });
+        }
+    }
+
+    /// Serves one client until it hangs up.
+    async fn client(&self, stream: tokio::net::UnixStream, number: u64) -> zbus::Result<()> {
+        let credentials = stream.peer_cred()?;
+        let peer = inhibitor::Peer {
+            uid: credentials.uid(),
+            pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
+        };
+        let bus = bus::Bus::new(format!(":1.{number}"));
+        let manager = manager::Manager::new(self.clone(), peer);
+        let guid = zbus::Guid::generate();
+        let building = zbus::connection::Builder::unix_stream(stream.into_std()?)
+            .server(guid)
+            .p2p()
+            .serve_at("/org/freedesktop/DBus", bus)
+            .serve_at(LOGIN1_PATH, manager)
+            .serve_at("/org/freedesktop/systemd1", manager::Systemd);
+        let connection = tokio::time::timeout(HANDSHAKE, building.build())
+            .await
+            .map_err(|_| zbus::Error::Failure("no handshake within 10 s".into()))??;
+        lock(&self.0.clients).insert(number, connection.clone());
+        connection.closed().await;
+        lock(&self.0.clients).remove(&number);
+        Ok(())
+    }
+
+    /// Those who hold an inhibitor now.
+    pub fn inhibitors(&self) -> Vec<Inhibitor> {
+        lock(&self.0.inhibitors).list()
+    }
+
+    /// Tells all clients that the machine goes down (`PrepareForShutdown(true)`), and waits until every delay inhibitor of "shutdown" is
+    /// released, for `max` at most.
+    pub async fn prepare_for_shutdown(&self, max: Duration) -> Released {
+        self.0.preparing.send_replace(true);
+        let mut changes = self.0.changes.subscribe();
+        self.announce(true).await;
+        let deadline = Instant::now() + max;
+        loop {
+            let blockers = lock(&self.0.inhibitors).delaying("shutdown");
+            if blockers.is_empty() {
+                return Released { blockers };
+            }
+            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+                return Released { blockers: lock(&self.0.inhibitors).delaying("shutdown") };
+            }
+        }
+    }
+
+    /// Tells all clients that the machine stays up after all (`PrepareForShutdown(false)`).
+    pub async fn shutdown_cancelled(&self) {
+        self.0.preparing.send_replace(false);
+        self.announce(false).await;
+    }
+
+    async fn announce(&self, start: bool) {
+        let clients: Vec<_> = lock(&self.0.clients).values().cloned().collect();
+        for client in clients {
+            let sent = async {
+                let signal = Message::signal(LOGIN1_PATH, MANAGER, "PrepareForShutdown")
+                    .sender(UNIQUE_NAME)
+                    .build(&start)?;
+                client.send(&signal).await
+            };
+            // A client that does not read must not hold up a shutdown.
+            match tokio::time::timeout(Duration::from_secs(1), sent).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "tell a D-Bus client of the shutdown"),
+                Err(_) => tracing::warn!("a D-Bus client does not read its messages"),
+            }
+        }
+    }
+
+    fn changed(&self) {
+        self.0.changes.send_modify(|count| *count += 1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

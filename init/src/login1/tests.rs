@@ -1,0 +1,107 @@
+use zbus::OwnedFd;
+
+use super::*;
+
+/// A client as others make it: over the socket, with a handshake and Hello.
+async fn client(path: &Path) -> zbus::Connection {
+    for _ in 0..500 {
+        if path.exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let address = format!("unix:path={}", path.display());
+    zbus::connection::Builder::address(address.as_str()).build().await.unwrap()
+}
+
+async fn serve(name: &str) -> (Login1, std::path::PathBuf, mpsc::Receiver<PowerRequest>) {
+    let (power, requests) = mpsc::channel(1);
+    let login1 = Login1::new(Duration::from_secs(600), power);
+    let path = std::env::temp_dir().join(format!("pintle-{name}-{}.sock", std::process::id()));
+    let (server, at) = (login1.clone(), path.clone());
+    tokio::spawn(async move { server.serve(&at).await });
+    (login1, path, requests)
+}
+
+async fn manager(connection: &zbus::Connection) -> zbus::Proxy<'static> {
+    zbus::Proxy::new(connection, LOGIN1, LOGIN1_PATH, MANAGER).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_kubelets_shutdown() {
+    let (login1, path, _power) = serve("kubelet").await;
+    let connection = client(&path).await;
+    assert!(connection.unique_name().unwrap().starts_with(":1."));
+    let manager = manager(&connection).await;
+    let limit: u64 = manager.get_property("InhibitDelayMaxUSec").await.unwrap();
+    assert_eq!(limit, 600_000_000);
+    let mut signals = manager.receive_signal("PrepareForShutdown").await.unwrap();
+    let lock: OwnedFd = manager
+        .call("Inhibit", &("shutdown", "kubelet", "Kubelet needs time to handle node shutdown", "delay"))
+        .await
+        .unwrap();
+    assert_eq!(login1.inhibitors().len(), 1);
+
+    let shutting = login1.clone();
+    let down = tokio::spawn(async move { shutting.prepare_for_shutdown(Duration::from_secs(60)).await });
+    let signal = tokio::time::timeout(Duration::from_secs(10), futures::StreamExt::next(&mut signals))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(signal.body().deserialize::<bool>().unwrap());
+    assert!(!down.is_finished(), "the inhibitor holds");
+    drop(lock);
+    assert_eq!(down.await.unwrap(), Released { blockers: vec![] });
+    assert_eq!(login1.inhibitors(), []);
+}
+
+#[tokio::test]
+async fn who_does_not_let_go_is_named() {
+    let (login1, path, _power) = serve("blocker").await;
+    let connection = client(&path).await;
+    let manager = manager(&connection).await;
+    let _delay: OwnedFd =
+        manager.call("Inhibit", &("shutdown:sleep", "slow", "busy", "delay")).await.unwrap();
+    let _block: OwnedFd = manager.call("Inhibit", &("shutdown", "stubborn", "no", "block")).await.unwrap();
+    let released = login1.prepare_for_shutdown(Duration::from_millis(50)).await;
+    assert_eq!(released.blockers, ["slow (busy)"]);
+    let error = manager.call::<_, _, OwnedFd>("Inhibit", &("lunch", "a", "b", "delay")).await.unwrap_err();
+    assert!(error.to_string().contains("lunch"), "{error}");
+}
+
+#[tokio::test]
+async fn an_inhibitor_ends_with_the_process_that_held_it() {
+    let (login1, path, _power) = serve("gone").await;
+    let connection = client(&path).await;
+    let held: OwnedFd =
+        manager(&connection).await.call("Inhibit", &("shutdown", "a", "b", "delay")).await.unwrap();
+    let copy = held.try_clone().unwrap();
+    drop(held);
+    let released = login1.prepare_for_shutdown(Duration::from_millis(50)).await;
+    assert_eq!(released.blockers.len(), 1, "a copy still holds it");
+    drop(copy);
+    assert_eq!(login1.prepare_for_shutdown(Duration::from_secs(10)).await.blockers.len(), 0);
+}
+
+#[tokio::test]
+async fn the_bus_answers_what_clients_ask_of_a_bus() {
+    let (_login1, path, mut power) = serve("bus").await;
+    let connection = client(&path).await;
+    let bus = zbus::fdo::DBusProxy::new(&connection).await.unwrap();
+    let owner = bus.get_name_owner(LOGIN1.try_into().unwrap()).await.unwrap();
+    assert_eq!(owner.as_str(), UNIQUE_NAME);
+    assert!(bus.get_name_owner("org.example".try_into().unwrap()).await.is_err());
+    assert!(bus.request_name("org.example".try_into().unwrap(), Default::default()).await.is_err());
+    let systemd = zbus::Proxy::new(
+        &connection,
+        "org.freedesktop.systemd1",
+        "/org/freedesktop/systemd1",
+        "org.freedesktop.systemd1.Manager",
+    )
+    .await
+    .unwrap();
+    systemd.call::<_, _, ()>("KillUnit", &("systemd-logind.service", "all", 1)).await.unwrap();
+    assert!(systemd.call::<_, _, ()>("KillUnit", &("etcd.service", "all", 9)).await.is_err());
+    manager(&connection).await.call::<_, _, ()>("Reboot", &(false,)).await.unwrap();
+    assert_eq!(power.recv().await, Some(PowerRequest::Reboot));
+}
