@@ -11,7 +11,10 @@ mod disk;
 pub mod events;
 mod fd_store;
 mod ledger;
+pub mod login1;
 mod modules;
+pub mod net;
+pub mod network;
 pub mod node;
 mod services;
 mod shutdown;
@@ -34,8 +37,3 @@ pub fn reboot_now(power_off: bool) -> ! {
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
 }
-//! PID 1 and its helpers as a library.
-
-pub mod login1;
-pub mod net;
-pub mod network;

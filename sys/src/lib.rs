@@ -2,15 +2,15 @@
 //! It imports none of ours. One file per kernel concept.
 
 pub mod block;
+pub mod clock;
 pub mod dm;
 pub mod entropy;
 pub mod framed;
+pub mod inherited;
 pub mod loop_device;
 pub mod module;
 pub mod mount;
+pub mod netns;
 pub mod spawn;
 pub mod uevent;
 pub mod wait;
-pub mod clock;
-pub mod inherited;
-pub mod netns;
