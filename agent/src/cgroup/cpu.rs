@@ -1,0 +1,42 @@
+//! CPU numbers (pkg/kubelet/cm/helpers_linux.go; the weight is that of opencontainers/cgroups).
+
+/// The period that `cpu.max` quotas are measured against, in microseconds.
+pub const QUOTA_PERIOD_US: i64 = 100_000;
+const MIN_SHARES: u64 = 2;
+const MAX_SHARES: u64 = 262_144;
+
+/// The CFS quota in microseconds per 100 ms; 0 stands for no limit, anything else is at least 1 ms.
+#[must_use]
+pub fn milli_cpu_to_quota(milli: i64) -> i64 {
+    if milli == 0 {
+        return 0;
+    }
+    (milli.saturating_mul(QUOTA_PERIOD_US) / 1000).max(1000)
+}
+
+/// CPU shares of so many thousandths of a CPU, between 2 and 262,144.
+#[must_use]
+pub fn milli_cpu_to_shares(milli: i64) -> u64 {
+    let shares = milli.max(0).saturating_mul(1024) / 1000;
+    shares.unsigned_abs().clamp(MIN_SHARES, MAX_SHARES)
+}
+
+/// Thousandths of a CPU that the shares stand for, rounded up (what pod status shows).
+#[must_use]
+pub fn shares_to_milli_cpu(shares: u64) -> i64 {
+    i64::try_from(shares.saturating_mul(1000).div_ceil(1024)).unwrap_or(i64::MAX)
+}
+
+/// `cpu.weight` for the shares: the quadratic in log2 that maps 2 to 1, 1024 to 100 and 262,144 to 10,000.
+#[must_use]
+pub fn cpu_weight(shares: u64) -> u64 {
+    match shares {
+        0..=MIN_SHARES => 1,
+        MAX_SHARES.. => 10_000,
+        _ => {
+            let log = (shares as f64).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            10_f64.powf(exponent).ceil() as u64
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! One probe, once.
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{grpc, http};
+
+/// The most of a command's output that an event shows, in bytes (pkg/probe/exec).
+const MAX_OUTPUT: usize = 10 << 10;
+
+/// What a command in a container said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    pub exit_code: i32,
+    /// stdout, then stderr.
+    pub output: Vec<u8>,
+    /// It did not end in time and was killed.
+    pub timed_out: bool,
+}
+
+/// Runs commands in containers (CRI ExecSync).
+pub trait Exec: fmt::Debug + Send + Sync {
+    /// Runs `command`; `timeout` zero: no limit of its own.
+    fn exec(
+        &self,
+        container_id: String,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<ExecOutput, String>>;
+}
+
+/// The result of one probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    /// Counts as a success; the text is worth an event.
+    Warning(String),
+    Failure(String),
+    /// The probe itself could not be run: says nothing about the container.
+    Error(String),
+}
+
+/// Runs the probe once, within its timeout.
+pub(super) async fn run(
+    probe: &Probe,
+    container: &Container,
+    container_id: &str,
+    pod_ip: &str,
+    exec: &dyn Exec,
+) -> Outcome {
+    let timeout = seconds(probe.timeout_seconds, 1);
+    if let Some(action) = &probe.exec {
+        let command = action.command.clone().unwrap_or_default();
+        let result = exec.exec(container_id.to_owned(), command, timeout).await;
+        return of_exec(result, timeout);
+    }
+    let network = async {
+        if let Some(action) = &probe.http_get {
+            match http::request_of(action, container, pod_ip, "kube-probe") {
+                Ok(request) => http::probe(request).await,
+                Err(error) => Outcome::Error(error),
+            }
+        } else if let Some(action) = &probe.tcp_socket {
+            let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(pod_ip);
+            match resolve_port(&action.port, container) {
+                Ok(port) => tcp(host, port).await,
+                Err(error) => Outcome::Error(error),
+            }
+        } else if let Some(action) = &probe.grpc {
+            let port = u16::try_from(action.port).unwrap_or_default();
+            grpc::probe(pod_ip, port, action.service.as_deref().unwrap_or_default()).await
+        } else {
+            Outcome::Error("missing probe handler".to_owned())
+        }
+    };
+    match tokio::time::timeout(timeout, network).await {
+        Ok(outcome) => outcome,
+        Err(_) => Outcome::Failure(format!("no answer within {} s (timeoutSeconds)", timeout.as_secs())),
+    }
+}
+
+fn of_exec(result: Result<ExecOutput, String>, timeout: Duration) -> Outcome {
+    match result {
+        Err(error) => Outcome::Error(error),
+        Ok(output) if output.timed_out => {
+            Outcome::Failure(format!("command timed out after {} s", timeout.as_secs()))
+        }
+        Ok(output) if output.exit_code == 0 => Outcome::Success,
+        Ok(output) => {
+            let shown = &output.output[..output.output.len().min(MAX_OUTPUT)];
+            Outcome::Failure(String::from_utf8_lossy(shown).into_owned())
+        }
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> Outcome {
+    match tokio::net::TcpStream::connect((host, port)).await {
+        Ok(_) => Outcome::Success,
+        Err(error) => Outcome::Failure(format!("dial tcp {}: {error}", join(host, port))),
+    }
+}
+
+/// `host:port`, with brackets for IPv6.
+pub(super) fn join(host: &str, port: u16) -> String {
+    host.parse().map_or_else(|_| format!("{host}:{port}"), |ip| SocketAddr::new(ip, port).to_string())
+}
+
+/// A port by number or by the name of one of the container's ports.
+pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, String> {
+    let number = match port {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(name) => {
+            let ports = container.ports.iter().flatten();
+            let named = ports.filter(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port);
+            let named = named.into_iter().next();
+            Some(named.or_else(|| name.parse().ok()).ok_or_else(|| format!("couldn't find port: {name:?}"))?)
+        }
+    };
+    let number = number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+    number.ok_or_else(|| format!("invalid port number: {port:?}"))
+}
+
+/// A number of seconds, at least one.
+pub(super) fn seconds(value: Option<i32>, default: u64) -> Duration {
+    let value = value.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0);
+    Duration::from_secs(value.unwrap_or(default))
+}

@@ -1,0 +1,95 @@
+//! Pod volumes in the kubelet's layout below `/var/lib/kubelet/pods/<uid>`: made before containers start, kept equal to the objects
+//! they show, removed when the pod is gone.
+//!
+//! Everything here may be repeated: after a restart of the agent, [`Volumes::prepare`] finds what is there and makes the rest.
+//!
+//! | file | what |
+//! |---|---|
+//! | `source` | how objects and tokens are read (a trait) |
+//! | `kinds` | which kind a volume is, and which are refused |
+//! | `payload` | files of configMap, secret, downwardAPI and projected volumes |
+//! | `atomic` | writes them so that a reader sees the old or the new set |
+//! | `empty_dir`, `host_path` | the other kinds |
+//! | `ownership` | fsGroup |
+//! | `subpath` | a path beneath a volume, opened without following links out of it |
+//! | `mounts` | the mounts of one container |
+//! | `hosts` | `/etc/hosts` |
+//! | `teardown` | the end |
+mod atomic;
+mod empty_dir;
+mod host_path;
+mod hosts;
+mod kinds;
+mod mount_table;
+mod mounts;
+mod ownership;
+mod payload;
+mod prepare;
+mod source;
+mod subpath;
+mod teardown;
+mod tokens;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use hosts::hosts_file;
+pub use kinds::{ObjectRefs, object_refs};
+pub use mounts::{ContainerMounts, MountContext};
+pub use prepare::{PodVolumes, PreparedVolume};
+pub use source::{ServiceAccountToken, Source, SourceError, TokenRequest};
+
+use tokens::TokenCache;
+
+/// A volume that could not be made, shown or removed. The text is what the user reads in the FailedMount event.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {message}")]
+    SetUp { volume: String, message: String },
+    #[error("{0}")]
+    Mount(String),
+    #[error("volumes of pod {uid}: {message}")]
+    TearDown { uid: String, message: String },
+}
+
+/// The volumes of all pods on this node; clones share the token cache.
+#[derive(Debug, Clone)]
+pub struct Volumes {
+    root: PathBuf,
+    source: Arc<dyn Source>,
+    tokens: Arc<TokenCache>,
+}
+
+impl Volumes {
+    /// `root` is the kubelet's directory, `/var/lib/kubelet` on a node.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>, source: Arc<dyn Source>) -> Self {
+        Self { root: root.into(), source, tokens: Arc::default() }
+    }
+
+    /// The directory of one pod.
+    #[must_use]
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.root.join("pods").join(uid)
+    }
+
+    /// The uids of pods that have a directory.
+    #[must_use]
+    pub fn pods_on_disk(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.root.join("pods")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+}
+
+/// Where a volume of a plugin lies.
+fn volume_dir(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
+    pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
+}
+
+/// Where a plugin notes that a volume is complete.
+fn ready_marker(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
+    pod_dir.join("plugins").join(format!("kubernetes.io~{plugin}")).join(volume).join("ready")
+}
+
+#[cfg(test)]
+mod tests;
