@@ -7,14 +7,22 @@
 //! | [`objects`] | ConfigMaps and Secrets that pods refer to | cache |
 //! | [`pods`] | the pod tasks | watched snapshot of all pods |
 //! | [`events`] | everyone | core/v1 Events |
+//! | [`probe`] | running containers | changes of health |
+//!
+//! Called by the pod tasks, without tasks of their own: [`volumes`], [`env`], [`cgroup`], [`hooks`].
+pub mod cgroup;
 pub mod context;
 pub mod cri;
+pub mod env;
 pub mod events;
 pub mod folder;
+pub mod hooks;
 pub mod objects;
 pub mod pods;
+pub mod probe;
 pub mod serving;
 pub mod settings;
+pub mod volumes;
 
 pub use context::Context;
 
