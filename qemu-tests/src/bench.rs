@@ -10,8 +10,6 @@ use qemu_tests::{Accel, Boot, Image, Spec, Vm};
 #[derive(Debug)]
 pub struct Bench {
     pub image: Image,
-    /// Host programs: `pintle`, `kubectl`.
-    pub tools: PathBuf,
     pub folder: PathBuf,
     machines: RefCell<Vec<Vm>>,
 }
@@ -21,12 +19,12 @@ impl Bench {
     ///
     /// # Errors
     /// When there is no image.
-    pub fn new(image: &Path, tools: &Path, folder: &Path) -> Result<Self> {
+    pub fn new(image: &Path, folder: &Path) -> Result<Self> {
         if folder.exists() {
             std::fs::remove_dir_all(folder).with_context(|| format!("empty {}", folder.display()))?;
         }
         std::fs::create_dir_all(folder)?;
-        Ok(Self { image: Image::open(image)?, tools: tools.into(), folder: folder.into(), machines: RefCell::default() })
+        Ok(Self { image: Image::open(image)?, folder: folder.into(), machines: RefCell::default() })
     }
 
     /// A machine that boots this bench's image; a reset ends it.

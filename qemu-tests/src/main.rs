@@ -9,7 +9,7 @@ use anyhow::Result;
 use bench::Bench;
 use cases::{CASES, Outcome};
 
-const USAGE: &str = "usage: qemu-tests --image DIR --tools DIR --artifacts DIR [--only NAME]";
+const USAGE: &str = "usage: qemu-tests --image DIR --artifacts DIR [--only NAME]";
 
 fn main() -> ExitCode {
     match run() {
@@ -24,22 +24,21 @@ fn main() -> ExitCode {
 
 /// Runs the cases and returns how many failed.
 fn run() -> Result<usize> {
-    let (mut image, mut tools, mut artifacts, mut only) = (None, None, None, None);
+    let (mut image, mut artifacts, mut only) = (None, None, None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next();
         match word.as_str() {
             "--image" => image = value.map(PathBuf::from),
-            "--tools" => tools = value.map(PathBuf::from),
             "--artifacts" => artifacts = value.map(PathBuf::from),
             "--only" => only = value,
             _ => anyhow::bail!(USAGE),
         }
     }
-    let (Some(image), Some(tools), Some(artifacts)) = (image, tools, artifacts) else { anyhow::bail!(USAGE) };
+    let (Some(image), Some(artifacts)) = (image, artifacts) else { anyhow::bail!(USAGE) };
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| case.name.contains(only.as_str()))) {
-        let bench = Bench::new(&image, &tools, &artifacts.join(case.name))?;
+        let bench = Bench::new(&image, &artifacts.join(case.name))?;
         let start = std::time::Instant::now();
         let outcome = (case.run)(&bench);
         let seconds = start.elapsed().as_secs();

@@ -1,8 +1,21 @@
 //! `cargo xtask`: everything a developer does with Pintle.
 mod artifacts;
 mod boot;
+mod cluster;
+mod demo;
+mod down;
 mod host;
+mod image;
+mod imports;
+mod kubectl;
+mod node;
+mod progress;
 mod proto;
+mod state;
+mod test;
+mod up;
+
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -16,15 +29,74 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Builds everything, boots a cluster in QEMU and deploys a demo.
+    Up(up::Arguments),
+    /// Ends the cluster's machines; their disks stay.
+    Down {
+        /// Cuts the power instead of pressing the power button.
+        #[arg(long)]
+        now: bool,
+    },
+    /// Shows a node's console and follows it.
+    Console {
+        /// Name or number.
+        node: String,
+        /// Prints what is there and ends.
+        #[arg(long)]
+        no_follow: bool,
+    },
+    /// Shows a node's logs: of one service, or its whole console.
+    Logs {
+        /// Name or number.
+        node: String,
+        /// Such as `agent` or `runtime`.
+        service: Option<String>,
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Imports OCI or docker archives into every node.
+    Load {
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
+    /// Runs `pintle` against a node.
+    Pintle {
+        /// Name or number.
+        node: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Builds the OS as disk image, ISO, PXE set or unified kernel image.
+    Image(image::Arguments),
+    /// Runs all tests.
+    Test(test::Arguments),
     /// Boots one machine with its console on standard output, until it is off.
     Boot(boot::Arguments),
     /// Regenerates the checked-in Rust of the protocols (needs protoc).
     GenProto,
+    /// The runtime against critest.
+    Critest,
+    /// Kubernetes' conformance suite.
+    Conformance,
+    /// Figures beside those of the peers.
+    Bench,
 }
 
 fn main() -> anyhow::Result<()> {
+    let missing = |what: &str| anyhow::bail!("`cargo xtask {what}` does not exist yet: its suite is not part of the project so far");
     match Arguments::parse().command {
+        Command::Up(arguments) => up::up(&arguments),
+        Command::Down { now } => down::down(now),
+        Command::Console { node, no_follow } => node::console(&node, !no_follow),
+        Command::Logs { node, service, follow } => node::logs(&node, service.as_deref(), follow),
+        Command::Load { archives } => node::load(&archives),
+        Command::Pintle { node, arguments } => node::pintle(&node, &arguments),
+        Command::Image(arguments) => image::image(&arguments),
+        Command::Test(arguments) => test::test(&arguments),
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::GenProto => proto::generate(),
+        Command::Critest => missing("critest"),
+        Command::Conformance => missing("conformance"),
+        Command::Bench => missing("bench"),
     }
 }

@@ -1,0 +1,194 @@
+//! `cargo xtask test`: formatting, lints, import directions, then the three rings of tests.
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::artifacts::{self, cargo};
+use crate::{boot, host, imports};
+
+/// Arguments of `test`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Only tests whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Only this ring.
+    #[arg(long, value_enum)]
+    ring: Option<Ring>,
+}
+
+/// Where a test runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ring {
+    /// Pure functions; also formatting, lints and import directions.
+    Unit,
+    /// As root on the host, in namespaces.
+    Host,
+    /// In virtual machines.
+    Qemu,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Counts {
+    const fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Runs the tests and prints the closing line.
+///
+/// # Errors
+/// When a test failed.
+pub fn test(arguments: &Arguments) -> Result<()> {
+    host::prepare()?;
+    let wanted = |ring| arguments.ring.is_none_or(|only| only == ring);
+    let mut counts = Counts::default();
+    if wanted(Ring::Unit) {
+        if arguments.only.is_none() {
+            counts.add(checks()?);
+        }
+        counts.add(cargo_test(arguments.only.as_deref(), false)?);
+    }
+    if wanted(Ring::Host) {
+        if nix::unistd::geteuid().is_root() {
+            counts.add(cargo_test(arguments.only.as_deref(), true)?);
+        } else {
+            println!("SKIPPED  the host ring: it needs root");
+            counts.skipped += 1;
+        }
+    }
+    if wanted(Ring::Qemu) {
+        counts.add(qemu(arguments.only.as_deref())?);
+    }
+    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    if counts.failed > 0 {
+        bail!("{} tests failed", counts.failed);
+    }
+    Ok(())
+}
+
+/// What is checked without running anything.
+fn checks() -> Result<Counts> {
+    let mut counts = Counts::default();
+    let mut check = |name: &str, result: Result<()>| match result {
+        Ok(()) => counts.passed += 1,
+        Err(fault) => {
+            println!("FAILED   {name}: {fault:#}");
+            counts.failed += 1;
+        }
+    };
+    check("import directions", imports::check());
+    check("formatting", succeed(cargo().args(["fmt", "--all", "--check"])));
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    check("lints", succeed(&mut clippy));
+    Ok(counts)
+}
+
+/// Test executables are told apart by their file: `tests/host*.rs` are the host ring, all others the unit ring.
+fn cargo_test(only: Option<&str>, host_ring: bool) -> Result<Counts> {
+    let mut command = cargo();
+    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    if host_ring {
+        if !has_host_tests()? {
+            return Ok(Counts::default());
+        }
+        command.args(["--test", "host*"]);
+    } else {
+        command.args(["--lib", "--bins"]);
+    }
+    command.arg("--");
+    command.args(only);
+    if host_ring {
+        // They share the host's kernel.
+        command.arg("--test-threads=1");
+    }
+    let name = if host_ring { "host" } else { "unit" };
+    let start = Instant::now();
+    let done = command.stderr(std::process::Stdio::inherit()).output().context("run cargo test")?;
+    let text = String::from_utf8_lossy(&done.stdout);
+    let mut counts = Counts::default();
+    text.lines().filter_map(result_line).for_each(|each| counts.add(each));
+    if !done.status.success() {
+        println!("{text}");
+        // A program that does not compile or crashes prints no result.
+        counts.failed = counts.failed.max(1);
+    }
+    let Counts { passed, failed, skipped } = counts;
+    println!("{name}: {passed} passed, {failed} failed, {skipped} skipped ({} s)", start.elapsed().as_secs());
+    Ok(counts)
+}
+
+fn has_host_tests() -> Result<bool> {
+    for member in std::fs::read_dir(host::workspace())? {
+        let Ok(tests) = std::fs::read_dir(member?.path().join("tests")) else { continue };
+        if tests.flatten().any(|file| file.file_name().to_string_lossy().starts_with("host")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn qemu(only: Option<&str>) -> Result<Counts> {
+    let flavour = artifacts::Flavour { debug: false, without_kubernetes: true };
+    let image = boot::build(flavour, "none").context("build the image for the QEMU ring")?;
+    let program = artifacts::host_program("qemu-tests", "qemu-tests")?;
+    let mut command = Command::new(program);
+    command.arg("--image").arg(image);
+    command.arg("--artifacts").arg(host::target().join("qemu-tests"));
+    if let Some(only) = only {
+        command.args(["--only", only]);
+    }
+    let done = command.stderr(std::process::Stdio::inherit()).output().context("run the QEMU cases")?;
+    let text = String::from_utf8_lossy(&done.stdout);
+    print!("{text}");
+    let counts = text.lines().filter_map(|line| counts_of(line.strip_prefix("qemu: ")?)).next_back();
+    counts.context("the QEMU cases ended without a result")
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let done = command.status().with_context(|| format!("run {:?}", command.get_program()))?;
+    ensure!(done.success(), "{:?} {:?} failed", command.get_program(), command.get_args().collect::<Vec<_>>());
+    Ok(())
+}
+
+/// A line of libtest: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+fn result_line(line: &str) -> Option<Counts> {
+    counts_of(line.strip_prefix("test result: ")?.split_once(". ")?.1)
+}
+
+fn counts_of(text: &str) -> Option<Counts> {
+    let mut counts = Counts::default();
+    for part in text.split([';', ',']) {
+        let (number, what) = part.trim().split_once(' ')?;
+        match what {
+            "passed" => counts.passed = number.parse().ok()?,
+            "failed" => counts.failed = number.parse().ok()?,
+            "ignored" | "skipped" => counts.skipped = number.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_both_kinds_of_line() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 9 filtered out; finished in 0.01s";
+        assert_eq!(result_line(line), Some(Counts { passed: 3, failed: 1, skipped: 2 }));
+        assert_eq!(counts_of("4 passed, 0 failed, 1 skipped"), Some(Counts { passed: 4, failed: 0, skipped: 1 }));
+        assert_eq!(result_line("running 3 tests"), None);
+    }
+}
