@@ -21,9 +21,9 @@ use verity::RootSpec;
 /// How long the root may take to appear: slow disks behind slow controllers.
 const ROOT_DEADLINE: Duration = Duration::from_secs(60);
 /// How long other candidates may take once one was refused.
-const AFTER_REFUSAL: Duration = Duration::from_secs(10);
+const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 /// How long a failure stays readable before the machine reboots.
-const FAILURE_PAUSE: Duration = Duration::from_secs(30);
+const FAILURE_PAUSE: Duration = Duration::from_secs(15);
 /// What no device asks for by alias. Ciphers and checksums come when the kernel asks.
 const BASE: [&str; 8] =
     ["dm_mod", "dm_verity", "erofs", "loop", "isofs", "crc32c_generic", "sha256_generic", "sha256_ssse3"];

@@ -17,7 +17,7 @@ const SCAN_DEADLINE: Duration = Duration::from_secs(120);
 /// A round is tried again after this long even if nothing was seen to change.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Rounds until the node is configured and its volumes are mounted.
+/// Rounds until the node is configured and its volumes are mounted, and one for each later change of the config.
 pub async fn run(machine: Machine) -> Result<()> {
     identity::early_machine_id()?;
     let mut devices = machine.devices.subscribe();
@@ -30,7 +30,11 @@ pub async fn run(machine: Machine) -> Result<()> {
         devices.borrow_and_update();
         applied.borrow_and_update();
         match round(&machine).await {
-            Ok(None) => return Ok(()),
+            // All is mounted; a later config changes parameters only (disks take a boot).
+            Ok(None) => {
+                applied.changed().await?;
+                continue;
+            }
             Ok(Some(waiting)) if waiting != said => {
                 machine.events.note("init", "Waiting", &waiting);
                 said = waiting;
@@ -83,7 +87,7 @@ async fn round(machine: &Machine) -> Result<Option<String>> {
 }
 
 fn no_config() -> String {
-    "no machine config: none on the state volume, in the image, at pintle.config=, on a volume labelled PINTLE-CONFIG or cidata, or in fw_cfg; provide one"
+    "waiting for machine config: none on the state volume, in the image, at pintle.config=, on a volume labelled PINTLE-CONFIG or cidata, or in fw_cfg; provide one"
         .into()
 }
 

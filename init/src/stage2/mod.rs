@@ -5,6 +5,7 @@
 mod boot;
 mod cgroups;
 mod devices;
+mod facts;
 mod filesystems;
 mod identity;
 mod power_button;
@@ -80,6 +81,7 @@ async fn node() -> Result<ShutdownRequest> {
     start(&machine, "devices", devices::follow);
     start(&machine, "machine socket", socket::serve);
     start(&machine, "power button", power_button::obey);
+    start(&machine, "facts", facts::follow);
     // One life only: its data are the services' processes.
     tokio::spawn(supervisor.run());
     start(&machine, "boot", boot::run);

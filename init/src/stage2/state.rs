@@ -12,6 +12,8 @@ use crate::disk::{self, Choice, Device};
 use crate::node::{ActiveConfig, Machine};
 use crate::task::blocking;
 
+/// How long disks may take to appear before a blank one becomes the state disk.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Mount points in the read-only root and the folders of the state volume that they show.
 const BOUND: [(&str, &str); 3] =
     [("/var/etc/kubernetes", "/etc/kubernetes"), ("/var/etc/cni", "/etc/cni"), ("/var/opt", "/opt")];
@@ -36,7 +38,14 @@ pub async fn mount(
 ) -> Result<Option<String>> {
     let install = active.and_then(|a| a.config.install.as_ref());
     let children = &machine.children;
-    let part = match disk::choose_state(devices, install, active.is_some()) {
+    let mut choice = disk::choose_state(devices, install, active.is_some());
+    if matches!(choice, Choice::Partition { .. }) {
+        // The disk with the state of an earlier boot may only be slow to appear.
+        tokio::time::sleep(SETTLE).await;
+        let devices = blocking("look at the disks", Duration::from_secs(120), || Ok(disk::scan())).await?;
+        choice = disk::choose_state(&devices, install, active.is_some());
+    }
+    let part = match choice {
         Choice::Wait(why) => {
             machine.condition("StateMounted", false, "Waiting", &why);
             return Ok(Some(why));
