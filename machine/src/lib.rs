@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod config;
 pub mod network;
 pub mod paths;
+pub mod pki;
 
 /// The container runtime interface, generated from Kubernetes' own `api.proto` (k8s.io/cri-api v0.37.2).
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, rustdoc::all)]

@@ -1,0 +1,44 @@
+//! Whether etcd and the API server of this node answer.
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::input::Input;
+use crate::pods::ETCD_METRICS_PORT;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Asks etcd's health endpoint on loopback.
+///
+/// # Errors
+/// Says what it answered, or that it did not.
+pub async fn etcd(input: &Input) -> Result<()> {
+    let ask = async {
+        let mut stream =
+            TcpStream::connect((input.loopback(), ETCD_METRICS_PORT)).await.context("connect")?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+        let mut answer = [0_u8; 64];
+        let read = stream.read(&mut answer).await?;
+        let line = String::from_utf8_lossy(&answer[..read]);
+        let line = line.lines().next().unwrap_or_default();
+        if !line.contains(" 200 ") {
+            bail!("answered {line:?}");
+        }
+        Ok(())
+    };
+    timeout(DEADLINE, ask).await.context("no answer within 5 s")?
+}
+
+/// Asks the API server whether it is ready.
+///
+/// # Errors
+/// Says what it answered, or that it did not.
+pub async fn api_server(client: &Client) -> Result<()> {
+    let request = http::Request::get("/readyz").body(Vec::new())?;
+    timeout(DEADLINE, client.request_text(request)).await.context("no answer within 5 s")??;
+    Ok(())
+}

@@ -1,0 +1,55 @@
+use ipnet::IpNet;
+use machine::paths::KUBERNETES_PKI;
+use serde_json::{Value, json};
+
+use super::{Mount, Pod, Probes, program};
+use crate::flags::Flags;
+use crate::input::Input;
+use crate::layout::{kubeconfig, pki};
+
+pub fn pod(input: &Input, stamp: &str) -> (&'static str, Value) {
+    let cluster = &input.cluster;
+    let kubeconfig = kubeconfig("controller-manager");
+    let loopback = input.loopback().to_string();
+    let mut flags = Flags::default();
+    flags
+        .set("bind-address", &*loopback)
+        .set("leader-elect", "true")
+        .set("kubeconfig", &*kubeconfig)
+        .set("authentication-kubeconfig", &*kubeconfig)
+        .set("authorization-kubeconfig", &*kubeconfig)
+        .set("client-ca-file", pki("ca.crt"))
+        .set("requestheader-client-ca-file", pki("front-proxy-ca.crt"))
+        .set("root-ca-file", pki("ca.crt"))
+        .set("service-account-private-key-file", pki("sa.key"))
+        .set("cluster-signing-cert-file", pki("ca.crt"))
+        .set("cluster-signing-key-file", pki("ca.key"))
+        .set("use-service-account-credentials", "true")
+        .set("controllers", "*,bootstrapsigner,tokencleaner")
+        .set("allocate-node-cidrs", "true")
+        .set("cluster-cidr", list(&cluster.pod_cidrs))
+        .set("service-cluster-ip-range", list(&cluster.service_cidrs))
+        .set("cluster-name", &*cluster.name);
+    Pod {
+        name: "kube-controller-manager",
+        component: &cluster.controller_manager,
+        command: flags.command(&program("kube-controller-manager"), &cluster.controller_manager),
+        cpu: "50m",
+        memory: "64Mi",
+        mounts: vec![Mount::folder("pki", KUBERNETES_PKI, true), Mount::kubeconfig("controller-manager")],
+        probes: Probes {
+            host: loopback,
+            port: 10257,
+            scheme: "HTTPS",
+            liveness: "/healthz",
+            readiness: None,
+        },
+        annotations: json!({"pintle.dev/kubeconfig": stamp}),
+    }
+    .render()
+}
+
+/// Comma-separated, as flags take several ranges.
+pub fn list(cidrs: &[IpNet]) -> String {
+    cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}

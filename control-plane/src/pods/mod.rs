@@ -1,0 +1,144 @@
+//! The control plane's static pods, flag for flag what kubeadm 1.37 runs, with requests small enough for a node of 1 GiB.
+use serde_json::{Value, json};
+
+mod api_server;
+mod controller_manager;
+mod etcd;
+mod scheduler;
+
+use machine::config::Component;
+
+use crate::input::Input;
+use crate::layout;
+use crate::membership::InitialCluster;
+
+pub use etcd::{METRICS_PORT as ETCD_METRICS_PORT, peer_url as etcd_peer_url};
+
+/// The static pods as file name (without `.yaml`) and manifest. `stamp` is a digest of the kubeconfigs that programs read only
+/// at their start, so that a renewal restarts them.
+///
+/// # Errors
+/// Never in practice: JSON values always serialize to YAML.
+pub fn render(
+    input: &Input,
+    members: &InitialCluster,
+    stamp: impl Fn(&str) -> String,
+) -> Result<Vec<(&'static str, String)>, serde_yaml_ng::Error> {
+    let pods = [
+        etcd::pod(input, members),
+        api_server::pod(input),
+        controller_manager::pod(input, &stamp("controller-manager")),
+        scheduler::pod(input, &stamp("scheduler")),
+    ];
+    pods.into_iter().map(|(name, pod)| serde_yaml_ng::to_string(&pod).map(|text| (name, text))).collect()
+}
+
+/// The image of a component: its own or the shipped one.
+pub(crate) fn image(component: &Component) -> &str {
+    component.image.as_deref().unwrap_or(machine::paths::KUBERNETES_IMAGE)
+}
+
+/// A program of the shipped image; upstream's own images have theirs in the same place.
+fn program(name: &str) -> String {
+    format!("/usr/local/bin/{name}")
+}
+
+struct Pod<'a> {
+    name: &'static str,
+    component: &'a Component,
+    command: Vec<String>,
+    cpu: &'static str,
+    memory: &'static str,
+    mounts: Vec<Mount>,
+    probes: Probes,
+    annotations: Value,
+}
+
+struct Mount {
+    name: &'static str,
+    path: String,
+    read_only: bool,
+    kind: &'static str,
+}
+
+impl Mount {
+    fn folder(name: &'static str, path: impl Into<String>, read_only: bool) -> Self {
+        Self { name, path: path.into(), read_only, kind: "DirectoryOrCreate" }
+    }
+
+    fn kubeconfig(name: &str) -> Self {
+        Self { name: "kubeconfig", path: layout::kubeconfig(name), read_only: true, kind: "File" }
+    }
+}
+
+struct Probes {
+    host: String,
+    port: u16,
+    scheme: &'static str,
+    liveness: &'static str,
+    readiness: Option<&'static str>,
+}
+
+impl Probes {
+    fn probe(&self, path: &str, initial: u32, period: u32, failures: u32) -> Value {
+        json!({
+            "httpGet": {"host": self.host, "path": path, "port": self.port, "scheme": self.scheme},
+            "initialDelaySeconds": initial,
+            "timeoutSeconds": 15,
+            "failureThreshold": failures,
+            "periodSeconds": period,
+        })
+    }
+}
+
+impl Pod<'_> {
+    fn render(self) -> (&'static str, Value) {
+        let mounts: Vec<_> = self
+            .mounts
+            .iter()
+            .map(|m| json!({"name": m.name, "mountPath": m.path, "readOnly": m.read_only}))
+            .collect();
+        let volumes: Vec<_> = self
+            .mounts
+            .iter()
+            .map(|m| json!({"name": m.name, "hostPath": {"path": m.path, "type": m.kind}}))
+            .collect();
+        let mut container = json!({
+            "name": self.name,
+            "image": image(self.component),
+            "imagePullPolicy": "IfNotPresent",
+            "command": self.command,
+            "resources": {"requests": {"cpu": self.cpu, "memory": self.memory}},
+            "volumeMounts": mounts,
+            // A slow machine gets as long as kubeadm gives: four minutes until the first answer; looked at more often, so that a
+            // fast one is Ready at once.
+            "startupProbe": self.probes.probe(self.probes.liveness, 2, 2, 120),
+            "livenessProbe": self.probes.probe(self.probes.liveness, 10, 10, 8),
+        });
+        if let Some(path) = self.probes.readiness {
+            container["readinessProbe"] = self.probes.probe(path, 0, 2, 3);
+        }
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": self.name,
+                "namespace": "kube-system",
+                "labels": {"component": self.name, "tier": "control-plane"},
+                "annotations": self.annotations,
+            },
+            "spec": {
+                "hostNetwork": true,
+                "priority": 2_000_001_000,
+                "priorityClassName": "system-node-critical",
+                "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+                "containers": [container],
+                "volumes": volumes,
+            },
+        });
+        (self.name, pod)
+    }
+}
+
+#[cfg(test)]
+mod tests;

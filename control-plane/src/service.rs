@@ -1,0 +1,96 @@
+//! The process: waits for input, makes files, serves the cluster, and starts over when the input changes.
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use machine::network::NodeNetwork;
+use machine::paths;
+
+use crate::input::Input;
+use crate::layout::Layout;
+use crate::reconcile::reconcile;
+use crate::watch::Watch;
+use crate::{cluster, machine_socket};
+
+/// How long the service waits for its input before it ends, so that its failure shows and init starts it again.
+const INPUT_DEADLINE: Duration = Duration::from_secs(300);
+/// How often certificates are looked at when nothing changes.
+const CERTIFICATES: Duration = Duration::from_secs(6 * 3600);
+
+/// Runs until it fails; init restarts it.
+///
+/// # Errors
+/// When the input stays unusable, or the files cannot be written.
+pub async fn run() -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let layout = Layout::new("/");
+    let watch = Watch::new(paths::RUN)?;
+    let mut input = first_input(&watch).await?;
+    let mut announced = false;
+    loop {
+        let written = reconcile(&layout, &input, SystemTime::now())?;
+        if !written.is_empty() {
+            tracing::info!(files = written.join(" "), "written");
+        }
+        if !announced {
+            machine_socket::ready().await?;
+            announced = true;
+        }
+        input = tokio::select! {
+            () = cluster::run(&layout, &input) => continue,
+            next = next_input(&watch, &input) => next?,
+        };
+    }
+}
+
+async fn first_input(watch: &Watch) -> Result<Input> {
+    let deadline = tokio::time::Instant::now() + INPUT_DEADLINE;
+    let mut said = String::new();
+    loop {
+        let error = match read() {
+            Ok(input) => return Ok(input),
+            Err(error) => error,
+        };
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        if left.is_zero() {
+            return Err(error).context("no usable input within 5 minutes");
+        }
+        let text = format!("{error:#}");
+        if text != said {
+            tracing::info!(reason = text, "waiting for the machine config and the network");
+            said = text;
+        }
+        watch.changed(left).await?;
+    }
+}
+
+/// The next input that differs, or the same one when the certificates are to be looked at.
+async fn next_input(watch: &Watch, current: &Input) -> Result<Input> {
+    let until = tokio::time::Instant::now() + CERTIFICATES;
+    loop {
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        if left.is_zero() {
+            return Ok(current.clone());
+        }
+        watch.changed(left).await?;
+        match read() {
+            Ok(input) if input != *current => return Ok(input),
+            Ok(_) => {}
+            // A node that lost its address for a moment keeps what it has.
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the new input is not usable; the old one stays")
+            }
+        }
+    }
+}
+
+fn read() -> Result<Input> {
+    let text = |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
+    let config =
+        machine::config::parse(paths::ACTIVE_CONFIG, &text(paths::ACTIVE_CONFIG)?).map_err(|faults| {
+            let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("the machine config is not valid:\n{}", lines.join("\n"))
+        })?;
+    let network: NodeNetwork = serde_json::from_str(&text(paths::NETWORK_STATUS)?)
+        .with_context(|| format!("read {}", paths::NETWORK_STATUS))?;
+    Input::new(&config, &network)
+}
