@@ -10,6 +10,8 @@ use crate::children::Children;
 use crate::events::{Events, unix_ms};
 use crate::fd_store::FdStore;
 use crate::ledger::Ledger;
+use crate::login1::{LONGEST_DELAY, Login1};
+use crate::network::NetHandle;
 use crate::services::{LogSink, SupervisorHandle};
 
 /// The most conditions kept; reporters are few.
@@ -47,6 +49,9 @@ pub struct Machine {
     pub config: watch::Sender<Option<Arc<ActiveConfig>>>,
     /// Written by the network task.
     pub network: watch::Sender<NetworkStatus>,
+    /// The net process: leases, time, fetches.
+    pub net: NetHandle,
+    pub login1: Login1,
     pub shutdown: mpsc::Sender<ShutdownRequest>,
     /// Counts changes of the devices; written by the device task.
     pub devices: watch::Sender<u64>,
@@ -72,6 +77,8 @@ impl Machine {
             supervisor,
             config: watch::channel(None).0,
             network: watch::channel(NetworkStatus::default()).0,
+            net: NetHandle::default(),
+            login1: Login1::new(LONGEST_DELAY),
             shutdown,
             devices: watch::channel(0).0,
             conditions: Arc::default(),

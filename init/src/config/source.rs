@@ -2,6 +2,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use machine::paths;
@@ -10,8 +11,11 @@ use nix::mount::MsFlags;
 use super::LONGEST;
 use crate::cmdline;
 use crate::disk::{Content, Device};
+use crate::network::config_url::{Variables, expand};
 use crate::node::Machine;
 
+/// How long a server may take to come up before the other sources are asked.
+const FETCH_DEADLINE: Duration = Duration::from_secs(120);
 const IN_IMAGE: &str = "/usr/lib/pintle/config.yaml";
 const VOLUME_MOUNT: &str = "/run/pintle/config-volume";
 /// Names of the file on a volume: ours, and cloud-init's NoCloud.
@@ -49,12 +53,17 @@ pub fn from_firmware() -> Result<Option<Found>> {
     read(Path::new(&item), "fw_cfg")
 }
 
-/// Fetches the config from a URL through the net process.
+/// Fetches the config from a URL through the net process; `${mac}` and the like are this machine's.
 ///
 /// # Errors
 /// When it cannot be fetched.
-pub async fn fetch(_machine: &Machine, url: &str) -> Result<Found> {
-    anyhow::bail!("cannot fetch {url}: this build has no network process; use a labelled volume or fw_cfg")
+pub async fn fetch(machine: &Machine, url: &str) -> Result<Found> {
+    let hostname = machine.network.borrow().hostname.clone();
+    let variables = Variables::read(Path::new("/sys"), &hostname);
+    let url = expand(url, &variables).map_err(anyhow::Error::msg)?;
+    let yaml = machine.net.fetch_config(&url, None, FETCH_DEADLINE).await.map_err(anyhow::Error::msg)?;
+    let yaml = String::from_utf8(yaml).with_context(|| format!("{url} is no text"))?;
+    Ok(Found { yaml, source: "cmdline".into() })
 }
 
 /// The URL on the kernel command line.

@@ -23,14 +23,14 @@ impl Manager {
         if self.peer.uid == 0 { Ok(()) } else { Err(Error::AccessDenied(format!("{what} is for root only"))) }
     }
 
-    async fn power(&self, request: PowerRequest) -> Result<()> {
+    fn power(&self, request: PowerRequest) -> Result<()> {
         self.root_only("rebooting and powering off")?;
         tracing::info!(pid = self.peer.pid, ?request, "asked through login1");
         self.login1
             .0
             .power
             .send(request)
-            .await
+            .map(drop)
             .map_err(|_| Error::Failed("init takes no such request now".into()))
     }
 }
@@ -63,20 +63,20 @@ impl Manager {
         list.into_iter().map(|i| (i.what, i.who, i.why, mode(i.mode), i.uid, i.pid)).collect()
     }
 
-    async fn reboot(&self, _interactive: bool) -> Result<()> {
-        self.power(PowerRequest::Reboot).await
+    fn reboot(&self, _interactive: bool) -> Result<()> {
+        self.power(PowerRequest::Reboot)
     }
 
-    async fn power_off(&self, _interactive: bool) -> Result<()> {
-        self.power(PowerRequest::PowerOff).await
+    fn power_off(&self, _interactive: bool) -> Result<()> {
+        self.power(PowerRequest::PowerOff)
     }
 
-    async fn reboot_with_flags(&self, _flags: u64) -> Result<()> {
-        self.power(PowerRequest::Reboot).await
+    fn reboot_with_flags(&self, _flags: u64) -> Result<()> {
+        self.power(PowerRequest::Reboot)
     }
 
-    async fn power_off_with_flags(&self, _flags: u64) -> Result<()> {
-        self.power(PowerRequest::PowerOff).await
+    fn power_off_with_flags(&self, _flags: u64) -> Result<()> {
+        self.power(PowerRequest::PowerOff)
     }
 
     fn can_reboot(&self) -> &'static str {

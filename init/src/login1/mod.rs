@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use zbus::message::Message;
 
@@ -20,6 +21,7 @@ mod manager;
 #[cfg(test)]
 mod tests;
 
+use crate::node::{Machine, ShutdownRequest};
 use inhibitor::Inhibitors;
 pub use inhibitor::{Inhibitor, Mode};
 
@@ -32,6 +34,32 @@ const MANAGER: &str = "org.freedesktop.login1.Manager";
 const MAX_CLIENTS: usize = 64;
 /// A client that does not introduce itself in this time is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What clients are told they may delay a shutdown by. Large, since a kubelet that wants more writes to /etc; how long a shutdown waits in fact
+/// is said by the agent's own grace.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
+/// The bus of the running node.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub async fn follow(machine: Machine) -> anyhow::Result<()> {
+    let mut requests = machine.login1.0.power.subscribe();
+    let serving = machine.login1.serve(Path::new(machine::paths::SYSTEM_BUS));
+    let asking = async {
+        while let Ok(request) = requests.recv().await {
+            let reboot = request == PowerRequest::Reboot;
+            let request = ShutdownRequest { reboot, force: false, reason: "asked through login1".into() };
+            if machine.shutdown.send(request).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        ended = serving => ended.context("serve the system bus"),
+        () = asking => Ok(()),
+    }
+}
 
 /// What a client asked of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,20 +87,19 @@ struct Inner {
     preparing: watch::Sender<bool>,
     max_delay: Duration,
     clients: Mutex<BTreeMap<u64, zbus::Connection>>,
-    power: mpsc::Sender<PowerRequest>,
+    power: broadcast::Sender<PowerRequest>,
 }
 
 impl Login1 {
-    /// `max_delay` is what clients are told they may delay a shutdown by (`InhibitDelayMaxUSec`); requests to reboot or power off go to
-    /// `power`.
-    pub fn new(max_delay: Duration, power: mpsc::Sender<PowerRequest>) -> Self {
+    /// `max_delay` is what clients are told they may delay a shutdown by (`InhibitDelayMaxUSec`).
+    pub fn new(max_delay: Duration) -> Self {
         Self(Arc::new(Inner {
             inhibitors: Mutex::default(),
             changes: watch::Sender::default(),
             preparing: watch::Sender::default(),
             max_delay,
             clients: Mutex::default(),
-            power,
+            power: broadcast::Sender::new(4),
         }))
     }
 

@@ -14,9 +14,9 @@ async fn client(path: &Path) -> zbus::Connection {
     zbus::connection::Builder::address(address.as_str()).build().await.unwrap()
 }
 
-async fn serve(name: &str) -> (Login1, std::path::PathBuf, mpsc::Receiver<PowerRequest>) {
-    let (power, requests) = mpsc::channel(1);
-    let login1 = Login1::new(Duration::from_secs(600), power);
+async fn serve(name: &str) -> (Login1, std::path::PathBuf, broadcast::Receiver<PowerRequest>) {
+    let login1 = Login1::new(Duration::from_secs(600));
+    let requests = login1.0.power.subscribe();
     let path = std::env::temp_dir().join(format!("pintle-{name}-{}.sock", std::process::id()));
     let (server, at) = (login1.clone(), path.clone());
     tokio::spawn(async move { server.serve(&at).await });
@@ -103,5 +103,5 @@ async fn the_bus_answers_what_clients_ask_of_a_bus() {
     systemd.call::<_, _, ()>("KillUnit", &("systemd-logind.service", "all", 1)).await.unwrap();
     assert!(systemd.call::<_, _, ()>("KillUnit", &("etcd.service", "all", 9)).await.is_err());
     manager(&connection).await.call::<_, _, ()>("Reboot", &(false,)).await.unwrap();
-    assert_eq!(power.recv().await, Some(PowerRequest::Reboot));
+    assert_eq!(power.recv().await, Ok(PowerRequest::Reboot));
 }

@@ -67,7 +67,7 @@ fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>, ours: &BTreeSet<u32>)
 /// Reads links, addresses and main routes. `named` tells links that the machine config names.
 pub async fn observe(
     handle: &Handle,
-    named: &dyn Fn(&str, &str) -> bool,
+    named: &(dyn Fn(&str, &str) -> bool + Sync),
 ) -> Result<Observed, rtnetlink::Error> {
     let mut observed = Observed::default();
     let mut links = handle.link().get().execute();
@@ -94,7 +94,7 @@ pub async fn observe(
     Ok(observed)
 }
 
-fn read_link(message: &LinkMessage, named: &dyn Fn(&str, &str) -> bool) -> Link {
+fn read_link(message: &LinkMessage, named: &(dyn Fn(&str, &str) -> bool + Sync)) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use machine::config::MachineConfig;
 use machine::socket::NetworkStatus;
 use tokio::sync::watch;
@@ -24,11 +25,46 @@ pub mod time;
 pub use helper::NetHandle;
 
 use crate::net::messages::{DhcpLink, Want};
+use crate::node::{ActiveConfig, Machine};
 use observed::Observed;
 use spec::Spec;
 
 /// How long after a refused step the controller looks again by itself.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The network of the running node: the controller, `pintle-net` and the clock.
+///
+/// # Errors
+/// When netlink fails; the task starts again.
+pub async fn follow(machine: Machine) -> anyhow::Result<()> {
+    let net = machine.net.clone();
+    let controller = run(
+        machine.config.subscribe(),
+        net.clone(),
+        machine.network.clone(),
+        PathBuf::from(machine::paths::RUN),
+        true,
+    );
+    tokio::select! {
+        ended = controller => ended.context("watch the network"),
+        ended = serve(&machine) => ended,
+        () = time::run(net) => Ok(()),
+    }
+}
+
+/// Speaks with each `pintle-net` that the supervisor starts.
+async fn serve(machine: &Machine) -> anyhow::Result<()> {
+    let mut started = machine.supervisor.net_started();
+    loop {
+        started.borrow_and_update();
+        if let Some(socket) = machine.supervisor.take_net_channel()
+            && let Err(error) = machine.net.serve(socket).await
+        {
+            tracing::warn!(%error, "pintle-net");
+        }
+        started.changed().await.context("wait for pintle-net")?;
+    }
+}
 
 /// Runs for ever; ends only when `config` is closed, or with an error when netlink itself fails (start it again then).
 ///
@@ -37,7 +73,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// # Errors
 /// When no netlink socket can be had.
 pub async fn run(
-    mut config: watch::Receiver<Arc<MachineConfig>>,
+    mut config: watch::Receiver<Option<Arc<ActiveConfig>>>,
     net: NetHandle,
     status: watch::Sender<NetworkStatus>,
     run: PathBuf,
@@ -56,7 +92,8 @@ pub async fn run(
         complaint: String::new(),
     };
     loop {
-        let now = config.borrow_and_update().clone();
+        // Without a config yet, every Ethernet link asks DHCP: the config may have to be fetched.
+        let now = config.borrow_and_update().as_ref().map(|active| active.config.clone()).unwrap_or_default();
         let current_leases = leases.borrow_and_update().clone();
         let (settled, ours) = controller.reconcile(&now, &current_leases).await;
         tokio::select! {

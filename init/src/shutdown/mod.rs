@@ -75,8 +75,12 @@ async fn take(machine: &Machine, request: &ShutdownRequest, step: &Step) -> anyh
 
 /// Whoever holds a login1 delay inhibitor (the agent) stops its pods now.
 async fn stop_pods(machine: &Machine, request: &ShutdownRequest, grace: Duration) -> anyhow::Result<()> {
-    let _ = (machine, request, grace);
-    anyhow::bail!("nobody answers login1 in this build, so pods end with the runtime's cgroups")
+    if request.force {
+        return Ok(());
+    }
+    let released = machine.login1.prepare_for_shutdown(grace).await;
+    anyhow::ensure!(released.blockers.is_empty(), "still delayed by {}", released.blockers.join(", "));
+    Ok(())
 }
 
 /// Ends pods' cgroups and then every other process.

@@ -82,6 +82,8 @@ async fn node() -> Result<ShutdownRequest> {
     start(&machine, "machine socket", socket::serve);
     start(&machine, "power button", power_button::obey);
     start(&machine, "facts", facts::follow);
+    start(&machine, "network", crate::network::follow);
+    start(&machine, "login1", crate::login1::follow);
     // One life only: its data are the services' processes.
     tokio::spawn(supervisor.run());
     start(&machine, "boot", boot::run);
