@@ -8,20 +8,27 @@
 //! | [`pods`] | the pod tasks | watched snapshot of all pods |
 //! | [`events`] | everyone | core/v1 Events |
 //! | [`probe`] | running containers | changes of health |
+//! | [`server`] | pods, CRI, reviews by the API server | port 10250 |
+//! | [`routes`] | all Nodes, own addresses | routes to other nodes' pods |
+//! | [`eviction`] | measurements, pressure stalls | pods to evict, pressure conditions |
 //!
-//! Called by the pod tasks, without tasks of their own: [`volumes`], [`env`], [`cgroup`], [`hooks`].
+//! Called by the pod tasks, without tasks of their own: [`volumes`], [`env`], [`cgroup`], [`hooks`], [`stats`].
 pub mod cgroup;
 pub mod context;
 pub mod cri;
 pub mod env;
 pub mod events;
+pub mod eviction;
 pub mod folder;
 pub mod hooks;
 pub mod objects;
 pub mod pods;
 pub mod probe;
+pub mod routes;
+pub mod server;
 pub mod serving;
 pub mod settings;
+pub mod stats;
 pub mod volumes;
 
 pub use context::Context;

@@ -36,7 +36,8 @@ pub fn container_resources(pod: &Pod, container: &Container, node: &NodeFacts) -
 /// Each page size of the node with the container's limit, the pod-level one, or none.
 #[must_use]
 pub fn hugepage_limits(pod: &Pod, container: &Container, node: &NodeFacts) -> Vec<HugepageLimit> {
-    let pod_level = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|r| r.limits.as_ref());
+    let pod_level =
+        pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()).and_then(|r| r.limits.as_ref());
     let own = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let mut named = BTreeMap::new();
     for (name, quantity) in pod_level.into_iter().flatten().chain(own.into_iter().flatten()) {

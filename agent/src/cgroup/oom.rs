@@ -13,7 +13,10 @@ const NODE_CRITICAL_PRIORITY: i32 = 2_000_001_000;
 /// Whether the pod has the priority of `system-node-critical`.
 #[must_use]
 pub fn is_node_critical(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= NODE_CRITICAL_PRIORITY)
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.priority)
+        .is_some_and(|priority| priority >= NODE_CRITICAL_PRIORITY)
 }
 
 /// The score of one container; `memory_capacity` is the node's memory in bytes.

@@ -138,11 +138,7 @@ pub fn burstable_tier<'a>(active: impl IntoIterator<Item = &'a Pod>, node: &Node
 /// The limits of `/kubepods/besteffort`: always the least CPU weight.
 #[must_use]
 pub fn besteffort_tier(node: &NodeFacts) -> CgroupConfig {
-    CgroupConfig {
-        cpu_shares: Some(2),
-        huge_pages: unbounded_huge_pages(node),
-        ..CgroupConfig::default()
-    }
+    CgroupConfig { cpu_shares: Some(2), huge_pages: unbounded_huge_pages(node), ..CgroupConfig::default() }
 }
 
 fn unbounded_huge_pages(node: &NodeFacts) -> BTreeMap<u64, u64> {
@@ -163,7 +159,8 @@ fn huge_pages(amounts: &Amounts, node: &NodeFacts) -> BTreeMap<u64, u64> {
 
 /// Whether every container, or the pod itself, has a limit for the resource.
 fn limit_declared(pod: &Pod, name: &str) -> bool {
-    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    let containers =
+        pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
     let all = containers.into_iter().all(|container| !limit_of(container, name).is_zero());
     all || !pod_level_limit(pod, name).is_zero()
 }

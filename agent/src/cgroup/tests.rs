@@ -60,7 +60,8 @@ fn requests_follow_init_containers_sidecars_and_overhead() {
 
 #[test]
 fn classes_and_cgroup_names() {
-    let same = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1024Mi"}});
+    let same =
+        json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1024Mi"}});
     let guaranteed = pod(json!({"containers": [{"name": "a", "resources": same}]}));
     assert_eq!(cgroup_parent(&guaranteed), "/kubepods/pod1-2");
     let mixed = pod(json!({"containers": [{"name": "a", "resources": same}, {"name": "b"}]}));
@@ -70,12 +71,16 @@ fn classes_and_cgroup_names() {
     let pod_level = pod(json!({"resources": same, "containers": [{"name": "a"}]}));
     assert_eq!(qos_class(&pod_level), QosClass::Guaranteed);
     let only_cpu = json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1"}});
-    assert_eq!(qos_class(&pod(json!({"containers": [{"name": "a", "resources": only_cpu}]}))), QosClass::Burstable);
+    assert_eq!(
+        qos_class(&pod(json!({"containers": [{"name": "a", "resources": only_cpu}]}))),
+        QosClass::Burstable
+    );
 }
 
 #[test]
 fn pod_limits_need_a_limit_on_every_container() {
-    let limited = json!({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m", "memory": "32Mi"}});
+    let limited =
+        json!({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m", "memory": "32Mi"}});
     let all = pod(json!({"containers": [{"name": "a", "resources": limited}]}));
     let files = pod_config(&all, &node()).files();
     let value = |name: &str| files.iter().find(|file| file.0 == name).map(|file| file.1.as_str());

@@ -92,7 +92,8 @@ impl CgroupTree {
     #[must_use]
     pub fn pods(&self) -> BTreeSet<String> {
         let tiers = ["kubepods", "kubepods/burstable", "kubepods/besteffort"];
-        let entries = tiers.iter().flat_map(|tier| std::fs::read_dir(self.root.join(tier)).into_iter().flatten());
+        let entries =
+            tiers.iter().flat_map(|tier| std::fs::read_dir(self.root.join(tier)).into_iter().flatten());
         entries
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("pod").map(str::to_owned))
@@ -115,7 +116,9 @@ impl CgroupTree {
 
     fn ensure(&self, path: &Path, config: &CgroupConfig) -> Result<(), CgroupError> {
         match std::fs::create_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", path, error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("create", path, error));
+            }
             _ => self.write(path, config),
         }
     }
@@ -147,7 +150,8 @@ impl CgroupTree {
         let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
         for controller in CONTROLLERS {
             if has(&available, controller) && !has(&enabled, controller) {
-                std::fs::write(&file, format!("+{controller}")).map_err(|error| failed("write", &file, error))?;
+                std::fs::write(&file, format!("+{controller}"))
+                    .map_err(|error| failed("write", &file, error))?;
             }
         }
         Ok(())

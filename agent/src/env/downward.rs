@@ -100,7 +100,12 @@ pub fn resource_value(
     Ok((value as f64 / unit as f64).ceil().to_string())
 }
 
-fn amount(pod: &Pod, container: &Container, name: &str, defaults: Option<&PodFacts>) -> Result<Amount, EnvError> {
+fn amount(
+    pod: &Pod,
+    container: &Container,
+    name: &str,
+    defaults: Option<&PodFacts>,
+) -> Result<Amount, EnvError> {
     let unsupported = || EnvError::Resource(name.to_owned());
     let (half, resource) = name.split_once('.').ok_or_else(unsupported)?;
     let plain = matches!(resource, "cpu" | "memory" | "ephemeral-storage");
@@ -115,8 +120,10 @@ fn amount(pod: &Pod, container: &Container, name: &str, defaults: Option<&PodFac
     };
     let own = list.and_then(|list| list.get(resource)).map(Amount::of).unwrap_or_default();
     let Some(facts) = defaults.filter(|_| own.is_zero() && plain && half == "limits") else { return Ok(own) };
-    let pod_level = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.limits.as_ref()?.get(resource));
-    let pod_level = pod_level.map(Amount::of).filter(|amount| !amount.is_zero() && resource != "ephemeral-storage");
+    let pod_level =
+        pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.limits.as_ref()?.get(resource));
+    let pod_level =
+        pod_level.map(Amount::of).filter(|amount| !amount.is_zero() && resource != "ephemeral-storage");
     Ok(pod_level.or_else(|| facts.node_allocatable.get(resource).copied()).unwrap_or_default())
 }
 

@@ -4,8 +4,8 @@ mod expand;
 mod services;
 mod variables;
 
-pub use downward::{PodFacts, field_value, resource_value};
 pub(crate) use downward::metadata_value;
+pub use downward::{PodFacts, field_value, resource_value};
 pub use expand::{expand, expand_strict};
 pub use services::service_variables;
 pub use variables::{EnvError, Environment, command_and_args, container_env};

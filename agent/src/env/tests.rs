@@ -17,13 +17,19 @@ struct Fake {
 }
 
 impl Source for Fake {
-    fn config_map<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<ConfigMap>, SourceError>> {
+    fn config_map<'a>(
+        &'a self,
+        _: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, SourceError>> {
         let found = self.config_maps.get(name).cloned().map(Arc::new);
-        async move { found.ok_or_else(|| SourceError::not_found(format!("configmap \"{name}\" not found"))) }.boxed()
+        async move { found.ok_or_else(|| SourceError::not_found(format!("configmap \"{name}\" not found"))) }
+            .boxed()
     }
     fn secret<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, SourceError>> {
         let found = self.secrets.get(name).cloned().map(Arc::new);
-        async move { found.ok_or_else(|| SourceError::not_found(format!("secret \"{name}\" not found"))) }.boxed()
+        async move { found.ok_or_else(|| SourceError::not_found(format!("secret \"{name}\" not found"))) }
+            .boxed()
     }
     fn token<'a>(&'a self, _: TokenRequest<'a>) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>> {
         async { Err(SourceError::other("no tokens here")) }.boxed()
@@ -42,7 +48,11 @@ fn run(pod: &Pod, services: &[Arc<Service>], source: &Fake) -> Result<Environmen
     let facts = PodFacts {
         pod_ips: vec!["10.1.1.1".into(), "fd00::1".into()],
         host_ips: vec!["10.0.0.5".into()],
-        node_allocatable: [("cpu".to_owned(), Amount::milli(1500)), ("memory".to_owned(), Amount::units(1 << 30))].into(),
+        node_allocatable: [
+            ("cpu".to_owned(), Amount::milli(1500)),
+            ("memory".to_owned(), Amount::units(1 << 30)),
+        ]
+        .into(),
     };
     let container = &pod.spec.as_ref().unwrap().containers[0];
     container_env(pod, container, services, &facts, source).now_or_never().unwrap()
@@ -112,10 +122,9 @@ fn what_is_missing_is_named() {
 
 #[test]
 fn the_downward_api_tells_fields_and_resources() {
-    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-    let resource = |name: &str, resource: &str, divisor: &str| {
-        json!({"name": name, "valueFrom": {"resourceFieldRef": {"resource": resource, "divisor": divisor}}})
-    };
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let resource = |name: &str, resource: &str, divisor: &str| json!({"name": name, "valueFrom": {"resourceFieldRef": {"resource": resource, "divisor": divisor}}});
     let pod = pod(json!({
         "name": "c",
         "resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "100Mi"}},
@@ -149,7 +158,10 @@ fn services_of_the_namespace_and_the_master_are_linked() {
     let service = |namespace: &str, name: &str, ip: &str| -> Arc<Service> {
         let ports = json!([{"name": "web-ui", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
         let spec = json!({"clusterIP": ip, "ports": ports});
-        Arc::new(serde_json::from_value(json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec})).unwrap())
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec}))
+                .unwrap(),
+        )
     };
     let services = [
         service("default", "kubernetes", "10.96.0.1"),

@@ -22,7 +22,9 @@ pub enum EnvError {
     Resource(String),
     #[error("container {0} not found")]
     Container(String),
-    #[error("variable {variable}: fileKeyRef is not supported by this node; use configMapKeyRef or secretKeyRef")]
+    #[error(
+        "variable {variable}: fileKeyRef is not supported by this node; use configMapKeyRef or secretKeyRef"
+    )]
     FileKey { variable: String },
 }
 
@@ -68,7 +70,8 @@ pub async fn container_env(
     let mut variables = fetched.env_from(container).await?;
     for variable in container.env.iter().flatten() {
         let lookup = |name: &str| variables.get(name).or_else(|| service.get(name)).cloned();
-        let value = match (variable.value.as_deref().filter(|value| !value.is_empty()), &variable.value_from) {
+        let value = match (variable.value.as_deref().filter(|value| !value.is_empty()), &variable.value_from)
+        {
             (Some(value), _) => expand(value, lookup),
             (None, None) => String::new(),
             (None, Some(from)) => match fetched.value_from(pod, container, variable, from, facts).await? {

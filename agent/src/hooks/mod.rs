@@ -41,7 +41,11 @@ pub async fn post_start(target: HookTarget<'_>, exec: &dyn Exec) -> Result<(), H
 
 /// Runs the preStop hook, if there is one, for at most `grace_seconds`. Answers what is left of the grace period for the stop
 /// signal, at least two seconds; a failure shortens nothing else.
-pub async fn pre_stop(target: HookTarget<'_>, exec: &dyn Exec, grace_seconds: i64) -> (i64, Result<(), HookError>) {
+pub async fn pre_stop(
+    target: HookTarget<'_>,
+    exec: &dyn Exec,
+    grace_seconds: i64,
+) -> (i64, Result<(), HookError>) {
     let lifecycle = target.container.lifecycle.as_ref();
     let Some(handler) = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else {
         return (grace_seconds, Ok(()));
@@ -87,7 +91,8 @@ async fn run(target: HookTarget<'_>, handler: &LifecycleHandler, exec: &dyn Exec
         match result {
             Ok(output) if output.exit_code == 0 && !output.timed_out => Ok(()),
             Ok(output) => {
-                let shown = String::from_utf8_lossy(&output.output[..output.output.len().min(4096)]).into_owned();
+                let shown =
+                    String::from_utf8_lossy(&output.output[..output.output.len().min(4096)]).into_owned();
                 let code = output.exit_code;
                 Err(failed(what, &format!("command exited with {code}, message: {shown:?}")))
             }
@@ -102,7 +107,8 @@ async fn run(target: HookTarget<'_>, handler: &LifecycleHandler, exec: &dyn Exec
         tokio::time::sleep(Duration::from_secs(action.seconds.max(0).unsigned_abs())).await;
         Ok(())
     } else {
-        let why = "invalid handler: use exec, httpGet or sleep; tcpSocket is not supported as a lifecycle handler";
+        let why =
+            "invalid handler: use exec, httpGet or sleep; tcpSocket is not supported as a lifecycle handler";
         Err(failed("Lifecycle hook".to_owned(), why))
     }
 }

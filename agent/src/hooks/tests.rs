@@ -17,7 +17,12 @@ struct Fake {
 }
 
 impl Exec for Fake {
-    fn exec(&self, _: String, command: Vec<String>, _: Duration) -> BoxFuture<'_, Result<ExecOutput, String>> {
+    fn exec(
+        &self,
+        _: String,
+        command: Vec<String>,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<ExecOutput, String>> {
         self.commands.lock().unwrap().push(command);
         async move {
             tokio::time::sleep(self.takes).await;

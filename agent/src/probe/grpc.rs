@@ -36,7 +36,8 @@ pub(super) async fn probe(host: &str, port: u16, service: &str) -> Outcome {
 }
 
 async fn check(address: &str, service: &str) -> Result<i32, String> {
-    let unreachable = |error: &dyn std::error::Error| format!("failed to connect service {address:?}: {error}");
+    let unreachable =
+        |error: &dyn std::error::Error| format!("failed to connect service {address:?}: {error}");
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| unreachable(&error))?;
     let endpoint = endpoint.user_agent("kube-probe/1.37").map_err(|error| unreachable(&error))?;
     let channel = endpoint.connect_timeout(Duration::from_secs(60)).connect().await;

@@ -40,7 +40,8 @@ pub(crate) fn request_of(
     }
     let mut headers = HeaderMap::new();
     for header in action.http_headers.iter().flatten() {
-        let name: HeaderName = header.name.parse().map_err(|_| format!("invalid header name {:?}", header.name))?;
+        let name: HeaderName =
+            header.name.parse().map_err(|_| format!("invalid header name {:?}", header.name))?;
         let value: HeaderValue =
             header.value.parse().map_err(|_| format!("invalid value of header {}", header.name))?;
         headers.append(name, value);
@@ -91,9 +92,10 @@ pub(super) async fn probe(mut get: Get) -> Outcome {
         }
         return match status.as_u16() {
             200..300 => Outcome::Success,
-            300..400 => {
-                Outcome::Warning(format!("Probe terminated redirects, Response body: {}", short_body(response).await))
-            }
+            300..400 => Outcome::Warning(format!(
+                "Probe terminated redirects, Response body: {}",
+                short_body(response).await
+            )),
             // The body is the container's and not for everybody's eyes.
             code => Outcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
         };
@@ -179,7 +181,8 @@ impl Get {
         next.path = if path.starts_with('/') {
             path.to_owned()
         } else {
-            let folder = self.path.split('?').next().and_then(|path| path.rsplit_once('/')).map_or("", |(f, _)| f);
+            let folder =
+                self.path.split('?').next().and_then(|path| path.rsplit_once('/')).map_or("", |(f, _)| f);
             format!("{folder}/{path}")
         };
         Some(next)

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,6 +52,17 @@ pub struct Changed {
     pub grace_seconds: Option<i64>,
 }
 
+/// How often the probes of one container ended how, since this agent began to watch it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProbeCount {
+    pub namespace: String,
+    pub pod: String,
+    pub pod_uid: String,
+    pub container: String,
+    /// By kind: successful, failed, unknown.
+    pub results: BTreeMap<Kind, [u64; 3]>,
+}
+
 /// Tells of single failed or warning results: the pod, the container's name, the event's reason and its text.
 pub type Report = Arc<dyn Fn(&Pod, &str, &'static str, String) + Send + Sync>;
 
@@ -67,6 +78,7 @@ pub struct Manager {
 struct Running {
     pod_uid: String,
     health: Health,
+    about: ProbeCount,
     task: Option<JoinHandle<()>>,
 }
 
@@ -103,9 +115,19 @@ impl Manager {
         let health = Health { started, ready: started && (probes.readiness.is_none() || initial.ready) };
         let id = target.container_id.clone();
         let pod_uid = target.pod.metadata.uid.clone().unwrap_or_default();
-        let worker = Worker { manager: self.clone(), target: Arc::new(target), probes: Arc::new(probes), health };
-        let task = worker.probes.any().then(|| tokio::spawn(worker.clone().all(initial != Initial::default())));
-        running.insert(id, Running { pod_uid, health, task });
+        let metadata = &target.pod.metadata;
+        let about = ProbeCount {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            pod: metadata.name.clone().unwrap_or_default(),
+            pod_uid: pod_uid.clone(),
+            container: target.container.clone(),
+            results: BTreeMap::new(),
+        };
+        let worker =
+            Worker { manager: self.clone(), target: Arc::new(target), probes: Arc::new(probes), health };
+        let task =
+            worker.probes.any().then(|| tokio::spawn(worker.clone().all(initial != Initial::default())));
+        running.insert(id, Running { pod_uid, health, about, task });
     }
 
     /// Ends the probes of a container and forgets it.
@@ -126,6 +148,26 @@ impl Manager {
     #[must_use]
     pub fn health(&self, container_id: &str) -> Option<Health> {
         self.running.lock().ok()?.get(container_id).map(|entry| entry.health)
+    }
+
+    /// Results so far, of all containers that are watched.
+    #[must_use]
+    pub fn counts(&self) -> Vec<ProbeCount> {
+        let Ok(running) = self.running.lock() else { return Vec::new() };
+        running.values().map(|entry| entry.about.clone()).filter(|count| !count.results.is_empty()).collect()
+    }
+
+    fn count(&self, container_id: &str, kind: Kind, outcome: &Outcome) {
+        let at = match outcome {
+            Outcome::Success | Outcome::Warning(_) => 0,
+            Outcome::Failure(_) => 1,
+            Outcome::Error(_) => 2,
+        };
+        if let Ok(mut running) = self.running.lock()
+            && let Some(entry) = running.get_mut(container_id)
+        {
+            entry.about.results.entry(kind).or_default()[at] += 1;
+        }
     }
 
     fn update(&self, container_id: &str, change: impl FnOnce(&mut Health)) {
@@ -174,7 +216,10 @@ struct Worker {
 impl Worker {
     async fn all(self, resumed: bool) {
         if let Some(probe) = self.probes.startup.as_ref().filter(|_| !self.health.started) {
-            if !self.until_changed(Kind::Startup, probe, Tracker::new(Thresholds::of(probe), None), resumed).await {
+            if !self
+                .until_changed(Kind::Startup, probe, Tracker::new(Thresholds::of(probe), None), resumed)
+                .await
+            {
                 return;
             }
             let no_readiness = self.probes.readiness.is_none();
@@ -205,6 +250,7 @@ impl Worker {
         self.first_delay(probe, period, resumed).await;
         loop {
             let outcome = self.once(probe).await;
+            self.manager.count(&self.target.container_id, kind, &outcome);
             self.tell(kind, &outcome);
             let (success, message) = match outcome {
                 Outcome::Success => (Some(true), String::new()),

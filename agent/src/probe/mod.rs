@@ -12,7 +12,7 @@ mod once;
 mod tls;
 mod tracker;
 
-pub use manager::{Changed, Health, Initial, Manager, Report, Target};
+pub use manager::{Changed, Health, Initial, Manager, ProbeCount, Report, Target};
 pub use once::{Exec, ExecOutput, Outcome};
 pub use tracker::{Kind, Thresholds, Tracker};
 

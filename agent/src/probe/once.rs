@@ -115,7 +115,8 @@ pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
             let ports = container.ports.iter().flatten();
-            let named = ports.filter(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port);
+            let named =
+                ports.filter(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port);
             let named = named.into_iter().next();
             Some(named.or_else(|| name.parse().ok()).ok_or_else(|| format!("couldn't find port: {name:?}"))?)
         }

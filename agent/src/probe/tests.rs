@@ -70,7 +70,10 @@ async fn startup_gates_the_others_and_liveness_asks_for_a_kill() {
     let (manager, mut changes, script) = manager(&[1, 1, 0, 0, 1]);
     let mut liveness = exec_probe(2, 1);
     liveness["terminationGracePeriodSeconds"] = json!(7);
-    manager.watch(target(json!({"name": "c", "startupProbe": exec_probe(5, 1), "livenessProbe": liveness})), Initial::default());
+    manager.watch(
+        target(json!({"name": "c", "startupProbe": exec_probe(5, 1), "livenessProbe": liveness})),
+        Initial::default(),
+    );
     assert_eq!(manager.health("id"), Some(Health { started: false, ready: false }));
     let started = changes.recv().await.unwrap();
     assert_eq!((started.kind, started.healthy), (Kind::Startup, true));
@@ -154,10 +157,17 @@ async fn http_probes_speak_as_the_kubelet() {
     let asked = asked.lock().unwrap();
     let first = asked[0].to_lowercase();
     assert!(first.starts_with("get /a?b=c http/1.1\r\n"), "{first}");
-    assert!(first.contains("user-agent: kube-probe/1.37\r\n") && first.contains("accept: */*\r\n"), "{first}");
+    assert!(
+        first.contains("user-agent: kube-probe/1.37\r\n") && first.contains("accept: */*\r\n"),
+        "{first}"
+    );
     assert!(first.contains(&format!("host: 127.0.0.1:{port}\r\n")), "{first}");
     let second = asked[1].to_lowercase();
-    assert!(second.contains("host: me.example\r\n") && second.contains("x-a: 1\r\n") && !second.contains("accept:"));
+    assert!(
+        second.contains("host: me.example\r\n")
+            && second.contains("x-a: 1\r\n")
+            && !second.contains("accept:")
+    );
 }
 
 #[tokio::test]
@@ -167,7 +177,10 @@ async fn http_failures_and_redirects() {
     let here = "HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n";
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     let (port, asked) = server(vec![failing, elsewhere, here, ok]).await;
-    assert_eq!(http_probe(port, json!({})).await, Outcome::Failure("HTTP probe failed with statuscode: 500".into()));
+    assert_eq!(
+        http_probe(port, json!({})).await,
+        Outcome::Failure("HTTP probe failed with statuscode: 500".into())
+    );
     assert!(matches!(http_probe(port, json!({})).await, Outcome::Warning(_)));
     assert_eq!(http_probe(port, json!({})).await, Outcome::Success);
     assert!(asked.lock().unwrap()[3].starts_with("GET /next "));
@@ -179,7 +192,8 @@ async fn tcp_probes_and_named_ports() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let container: Container =
-        serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": port}]})).unwrap();
+        serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": port}]}))
+            .unwrap();
     let run = async |handler: serde_json::Value| {
         let probe: Probe = serde_json::from_value(json!({"tcpSocket": handler})).unwrap();
         once::run(&probe, &container, "id", "127.0.0.1", &Script::default()).await

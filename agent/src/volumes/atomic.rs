@@ -45,7 +45,8 @@ pub(super) fn write(
     let current = old.as_deref().is_some_and(|old| stale.is_empty() && same(old, &payload));
     if !current {
         let new = timestamp_dir(dir)?;
-        let written = write_files(&new, &payload).and_then(|()| set_ownership(dir)).and_then(|()| swap(dir, &new));
+        let written =
+            write_files(&new, &payload).and_then(|()| set_ownership(dir)).and_then(|()| swap(dir, &new));
         if let Err(error) = written {
             let _ = fs::remove_dir_all(&new);
             return Err(error);
@@ -64,11 +65,15 @@ pub(super) fn write(
 /// The rules for a path within a volume.
 fn check_path(path: &str) -> Result<(), String> {
     if path.is_empty() || path.starts_with('/') || path.len() > MAX_PATH {
-        return Err(format!("invalid path {path:?}: it must be relative, not empty and at most {MAX_PATH} bytes long"));
+        return Err(format!(
+            "invalid path {path:?}: it must be relative, not empty and at most {MAX_PATH} bytes long"
+        ));
     }
     let mut items = path.split('/');
     if items.clone().any(|item| item == ".." || item.len() > MAX_NAME) {
-        return Err(format!("invalid path {path:?}: it must not contain '..' or a name above {MAX_NAME} bytes"));
+        return Err(format!(
+            "invalid path {path:?}: it must not contain '..' or a name above {MAX_NAME} bytes"
+        ));
     }
     if items.next().is_some_and(|first| first.starts_with("..")) {
         return Err(format!("invalid path {path:?}: it must not start with '..'"));
@@ -116,7 +121,8 @@ fn timestamp_dir(dir: &Path) -> io::Result<PathBuf> {
     let now = jiff::Timestamp::now();
     let stamp = now.strftime("..%Y_%m_%d_%H_%M_%S");
     for attempt in 0..1000_u32 {
-        let path = dir.join(format!("{stamp}.{}", now.subsec_nanosecond().unsigned_abs().wrapping_add(attempt)));
+        let path =
+            dir.join(format!("{stamp}.{}", now.subsec_nanosecond().unsigned_abs().wrapping_add(attempt)));
         match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),

@@ -20,7 +20,11 @@ pub(super) enum Medium {
 }
 
 /// The medium that the pod asks for.
-pub(super) fn medium(pod: &Pod, source: &EmptyDirVolumeSource, allocatable: &Amounts) -> Result<Medium, String> {
+pub(super) fn medium(
+    pod: &Pod,
+    source: &EmptyDirVolumeSource,
+    allocatable: &Amounts,
+) -> Result<Medium, String> {
     match source.medium.as_deref().unwrap_or_default() {
         "" => Ok(Medium::Disk),
         "Memory" => Ok(Medium::Tmpfs(tmpfs_size(pod, source, allocatable))),
@@ -28,8 +32,13 @@ pub(super) fn medium(pod: &Pod, source: &EmptyDirVolumeSource, allocatable: &Amo
             let mut sizes = huge_page_sizes(pod);
             match (sizes.pop(), sizes.is_empty()) {
                 (Some(size), true) => Ok(Medium::HugePages(size)),
-                (None, _) => Err("medium HugePages needs a huge page request in one of the containers".to_owned()),
-                _ => Err("medium HugePages is ambiguous: the pod uses several page sizes; use HugePages-<size>".to_owned()),
+                (None, _) => {
+                    Err("medium HugePages needs a huge page request in one of the containers".to_owned())
+                }
+                _ => Err(
+                    "medium HugePages is ambiguous: the pod uses several page sizes; use HugePages-<size>"
+                        .to_owned(),
+                ),
             }
         }
         other => {
@@ -43,7 +52,8 @@ pub(super) fn medium(pod: &Pod, source: &EmptyDirVolumeSource, allocatable: &Amo
 /// The least of what pods may use on the node, the pod's memory limit and the volume's own limit.
 fn tmpfs_size(pod: &Pod, source: &EmptyDirVolumeSource, allocatable: &Amounts) -> Option<i64> {
     let node = allocatable.get("memory").map(|amount| amount.value());
-    let facts = NodeFacts { memory_capacity: 0, huge_page_sizes: vec![], swap_controller: false, pod_pids_limit: 0 };
+    let facts =
+        NodeFacts { memory_capacity: 0, huge_page_sizes: vec![], swap_controller: false, pod_pids_limit: 0 };
     let of_pod = (cgroup::qos_class(pod) != QosClass::BestEffort)
         .then(|| cgroup::pod_config(pod, &facts).memory_max)
         .flatten();

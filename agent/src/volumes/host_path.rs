@@ -17,9 +17,7 @@ pub(super) fn check(path: &Path, kind: &str) -> Result<(), String> {
     };
     match (kind, &metadata) {
         ("", _) => Ok(()),
-        ("DirectoryOrCreate", None) => {
-            create(fs::DirBuilder::new().recursive(true).mode(0o755).create(path))
-        }
+        ("DirectoryOrCreate", None) => create(fs::DirBuilder::new().recursive(true).mode(0o755).create(path)),
         ("FileOrCreate", None) => {
             let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
             create(opened.map(drop))

@@ -18,7 +18,8 @@ pub fn object_refs(pod: &Pod) -> ObjectRefs {
         volume_refs(volume, &mut refs);
     }
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| (&c.env, &c.env_from));
-    let containers = spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| (&c.env, &c.env_from));
+    let containers =
+        spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| (&c.env, &c.env_from));
     for (env, env_from) in containers.chain(ephemeral) {
         for from in env_from.iter().flatten() {
             refs.config_maps.extend(from.config_map_ref.iter().map(|reference| reference.name.clone()));
@@ -70,9 +71,13 @@ pub(super) fn unsupported(volume: &Volume) -> Option<String> {
     ];
     let kind = kinds.iter().find(|kind| kind.1).map(|kind| kind.0).unwrap_or_default();
     let advice = match kind {
-        "gitRepo" => "gitRepo volumes are refused (CVE-2024-10220); clone in an init container into an emptyDir",
+        "gitRepo" => {
+            "gitRepo volumes are refused (CVE-2024-10220); clone in an init container into an emptyDir"
+        }
         "csi" => "CSI drivers are not supported by this node yet",
-        _ => "this node does not support such volumes yet; use emptyDir, hostPath, configMap, secret, downwardAPI, projected or image",
+        _ => {
+            "this node does not support such volumes yet; use emptyDir, hostPath, configMap, secret, downwardAPI, projected or image"
+        }
     };
     Some(format!("volume is {kind}: {advice}"))
 }

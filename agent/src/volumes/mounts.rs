@@ -53,7 +53,9 @@ impl Volumes {
         let mut own_hosts = false;
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             own_hosts |= mount.mount_path == ETC_HOSTS;
-            mounts.push(volume_mount(&dir, container, index, mount, context).await.map_err(VolumeError::Mount)?);
+            mounts.push(
+                volume_mount(&dir, container, index, mount, context).await.map_err(VolumeError::Mount)?,
+            );
         }
         let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
         if !own_hosts && (host_network || !context.pod_ips.is_empty()) {
@@ -99,7 +101,8 @@ async fn volume_mount(
     match volume {
         PreparedVolume::Image { reference, .. } => {
             let image = context.images.get(&mount.name);
-            let image = image.ok_or_else(|| format!("image volume {:?}: {reference} is not pulled yet", mount.name))?;
+            let image = image
+                .ok_or_else(|| format!("image volume {:?}: {reference} is not pulled yet", mount.name))?;
             result.image = Some(image.clone());
             result.image_sub_path = subpath.unwrap_or_default();
             result.readonly = true;
@@ -136,7 +139,10 @@ async fn bind_subpath(
         Err(error) => error.to_string(),
     };
     tracing::warn!("subPath of volumeMount {:?} of container {:?}: {failure}", mount.name, container.name);
-    Err(format!("failed to prepare subPath for volumeMount {:?} of container {:?}", mount.name, container.name))
+    Err(format!(
+        "failed to prepare subPath for volumeMount {:?} of container {:?}",
+        mount.name, container.name
+    ))
 }
 
 fn subpath_of(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, String> {
@@ -168,7 +174,10 @@ fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool, Str
         return Ok(false);
     }
     if mount.read_only != Some(true) {
-        return Err(format!("volume {:?} requested recursive read-only mode, but it is not read-only", mount.name));
+        return Err(format!(
+            "volume {:?} requested recursive read-only mode, but it is not read-only",
+            mount.name
+        ));
     }
     match mode {
         "IfPossible" => Ok(supported),
@@ -189,7 +198,12 @@ fn private(container_path: String, host_path: String) -> Mount {
     Mount { container_path, host_path, ..Mount::default() }
 }
 
-fn hosts_mount(dir: &Path, pod: &Pod, host_network: bool, context: MountContext<'_>) -> Result<Mount, VolumeError> {
+fn hosts_mount(
+    dir: &Path,
+    pod: &Pod,
+    host_network: bool,
+    context: MountContext<'_>,
+) -> Result<Mount, VolumeError> {
     let path = dir.join("etc-hosts");
     let aliases = pod.spec.as_ref().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
     let node = if host_network {

@@ -131,9 +131,11 @@ impl Gatherer<'_> {
             expiration_seconds,
         };
         let now = Timestamp::now();
-        let token = self.tokens.get(self.source, request, now).await.map_err(|error| {
-            format!("failed to fetch token: {error}")
-        })?;
+        let token = self
+            .tokens
+            .get(self.source, request, now)
+            .await
+            .map_err(|error| format!("failed to fetch token: {error}"))?;
         // One that is overdue could not be renewed just now: try again in half a minute.
         let soon = now.saturating_add(jiff::SignedDuration::from_secs(30)).unwrap_or(now);
         let next = due(&token, expiration_seconds).max(soon);
@@ -161,7 +163,8 @@ fn common_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;
     let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| &c.security_context);
-    let containers = spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| &c.security_context);
+    let containers =
+        spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| &c.security_context);
     let mut users = containers
         .chain(ephemeral)
         .map(|context| context.as_ref().and_then(|context| context.run_as_user).or(of_pod));

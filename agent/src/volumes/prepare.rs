@@ -38,12 +38,12 @@ impl Volumes {
     /// The first volume that cannot be made, by name; what has been made stays for the next try.
     pub async fn prepare(&self, pod: &Pod, facts: &PodFacts) -> Result<PodVolumes, VolumeError> {
         let dir = self.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
-        make_pod_dirs(&dir).map_err(|error| VolumeError::Mount(format!("create {}: {error}", dir.display())))?;
+        make_pod_dirs(&dir)
+            .map_err(|error| VolumeError::Mount(format!("create {}: {error}", dir.display())))?;
         let mut prepared = PodVolumes::default();
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
             let made = self.prepare_one(pod, volume, &dir, facts, &mut prepared.renew_at).await;
-            let made =
-                made.map_err(|message| VolumeError::SetUp { volume: volume.name.clone(), message })?;
+            let made = made.map_err(|message| VolumeError::SetUp { volume: volume.name.clone(), message })?;
             prepared.volumes.insert(volume.name.clone(), made);
         }
         Ok(prepared)
@@ -88,7 +88,8 @@ impl Volumes {
             let gathered = gatherer.secret(source).await?;
             show(dir, "secret", &volume.name, gathered.payload, group, true).await
         } else if let Some(source) = &volume.downward_api {
-            let payload = gatherer.downward(source.items.as_deref().unwrap_or_default(), source.default_mode)?;
+            let payload =
+                gatherer.downward(source.items.as_deref().unwrap_or_default(), source.default_mode)?;
             show(dir, "downward-api", &volume.name, payload, group, true).await
         } else if let Some(source) = &volume.projected {
             let Gathered { payload, renew_at: next } = gatherer.projected(source).await?;
@@ -158,7 +159,11 @@ async fn show(
 fn set_mode(dir: &Path, mode: u32) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let current = std::fs::symlink_metadata(dir)?.permissions().mode() & 0o777;
-    if current == mode { Ok(()) } else { std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)) }
+    if current == mode {
+        Ok(())
+    } else {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+    }
 }
 
 async fn make_empty_dir(

@@ -15,10 +15,17 @@ pub trait Source: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Arc<ConfigMap>, SourceError>>;
 
     /// A Secret.
-    fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, SourceError>>;
+    fn secret<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<Secret>, SourceError>>;
 
     /// A new token of a service account, bound to a pod.
-    fn token<'a>(&'a self, request: TokenRequest<'a>) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>>;
+    fn token<'a>(
+        &'a self,
+        request: TokenRequest<'a>,
+    ) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>>;
 }
 
 /// What to ask of a service account's `token` subresource.

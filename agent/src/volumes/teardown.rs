@@ -52,7 +52,9 @@ fn remove(dir: &Path) -> Result<(), String> {
         return Err(format!("{} is still mounted", point.display()));
     }
     match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("remove {}: {error}", dir.display())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("remove {}: {error}", dir.display()))
+        }
         _ => Ok(()),
     }
 }

@@ -30,15 +30,24 @@ impl Fake {
 }
 
 impl Source for Fake {
-    fn config_map<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<ConfigMap>, SourceError>> {
+    fn config_map<'a>(
+        &'a self,
+        _: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, SourceError>> {
         let found = self.config_maps.lock().unwrap().get(name).cloned().map(Arc::new);
-        async move { found.ok_or_else(|| SourceError::not_found(format!("configmap {name:?} not found"))) }.boxed()
+        async move { found.ok_or_else(|| SourceError::not_found(format!("configmap {name:?} not found"))) }
+            .boxed()
     }
     fn secret<'a>(&'a self, _: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, SourceError>> {
         let found = self.secrets.lock().unwrap().get(name).cloned().map(Arc::new);
-        async move { found.ok_or_else(|| SourceError::not_found(format!("secret {name:?} not found"))) }.boxed()
+        async move { found.ok_or_else(|| SourceError::not_found(format!("secret {name:?} not found"))) }
+            .boxed()
     }
-    fn token<'a>(&'a self, request: TokenRequest<'a>) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>> {
+    fn token<'a>(
+        &'a self,
+        request: TokenRequest<'a>,
+    ) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>> {
         let mut tokens = self.tokens.lock().unwrap();
         tokens.push(request.expiration_seconds);
         let token = format!("token-{}", tokens.len());
@@ -135,7 +144,8 @@ fn tokens_are_renewed_at_four_fifths_of_their_life_or_after_a_day() {
 
 #[test]
 fn the_hosts_file_is_the_kubelets() {
-    let aliases = serde_json::from_value::<Vec<_>>(json!([{"ip": "1.2.3.4", "hostnames": ["a", "b"]}])).unwrap();
+    let aliases =
+        serde_json::from_value::<Vec<_>>(json!([{"ip": "1.2.3.4", "hostnames": ["a", "b"]}])).unwrap();
     let ips = ["10.244.1.2".to_owned(), "fd00::2".to_owned()];
     let file = hosts_file(None, &ips, "web-0", "web.ns.svc.cluster.local", &aliases);
     let expected = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -262,7 +272,10 @@ fn mounts_of_a_container_and_subpaths_that_cannot_escape() {
         let variable = serde_json::from_value(variable).unwrap();
         let environment: Environment =
             block_on(crate::env::container_env(&pod, &variable, &[], &facts(), &*source)).unwrap();
-        let images = BTreeMap::from([("img".to_owned(), ImageSpec { image: "sha256:1".into(), ..ImageSpec::default() })]);
+        let images = BTreeMap::from([(
+            "img".to_owned(),
+            ImageSpec { image: "sha256:1".into(), ..ImageSpec::default() },
+        )]);
         let context = MountContext {
             volumes: &prepared,
             environment: &environment,

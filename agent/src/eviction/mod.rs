@@ -1,0 +1,16 @@
+//! Taking the node back from pods that use up memory, disk or process ids (pkg/kubelet/eviction).
+//!
+//! `signals` reads what is left, `decide` says which thresholds are met, `rank` which pod has to go; [`run`] does so every ten seconds
+//! and at once when the kernel reports memory pressure.
+mod decide;
+mod rank;
+mod run;
+mod signals;
+
+pub use decide::{Decider, Threshold, ThresholdError, thresholds};
+pub use rank::{Candidate, rank};
+pub use run::{Eviction, Measure, Pressures, run};
+pub use signals::{Available, Signal, observe};
+
+#[cfg(test)]
+mod tests;
