@@ -100,10 +100,17 @@ pub(super) fn set_up(dir: &Path, ready: &Path, medium: &Medium, fs_group: Option
     mark_ready(ready)
 }
 
-/// Mounts a tmpfs at `dir` unless something is mounted there.
+/// Mounts a tmpfs at `dir` unless something is mounted there. Its pages are never swapped out where the kernel has that (6.4), so that
+/// secrets do not reach a disk.
 pub(super) fn mount_tmpfs(dir: &Path, size: Option<i64>) -> io::Result<()> {
-    let options = size.map(|size| format!("size={size}")).unwrap_or_default();
-    mount_fs("tmpfs", dir, &options)
+    let size = size.map(|size| format!("size={size}")).unwrap_or_default();
+    let noswap = if size.is_empty() { "noswap".to_owned() } else { format!("{size},noswap") };
+    match mount_fs("tmpfs", dir, &noswap) {
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32) => {
+            mount_fs("tmpfs", dir, &size)
+        }
+        other => other,
+    }
 }
 
 fn mount_fs(kind: &str, dir: &Path, options: &str) -> io::Result<()> {
