@@ -75,7 +75,7 @@ async fn an_inhibitor_ends_with_the_process_that_held_it() {
     let connection = client(&path).await;
     let held: OwnedFd =
         manager(&connection).await.call("Inhibit", &("shutdown", "a", "b", "delay")).await.unwrap();
-    let copy = held.try_clone().unwrap();
+    let copy = std::os::fd::AsFd::as_fd(&held).try_clone_to_owned().unwrap();
     drop(held);
     let released = login1.prepare_for_shutdown(Duration::from_millis(50)).await;
     assert_eq!(released.blockers.len(), 1, "a copy still holds it");

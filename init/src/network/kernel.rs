@@ -56,6 +56,8 @@ fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>, ours: &BTreeSet<u32>)
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
             ours.contains(&link.header.index) || is_physical(link)
         }
+        // The kernel dropped messages: any of them may have been ours.
+        NetlinkPayload::Overrun(_) => true,
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => ours.contains(&link.header.index),
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address),

@@ -18,8 +18,6 @@ mod observed;
 mod plan;
 mod spec;
 mod status;
-#[cfg(test)]
-mod tests;
 pub mod time;
 
 pub use helper::NetHandle;

@@ -50,7 +50,7 @@ pub fn table(node: &[IpNet], cluster: &[IpNet], records: &BTreeMap<String, Recor
     fib daddr type local goto host_ports
   }}
   chain output {{
-    type nat hook output priority dstnat; policy accept;
+    type nat hook output priority -100; policy accept;
     fib daddr type local goto host_ports
   }}
   chain postrouting {{
