@@ -6,40 +6,152 @@
 //! | [`settings`] | machine config, network | watched snapshot |
 //! | [`objects`] | ConfigMaps and Secrets that pods refer to | cache |
 //! | [`pods`] | the pod tasks | watched snapshot of all pods |
-//! | [`events`] | everyone | core/v1 Events |
+//! | [`events`], [`event_sender`] | everyone | core/v1 Events |
+//! | [`credentials`] | bootstrap token, Cluster document | the API client, the serving certificate |
+//! | [`sources`] | API server, manifests | watched sets of pods; mirror pods |
+//! | [`manager`] | sources, probes, runtime events | one [`pod::worker`] per pod |
+//! | [`pod`] | one pod | CRI calls, status, events |
+//! | [`node`] | machine, runtime | Node, status, Lease, pod range |
 //! | [`probe`] | running containers | changes of health |
 //! | [`server`] | pods, CRI, reviews by the API server | port 10250 |
 //! | [`routes`] | all Nodes, own addresses | routes to other nodes' pods |
 //! | [`eviction`] | measurements, pressure stalls | pods to evict, pressure conditions |
 //!
 //! Called by the pod tasks, without tasks of their own: [`volumes`], [`env`], [`cgroup`], [`hooks`], [`stats`].
+pub mod admission;
 pub mod cgroup;
 pub mod context;
+pub mod credentials;
 pub mod cri;
 pub mod env;
+pub mod event_sender;
 pub mod events;
 pub mod eviction;
 pub mod folder;
 pub mod hooks;
+pub mod images;
+pub mod machine_socket;
+pub mod manager;
+pub mod node;
 pub mod objects;
+pub mod parts;
+pub mod pod;
 pub mod pods;
 pub mod probe;
 pub mod routes;
 pub mod server;
 pub mod serving;
 pub mod settings;
+pub mod sources;
 pub mod stats;
+pub mod status_patch;
 pub mod volumes;
 
 pub use context::Context;
 
+use std::sync::Arc;
+
+use context::ApiHandle;
+use cri::Cri;
+use events::Recorder;
+use objects::Objects;
+use parts::Parts;
+use pods::PodStore;
+use serving::ServingCertificate;
+use tokio::sync::{mpsc, watch};
+
 /// Runs the agent until it is told to end.
 ///
 /// # Errors
-/// When the settings cannot be read at start.
+/// When the settings cannot be read at start, or a folder cannot be watched.
 pub async fn run() -> anyhow::Result<()> {
     let settings = settings::follow()?;
-    let node_name: std::sync::Arc<str> = settings.borrow().node_name().into();
+    let node_name: Arc<str> = settings.borrow().node_name().into();
     anyhow::ensure!(!node_name.is_empty(), "the machine has no host name yet; set Machine.hostname");
-    anyhow::bail!("node {node_name}: pods are not run yet")
+    let (api_tx, api_rx) = watch::channel(None);
+    let api = ApiHandle::new(api_rx);
+    let (recorder, happenings) = Recorder::new();
+    let mut names = vec![node_name.to_string()];
+    names.extend(settings.borrow().node_ips().iter().map(ToString::to_string));
+    let ctx = Context {
+        settings: settings.clone(),
+        node_name: node_name.clone(),
+        cri: Cri::new(machine::paths::CRI_SOCKET),
+        api: api.clone(),
+        objects: Objects::new(api.clone()),
+        pods: PodStore::default(),
+        events: recorder,
+        node: sources::api::node(api.clone(), &node_name),
+        serving: Arc::new(ServingCertificate::self_signed(names)?),
+    };
+    let (parts, probes, node_inputs) = parts(&ctx)?;
+    let static_pods =
+        sources::file::follow(machine::paths::MANIFESTS.as_ref(), settings.clone(), node_name.clone())?;
+    let api_pods = sources::api::pods(api.clone(), &node_name);
+    sources::api::services(api.clone(), parts.services.clone());
+    let (first_pass, passed) = watch::channel(false);
+    let (_ends_tx, ends) = mpsc::channel(64);
+    tokio::spawn(ready(passed));
+    tokio::spawn(credentials::client::run(settings.clone(), node_name.clone(), api_tx));
+    tokio::spawn(credentials::serving::run(settings, node_name.clone(), api.clone(), ctx.serving.clone()));
+    tokio::spawn(event_sender::run(api, node_name, happenings));
+    tokio::spawn(sources::mirror::run(ctx.clone(), static_pods.clone(), api_pods.clone()));
+    tokio::spawn(node::run::run(ctx.clone(), node_inputs));
+    tokio::spawn(node::lease::run(ctx.clone()));
+    let inputs = manager::Inputs { static_pods, api_pods, probes, ends };
+    tokio::spawn(manager::run(ctx, parts, inputs, first_pass));
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    terminate.recv().await;
+    tracing::info!("told to end; pods keep running");
+    Ok(())
+}
+
+/// Says that the agent is ready once every static pod has its task.
+async fn ready(mut passed: watch::Receiver<bool>) {
+    if passed.wait_for(|passed| *passed).await.is_err() {
+        return;
+    }
+    for _ in 0..30 {
+        match machine_socket::ready().await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!("{error:#}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    }
+}
+
+/// What pod tasks share, and makes `/kubepods`.
+fn parts(ctx: &Context) -> anyhow::Result<(Parts, mpsc::Receiver<probe::Changed>, node::run::Inputs)> {
+    let settings = ctx.now();
+    let agent = settings.node_agent();
+    let facts = cgroup::NodeFacts::read(agent.pod_pids_limit)?;
+    let hardware = node::capacity::Hardware::read(&facts);
+    let resources = node::capacity::resources(&hardware, agent);
+    let cgroups = cgroup::CgroupTree::new("/sys/fs/cgroup", facts.clone());
+    if let Err(error) = cgroups.ensure_tiers(&cgroup::kubepods(&resources.kubepods, &facts)) {
+        tracing::error!("pods have no limits: {}", parts::chain(&error));
+    }
+    let allocatable = Arc::new(std::sync::Mutex::new(resources.allocatable));
+    let exec: Arc<dyn probe::Exec> = Arc::new(parts::CriExec(ctx.cri.clone()));
+    let source: Arc<dyn volumes::Source> = Arc::new(parts::ApiSource(ctx.objects.clone()));
+    let (probes_tx, probes) = mpsc::channel(256);
+    let recorder = ctx.events.clone();
+    let report: probe::Report = Arc::new(move |pod, container, reason, message| {
+        let kind = pod::spec::find(pod, container).map_or(pod::spec::Kind::App, |(kind, _)| kind);
+        recorder.container(pod, pod::spec::field_path(kind, container), events::Kind::Warning, reason, message);
+    });
+    let shared = Parts {
+        volumes: volumes::Volumes::new(machine::paths::KUBELET, source.clone()),
+        cgroups,
+        probes: probe::Manager::new(exec.clone(), probes_tx, report),
+        exec,
+        source,
+        services: parts::Services::default(),
+        images: images::Images::new(agent.serialize_image_pulls),
+        allocatable: allocatable.clone(),
+    };
+    let (_pressure_tx, pressure) = watch::channel(node::object::Pressure::default());
+    let (_down_tx, shutting_down) = watch::channel(false);
+    let inputs = node::run::Inputs { hardware, facts, allocatable, pressure, shutting_down };
+    Ok((shared, probes, inputs))
 }

@@ -135,7 +135,7 @@ fn plan(pod: &Pod, observed: &Observed, memory: &Memory) -> Plan {
             return Plan::Finish;
         }
         let initialized = apps.iter().any(|c| observed.container(&c.name).is_some());
-        let none_left = apps.iter().all(|c| succeeded_once(pod, c, observed));
+        let none_left = apps.iter().all(|c| ended_for_good(pod, c, observed));
         if initialized && none_left {
             return Plan::Finish;
         }
@@ -170,10 +170,9 @@ fn plan(pod: &Pod, observed: &Observed, memory: &Memory) -> Plan {
     if kept == 0 && start.len() == sidecars { Plan::Finish } else { Plan::Run { start, kill } }
 }
 
-fn succeeded_once(pod: &Pod, container: &Spec, observed: &Observed) -> bool {
-    let policy = container.restart_policy.as_deref().unwrap_or_else(|| spec::restart_policy(pod));
-    policy == "OnFailure"
-        && observed.container(&container.name).is_some_and(|c| c.state == State::Exited && c.exit_code == 0)
+fn ended_for_good(pod: &Pod, container: &Spec, observed: &Observed) -> bool {
+    let last = observed.container(&container.name).filter(|c| c.state == State::Exited);
+    last.is_some_and(|c| !spec::restarts(pod, container, c.exit_code))
 }
 
 enum Init {

@@ -171,9 +171,86 @@ fn from_status(status: cri::ContainerStatus, sandbox: String) -> Container {
         finished_at: status.finished_at,
         exit_code: status.exit_code,
         reason: status.reason,
-        message: status.message,
+        message: if state == State::Exited {
+            last_words(&status.message, &status.mounts, &annotation(ANNOTATION_MESSAGE_PATH), status.exit_code, &annotation(ANNOTATION_MESSAGE_POLICY), &status.log_path)
+        } else {
+            status.message.clone()
+        },
         image: status.image.map(|i| if i.user_specified_image.is_empty() { i.image } else { i.user_specified_image }).unwrap_or_default(),
         image_ref: if status.image_ref.is_empty() { status.image_id } else { status.image_ref },
         user: status.user.and_then(|u| u.linux).map(|u| (u.uid, u.gid, u.supplemental_groups)),
+    }
+}
+
+/// The most bytes of a termination message.
+const MESSAGE_LIMIT: u64 = 4096;
+/// The most bytes and lines taken from a log in its stead.
+const LOG_LIMIT: u64 = 2048;
+const LOG_LINES: usize = 80;
+
+/// What a container left at its terminationMessagePath, or the end of its log where its policy says so.
+fn last_words(
+    runtime: &str,
+    mounts: &[cri::Mount],
+    path: &str,
+    exit_code: i32,
+    policy: &str,
+    log_path: &str,
+) -> String {
+    let file = mounts.iter().find(|m| !path.is_empty() && m.container_path == path && !m.host_path.is_empty());
+    let mut text = file.map(|m| read_end(&m.host_path, MESSAGE_LIMIT)).unwrap_or_default();
+    if text.is_empty() && exit_code != 0 && policy == "FallbackToLogsOnError" {
+        text = log_text(&read_end(log_path, 2 * LOG_LIMIT));
+    }
+    if text.is_empty() { runtime.to_owned() } else { text }
+}
+
+/// The end of a file that a container may have written: never followed through a link, never more than `limit` bytes.
+fn read_end(path: &str, limit: u64) -> String {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let mut file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(limit)))?;
+        let mut bytes = Vec::new();
+        file.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// The text of CRI log lines (`time stream tag text`), their last lines.
+fn log_text(log: &str) -> String {
+    let mut lines: Vec<&str> =
+        log.lines().rev().filter_map(|line| line.splitn(4, ' ').nth(3)).take(LOG_LINES).collect();
+    lines.reverse();
+    let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let cut = text.len().saturating_sub(usize::try_from(LOG_LIMIT).unwrap_or(usize::MAX));
+    let start = (cut..text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    text[start..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_container_without_a_message_speaks_through_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("0.log");
+        std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr F two words\n").unwrap();
+        let log = log.to_str().unwrap();
+        assert_eq!(last_words("", &[], "/dev/termination-log", 1, "FallbackToLogsOnError", log), "one\ntwo words\n");
+        assert_eq!(last_words("", &[], "/dev/termination-log", 0, "FallbackToLogsOnError", log), "");
+        let message = folder.path().join("message");
+        std::fs::write(&message, "bye").unwrap();
+        let mount = cri::Mount {
+            container_path: "/dev/termination-log".into(),
+            host_path: message.to_str().unwrap().into(),
+            ..Default::default()
+        };
+        assert_eq!(last_words("", &[mount], "/dev/termination-log", 1, "File", log), "bye");
     }
 }

@@ -1,0 +1,283 @@
+//! One task per pod: which there are, which begin and which end.
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::admission;
+use crate::context::Context;
+use crate::parts::Parts;
+use crate::pod::observed::LABEL_POD_UID;
+use crate::pod::spec;
+use crate::pod::worker::{self, Desired, Ended, Handle};
+use crate::pods::Source;
+use crate::probe;
+use crate::sources::api::ApiPods;
+use crate::sources::file::StaticPods;
+
+/// A request to end a pod: evicted, or the node shuts down.
+#[derive(Debug, Clone)]
+pub struct EndPod {
+    pub uid: String,
+    pub ended: Ended,
+}
+
+/// What the manager listens to.
+#[derive(Debug)]
+pub struct Inputs {
+    pub static_pods: watch::Receiver<StaticPods>,
+    pub api_pods: watch::Receiver<ApiPods>,
+    pub probes: mpsc::Receiver<probe::Changed>,
+    pub ends: mpsc::Receiver<EndPod>,
+}
+
+struct Manager {
+    ctx: Context,
+    parts: Parts,
+    handles: HashMap<String, Handle>,
+    tasks: JoinSet<String>,
+    ended: HashMap<String, Ended>,
+    seen: HashMap<String, u64>,
+}
+
+/// How long between looks at everything, in case the runtime's events missed something.
+const RELIST: Duration = Duration::from_secs(60);
+
+/// Runs all pods for as long as the agent lives. `first_pass` is told once every static pod has its task.
+pub async fn run(ctx: Context, parts: Parts, mut inputs: Inputs, first_pass: watch::Sender<bool>) {
+    let mut manager = Manager {
+        ctx: ctx.clone(),
+        parts,
+        handles: HashMap::new(),
+        tasks: JoinSet::new(),
+        ended: HashMap::new(),
+        seen: HashMap::new(),
+    };
+    let (events_tx, mut events) = mpsc::channel::<Option<String>>(256);
+    tokio::spawn(follow_runtime(ctx, events_tx));
+    let mut relist = tokio::time::interval(RELIST);
+    relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let statics = inputs.static_pods.borrow_and_update().clone();
+        let api = inputs.api_pods.borrow_and_update().clone();
+        manager.sync(&statics, api.as_deref());
+        first_pass.send_replace(true);
+        tokio::select! {
+            changed = inputs.static_pods.changed() => if changed.is_err() { return },
+            changed = inputs.api_pods.changed() => if changed.is_err() { return },
+            Some(changed) = inputs.probes.recv() => manager.probed(changed),
+            Some(end) = inputs.ends.recv() => { manager.ended.insert(end.uid, end.ended); }
+            Some(event) = events.recv() => match event {
+                Some(uid) => manager.poke(&uid),
+                None => manager.handles.values().for_each(|h| h.changed.notify_one()),
+            },
+            Some(over) = manager.tasks.join_next() => manager.over(over),
+            _ = relist.tick() => manager.relist(api.as_deref()).await,
+        }
+    }
+}
+
+impl Manager {
+    fn sync(&mut self, statics: &BTreeMap<String, Arc<Pod>>, api: Option<&BTreeMap<String, Arc<Pod>>>) {
+        let mirror_of = |pod: &Pod| {
+            api?.values()
+                .find(|m| {
+                    spec::is_mirror(m)
+                        && m.metadata.name == pod.metadata.name
+                        && m.metadata.namespace == pod.metadata.namespace
+                })
+                .cloned()
+        };
+        for (uid, pod) in statics {
+            let api = mirror_of(pod);
+            self.want(uid, pod, Source::File, api);
+        }
+        for (uid, pod) in api.into_iter().flatten().filter(|(_, pod)| !spec::is_mirror(pod)) {
+            self.want(uid, pod, Source::Api, Some(pod.clone()));
+        }
+        for (uid, handle) in &self.handles {
+            let there = match handle.desired.borrow().source {
+                Source::File => statics.contains_key(uid),
+                Source::Api => api.is_none_or(|api| api.contains_key(uid)),
+            };
+            if !there {
+                handle.desired.send_if_modified(|d| !std::mem::replace(&mut d.removed, true));
+            }
+        }
+    }
+
+    fn want(&mut self, uid: &str, pod: &Arc<Pod>, source: Source, api: Option<Arc<Pod>>) {
+        let ended = self.ended.get(uid).cloned();
+        if let Some(handle) = self.handles.get(uid) {
+            handle.desired.send_if_modified(|d| {
+                let same = |a: &Option<Arc<Pod>>, b: &Option<Arc<Pod>>| match (a, b) {
+                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                    (None, None) => true,
+                    _ => false,
+                };
+                let changed = !Arc::ptr_eq(&d.pod, pod) || !same(&d.api, &api) || d.ended != ended || d.removed;
+                *d = Desired { pod: pod.clone(), source, ended: ended.clone(), removed: false, api: api.clone() };
+                changed
+            });
+            return;
+        }
+        // A static pod of this name that is still ending comes first.
+        let name = (&pod.metadata.namespace, &pod.metadata.name);
+        let still_there = self.handles.values().any(|h| {
+            let d = h.desired.borrow();
+            (&d.pod.metadata.namespace, &d.pod.metadata.name) == name
+        });
+        if still_there {
+            return;
+        }
+        let ended = ended.or_else(|| self.admit(pod, source));
+        let desired = Desired { pod: pod.clone(), source, ended: ended.clone(), removed: false, api };
+        if let Some(ended) = ended {
+            self.ended.insert(uid.to_owned(), ended);
+        }
+        let handle = worker::spawn(self.ctx.clone(), self.parts.clone(), desired, &mut self.tasks);
+        self.handles.insert(uid.to_owned(), handle);
+    }
+
+    /// Pods that the API server knows as running, or ended, were admitted before: a restart of the agent refuses none of them.
+    fn admit(&self, pod: &Arc<Pod>, source: Source) -> Option<Ended> {
+        let status = pod.status.as_ref();
+        let known = status.is_some_and(|s| s.start_time.is_some());
+        if source == Source::File || known || pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let pods = self.ctx.pods.snapshot();
+        let node = self.ctx.node.borrow().clone();
+        let active: Vec<&Pod> = pods.values().map(|entry| &*entry.pod).filter(|p| admission::is_active(p)).collect();
+        let rejection = admission::admit(pod, &active, node.as_deref(), &self.parts.node_allocatable())?;
+        self.ctx.events.pod(pod, crate::events::Kind::Warning, rejection.reason, rejection.message.clone());
+        Some(Ended { reason: rejection.reason.to_owned(), message: rejection.message, grace: 0 })
+    }
+
+    fn probed(&mut self, changed: probe::Changed) {
+        if let Some(handle) = self.handles.get(&changed.pod_uid)
+            && handle.probes.try_send(changed).is_err()
+        {
+            tracing::warn!("a probe's result was lost: its pod does not keep up");
+        }
+    }
+
+    fn poke(&self, uid: &str) {
+        if let Some(handle) = self.handles.get(uid) {
+            handle.changed.notify_one();
+        }
+    }
+
+    fn over(&mut self, over: Result<String, tokio::task::JoinError>) {
+        match over {
+            Ok(uid) => {
+                self.handles.remove(&uid);
+                self.ended.remove(&uid);
+            }
+            Err(error) => {
+                // A task that panicked is begun anew by the next look at the sources.
+                tracing::error!("a pod's task failed: {error}");
+                self.handles.retain(|_, handle| !handle.desired.is_closed());
+            }
+        }
+    }
+
+    /// Wakes the tasks of pods whose containers are not what they were at the last look, and ends what belongs to no pod.
+    async fn relist(&mut self, api: Option<&BTreeMap<String, Arc<Pod>>>) {
+        let cri = &self.ctx.cri;
+        let (Ok(sandboxes), Ok(containers)) = (cri.list_pod_sandboxes(None).await, cri.list_containers(None).await) else {
+            return;
+        };
+        let mut now: HashMap<String, DefaultHasher> = HashMap::new();
+        let uid_of = |labels: &HashMap<String, String>| labels.get(LABEL_POD_UID).cloned().unwrap_or_default();
+        for sandbox in &sandboxes {
+            (&sandbox.id, sandbox.state).hash(now.entry(uid_of(&sandbox.labels)).or_default());
+        }
+        for container in &containers {
+            (&container.id, container.state).hash(now.entry(uid_of(&container.labels)).or_default());
+        }
+        let now: HashMap<String, u64> = now.into_iter().map(|(uid, hash)| (uid, hash.finish())).collect();
+        for (uid, hash) in &now {
+            if self.seen.get(uid) != Some(hash) {
+                self.poke(uid);
+            }
+        }
+        self.seen = now;
+        // Whether a pod is an orphan is known only when both sources have spoken.
+        if api.is_some() {
+            let orphans: HashSet<String> =
+                self.seen.keys().filter(|uid| !uid.is_empty() && !self.handles.contains_key(*uid)).cloned().collect();
+            for sandbox in sandboxes.into_iter().filter(|s| orphans.contains(&uid_of(&s.labels))) {
+                let (ctx, parts, uid) = (self.ctx.clone(), self.parts.clone(), uid_of(&sandbox.labels));
+                tokio::spawn(end_orphan(ctx, parts, uid, sandbox.id));
+            }
+            for uid in self.parts.volumes.pods_on_disk() {
+                if !self.handles.contains_key(&uid) && !self.seen.contains_key(&uid) {
+                    let parts = self.parts.clone();
+                    tokio::spawn(async move { release(&parts, &uid).await });
+                }
+            }
+        }
+    }
+}
+
+async fn release(parts: &Parts, uid: &str) {
+    if let Err(error) = parts.volumes.teardown(uid).await {
+        tracing::warn!("{error}");
+    } else if let Err(error) = parts.cgroups.remove_pod(uid).await {
+        tracing::warn!("cgroup of pod {uid}: {}", crate::parts::chain(&error));
+    }
+}
+
+/// Ends what is left of a pod that no source has.
+async fn end_orphan(ctx: Context, parts: Parts, uid: String, sandbox: String) {
+    tracing::info!("pod {uid} is no longer wanted; its sandbox {sandbox} ends");
+    let filter = machine::cri::ContainerFilter { pod_sandbox_id: sandbox.clone(), ..Default::default() };
+    for container in ctx.cri.list_containers(Some(filter)).await.unwrap_or_default() {
+        if let Err(error) = ctx.cri.stop_container(&container.id, 30).await {
+            tracing::debug!("{error}");
+        }
+    }
+    let ended = async {
+        ctx.cri.stop_pod_sandbox(&sandbox).await?;
+        ctx.cri.remove_pod_sandbox(&sandbox).await
+    };
+    match ended.await {
+        Ok(()) => release(&parts, &uid).await,
+        Err(error) => tracing::warn!("orphaned pod {uid}: {error}"),
+    }
+}
+
+/// Passes on the runtime's events as pod uids; `None` says that events may have been missed.
+async fn follow_runtime(ctx: Context, tx: mpsc::Sender<Option<String>>) {
+    let mut told = false;
+    while !tx.is_closed() {
+        match ctx.cri.events().await {
+            Ok(mut stream) => {
+                told = false;
+                if tx.send(None).await.is_err() {
+                    return;
+                }
+                while let Ok(Some(event)) = stream.message().await {
+                    let status = event.pod_sandbox_status.and_then(|s| s.metadata).map(|m| m.uid);
+                    let uid = status.or_else(|| {
+                        event.containers_statuses.first().and_then(|c| c.labels.get(LABEL_POD_UID).cloned())
+                    });
+                    if tx.send(uid).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) if !told => {
+                tracing::warn!("the runtime's events: {error}; trying again");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}

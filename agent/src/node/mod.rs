@@ -1,0 +1,5 @@
+//! This machine as a Node: registration, status, lease, pod range.
+pub mod capacity;
+pub mod lease;
+pub mod object;
+pub mod run;

@@ -1,0 +1,162 @@
+//! Pods that the API server has bound to this node, and all Services, each kept by one watch.
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::context::ApiHandle;
+use crate::parts::Services;
+
+/// Pods by uid; `None` until they have been listed once.
+pub type ApiPods = Option<Arc<BTreeMap<String, Arc<Pod>>>>;
+
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Runs a watch for as long as the agent lives: over lost connections, new credentials and expired versions.
+async fn follow<K, F>(api: ApiHandle, what: &str, make: impl Fn(kube::Client) -> Api<K>, config: watcher::Config, mut on: F)
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+    F: FnMut(Event<K>),
+{
+    let mut told = String::new();
+    while let Some(client) = api.ready().await {
+        let mut stream = std::pin::pin!(watcher::watcher(make(client), config.clone()));
+        let mut wait = Duration::from_secs(1);
+        loop {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = api.replaced() => break,
+            };
+            match next {
+                Some(Ok(event)) => {
+                    wait = Duration::from_secs(1);
+                    if !told.is_empty() && matches!(event, Event::InitDone) {
+                        tracing::info!("watch {what}: works again");
+                        told.clear();
+                    }
+                    on(event);
+                }
+                Some(Err(error)) => {
+                    let text = crate::parts::chain(&error);
+                    if text != told {
+                        tracing::warn!("watch {what}: {text}; trying again");
+                        told = text;
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                None => break,
+            }
+        }
+    }
+}
+
+/// Follows the pods of this node.
+#[must_use]
+pub fn pods(api: ApiHandle, node: &str) -> watch::Receiver<ApiPods> {
+    let (tx, rx) = watch::channel(None);
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    tokio::spawn(async move {
+        let mut listing = BTreeMap::new();
+        let keep = |mut pod: Pod| {
+            pod.metadata.managed_fields = None;
+            (pod.uid().unwrap_or_default(), Arc::new(pod))
+        };
+        follow(api, "pods", Api::all, config, |event| match event {
+            Event::Init => listing = BTreeMap::new(),
+            Event::InitApply(pod) => {
+                let (uid, pod) = keep(pod);
+                listing.insert(uid, pod);
+            }
+            Event::InitDone => {
+                tx.send_replace(Some(Arc::new(std::mem::take(&mut listing))));
+            }
+            Event::Apply(pod) => {
+                let (uid, pod) = keep(pod);
+                tx.send_modify(|pods| {
+                    Arc::make_mut(pods.get_or_insert_default()).insert(uid, pod);
+                });
+            }
+            Event::Delete(pod) => {
+                let uid = pod.uid().unwrap_or_default();
+                tx.send_modify(|pods| {
+                    Arc::make_mut(pods.get_or_insert_default()).remove(&uid);
+                });
+            }
+        })
+        .await;
+    });
+    rx
+}
+
+/// Follows all Services, for the environment of containers.
+pub fn services(api: ApiHandle, services: Services) {
+    tokio::spawn(async move {
+        let mut current: BTreeMap<(String, String), Arc<Service>> = BTreeMap::new();
+        let key = |s: &Service| (s.namespace().unwrap_or_default(), s.name_any());
+        let slim = |mut s: Service| {
+            s.metadata = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                name: s.metadata.name,
+                namespace: s.metadata.namespace,
+                ..Default::default()
+            };
+            s.status = None;
+            Arc::new(s)
+        };
+        follow(api, "services", Api::all, watcher::Config::default(), |event| {
+            let publish = match event {
+                Event::Init => {
+                    current = BTreeMap::new();
+                    false
+                }
+                Event::InitApply(service) => {
+                    current.insert(key(&service), slim(service));
+                    false
+                }
+                Event::InitDone => true,
+                Event::Apply(service) => {
+                    current.insert(key(&service), slim(service));
+                    true
+                }
+                Event::Delete(service) => current.remove(&key(&service)).is_some(),
+            };
+            if publish {
+                services.replace(current.clone());
+            }
+        })
+        .await;
+    });
+}
+
+/// Follows this machine's Node object.
+#[must_use]
+pub fn node(api: ApiHandle, name: &str) -> watch::Receiver<Option<Arc<Node>>> {
+    let (tx, rx) = watch::channel(None);
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    tokio::spawn(async move {
+        let mut seen = false;
+        follow(api, "node", Api::all, config, |event: Event<Node>| match event {
+            Event::Init => seen = false,
+            Event::InitApply(node) | Event::Apply(node) => {
+                seen = true;
+                tx.send_replace(Some(Arc::new(node)));
+            }
+            Event::InitDone if !seen => {
+                tx.send_replace(None);
+            }
+            Event::InitDone => {}
+            Event::Delete(_) => {
+                tx.send_replace(None);
+            }
+        })
+        .await;
+    });
+    rx
+}
