@@ -118,7 +118,8 @@ impl Source for ApiSource {
                 }),
                 ..Default::default()
             };
-            let create = accounts.create_token_request(request.service_account, &PostParams::default(), &body);
+            let params = PostParams::default();
+            let create = accounts.create_token_request(request.service_account, &params, &body);
             let answer = match tokio::time::timeout(Duration::from_secs(15), create).await {
                 Ok(answer) => answer.map_err(|e| SourceError::other(format!("create token: {}", chain(&e))))?,
                 Err(_) => return Err(SourceError::other("create token: no answer within 15 s")),
