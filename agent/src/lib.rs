@@ -84,13 +84,15 @@ pub async fn run() -> anyhow::Result<()> {
         node: sources::api::node(api.clone(), &node_name),
         serving: Arc::new(ServingCertificate::self_signed(names)?),
     };
-    let (parts, probes, node_inputs) = parts(&ctx)?;
+    let (pressure_tx, pressure) = watch::channel(node::object::Pressure::default());
+    let (_down_tx, shutting_down) = watch::channel(false);
+    let (parts, probes, node_inputs) = parts(&ctx, pressure, shutting_down)?;
     let static_pods =
         sources::file::follow(machine::paths::MANIFESTS.as_ref(), settings.clone(), node_name.clone())?;
     let api_pods = sources::api::pods(api.clone(), &node_name);
     sources::api::services(api.clone(), parts.services.clone());
     let (first_pass, passed) = watch::channel(false);
-    let (_ends_tx, ends) = mpsc::channel(64);
+    let (ends_tx, ends) = mpsc::channel(64);
     tokio::spawn(ready(passed));
     tokio::spawn(credentials::client::run(settings.clone(), node_name.clone(), api_tx));
     tokio::spawn(credentials::serving::run(settings, node_name.clone(), api.clone(), ctx.serving.clone()));
@@ -98,6 +100,9 @@ pub async fn run() -> anyhow::Result<()> {
     tokio::spawn(sources::mirror::run(ctx.clone(), static_pods.clone(), api_pods.clone()));
     tokio::spawn(node::run::run(ctx.clone(), node_inputs));
     tokio::spawn(node::lease::run(ctx.clone()));
+    tokio::spawn(server::run(ctx.clone(), parts.probes.clone()));
+    tokio::spawn(routes(ctx.clone()));
+    tokio::spawn(evictions(ctx.clone(), pressure_tx, ends_tx));
     let inputs = manager::Inputs { static_pods, api_pods, probes, ends };
     tokio::spawn(manager::run(ctx, parts, inputs, first_pass));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -120,8 +125,54 @@ async fn ready(mut passed: watch::Receiver<bool>) {
     }
 }
 
+/// Without routes pods of other nodes cannot be reached, but this node's own run on.
+async fn routes(ctx: Context) {
+    while let Err(error) = routes::run(ctx.clone()).await {
+        tracing::error!("routes to other nodes' pods: {error:#}; trying again");
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    }
+}
+
+/// Measures pressure; its conditions go to the Node, its victims to the manager.
+async fn evictions(
+    ctx: Context,
+    pressure: watch::Sender<node::object::Pressure>,
+    ends: mpsc::Sender<manager::EndPod>,
+) {
+    let (victims_tx, mut victims) = mpsc::channel::<eviction::Eviction>(16);
+    let measured = ctx.clone();
+    let measure: eviction::Measure = Arc::new(move || {
+        let ctx = measured.clone();
+        let look = async move {
+            let sandboxes = ctx.cri.list_pod_sandbox_stats().await.map_err(|error| error.to_string())?;
+            let pods: Vec<_> = ctx.pods.snapshot().values().map(|entry| entry.pod.clone()).collect();
+            stats::read(machine::paths::STATE.as_ref(), &sandboxes, &pods).map_err(|error| error.to_string())
+        };
+        futures::FutureExt::boxed(look)
+    });
+    let told = move |p: eviction::Pressures| {
+        pressure.send_replace(node::object::Pressure { memory: p.memory, disk: p.disk, pid: p.pid });
+    };
+    let forward = async {
+        while let Some(victim) = victims.recv().await {
+            let ended = pod::worker::Ended { reason: "Evicted".into(), message: victim.message, grace: 0 };
+            if let Some(entry) = ctx.pods.get(&victim.pod_uid) {
+                ctx.events.pod(&entry.pod, events::Kind::Warning, "Evicted", ended.message.clone());
+            }
+            if ends.send(manager::EndPod { uid: victim.pod_uid, ended }).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(eviction::run(ctx.clone(), measure, told, victims_tx), forward);
+}
+
 /// What pod tasks share, and makes `/kubepods`.
-fn parts(ctx: &Context) -> anyhow::Result<(Parts, mpsc::Receiver<probe::Changed>, node::run::Inputs)> {
+fn parts(
+    ctx: &Context,
+    pressure: watch::Receiver<node::object::Pressure>,
+    shutting_down: watch::Receiver<bool>,
+) -> anyhow::Result<(Parts, mpsc::Receiver<probe::Changed>, node::run::Inputs)> {
     let settings = ctx.now();
     let agent = settings.node_agent();
     let facts = cgroup::NodeFacts::read(agent.pod_pids_limit)?;
@@ -150,8 +201,6 @@ fn parts(ctx: &Context) -> anyhow::Result<(Parts, mpsc::Receiver<probe::Changed>
         images: images::Images::new(agent.serialize_image_pulls),
         allocatable: allocatable.clone(),
     };
-    let (_pressure_tx, pressure) = watch::channel(node::object::Pressure::default());
-    let (_down_tx, shutting_down) = watch::channel(false);
     let inputs = node::run::Inputs { hardware, facts, allocatable, pressure, shutting_down };
     Ok((shared, probes, inputs))
 }
