@@ -317,12 +317,15 @@ fn set_sysctls() -> Result<(), Error> {
         (format!("{pods0}/send_redirects"), "0"),
         (format!("{pods0}/route_localnet"), "1"),
         ("ipv6/conf/all/forwarding".to_owned(), "1"),
+        // With bridge netfilter a translated packet would be bridged to its pod, past routing, and stopped there by the port's isolation.
+        ("bridge/bridge-nf-call-iptables".to_owned(), "0"),
+        ("bridge/bridge-nf-call-ip6tables".to_owned(), "0"),
     ];
     for (name, value) in settings {
         let path = Path::new("/proc/sys/net").join(&name);
         match std::fs::write(&path, value) {
-            // A kernel or node without IPv6.
-            Err(error) if name.starts_with("ipv6") && error.kind() == io::ErrorKind::NotFound => {}
+            // A kernel without IPv6 or without bridge netfilter.
+            Err(error) if !name.starts_with("ipv4") && error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::Io(format!("write {value} to {}", path.display()), error)),
             Ok(()) => {}
         }
