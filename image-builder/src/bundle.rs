@@ -114,7 +114,7 @@ fn finish(tree: &Tree, image: &Image<'_>) -> Result<BundleImage> {
 
 /// Digest of the layer as an uncompressed tar archive with fixed owners and times, and the size of its files.
 fn diff_id(folder: &Path) -> Result<(String, u64)> {
-    let mut archive = tar::Builder::new(HashWriter(Sha256::new()));
+    let mut archive = tar::Builder::new(crate::digest::Hasher::new()?);
     archive.mode(tar::HeaderMode::Deterministic);
     archive.follow_symlinks(false);
     let mut size = 0;
@@ -123,19 +123,5 @@ fn diff_id(folder: &Path) -> Result<(String, u64)> {
         size += if meta.is_file() { meta.len() } else { 0 };
         archive.append_path_with_name(&path, path.strip_prefix(folder)?)?;
     }
-    let HashWriter(hasher) = archive.into_inner()?;
-    Ok((hex::encode(hasher.finalize()), size))
-}
-
-struct HashWriter(Sha256);
-
-impl std::io::Write for HashWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    Ok((hex::encode(archive.into_inner()?.finish()?), size))
 }

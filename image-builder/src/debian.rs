@@ -1,5 +1,6 @@
 //! Debian packages, fetched with `apt-get download` and unpacked into a cache without root.
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -85,33 +86,34 @@ pub fn fetch(cache: &Path, names: &[&str]) -> Result<Packages> {
     let packages: Vec<Package> = listing.lines().filter_map(parse_uri_line).collect();
     ensure!(packages.len() == names.len(), "apt knows only {} of the packages {names:?}; run `apt-get update`", packages.len());
     std::fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
-    let mut trees = Vec::new();
-    let mut identity = Vec::new();
-    for (package, name) in packages.iter().zip(names) {
+    let tree = |package: &Package| {
         let stem = package.file.trim_end_matches(".deb");
-        let tree = cache.join(format!("{stem}-{}", &package.digest[..12.min(package.digest.len())]));
-        if !tree.is_dir() {
-            unpack(cache, package, name, &tree)?;
+        cache.join(format!("{stem}-{}", &package.digest[..12.min(package.digest.len())]))
+    };
+    let missing: Vec<&Package> = packages.iter().filter(|package| !tree(package).is_dir()).collect();
+    if !missing.is_empty() {
+        let work = tempfile::tempdir_in(cache)?;
+        let names = missing.iter().filter_map(|package| package.file.split('_').next());
+        run(Command::new("apt-get").args(["-q", "download"]).args(names).current_dir(work.path()))?;
+        for package in missing {
+            unpack(work.path(), package, &tree(package))?;
         }
-        trees.push(tree);
-        identity.push(format!("{stem} {}", package.digest));
     }
+    let mut identity: Vec<_> = packages.iter().map(|package| format!("{} {}", package.file, package.digest)).collect();
     identity.sort();
-    Ok(Packages { trees, identity })
+    Ok(Packages { trees: packages.iter().map(tree).collect(), identity })
 }
 
-fn unpack(cache: &Path, package: &Package, name: &str, tree: &Path) -> Result<()> {
-    let work = tempfile::tempdir_in(cache)?;
-    run(std::process::Command::new("apt-get").args(["-q", "download", name]).current_dir(work.path()))?;
-    let archive = work.path().join(&package.file);
+fn unpack(work: &Path, package: &Package, tree: &Path) -> Result<()> {
+    let archive = work.join(&package.file);
     let digest = crate::digest::file(&archive)?;
     ensure!(digest == package.digest, "{} has digest {digest}, apt promised {}", package.file, package.digest);
-    let unpacked = work.path().join("tree");
-    run(std::process::Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&unpacked))?;
+    let unpacked = work.join("tree");
+    run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&unpacked))?;
     match std::fs::rename(&unpacked, tree) {
         // Another build may have been first; its tree has the same content.
-        Err(_) if tree.is_dir() => Ok(()),
-        other => other.with_context(|| format!("move the unpacked {name} into {}", tree.display())),
+        Err(_) if tree.is_dir() => Ok(std::fs::remove_dir_all(&unpacked)?),
+        other => other.with_context(|| format!("move the unpacked {} into {}", package.file, tree.display())),
     }
 }
 
