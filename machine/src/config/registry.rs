@@ -21,6 +21,10 @@ pub struct Registry {
     pub insecure_skip_verify: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<RegistryAuth>,
+    /// Set on one registry: image names that name no registry belong to it, with this path before names of one component (may be empty).
+    /// Without it such names are found among the images on the node and never pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short_names: Option<String>,
 }
 
 /// Credentials of a registry.
