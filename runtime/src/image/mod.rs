@@ -3,9 +3,31 @@
 //! A layer is unpacked once, below `<state>/layers/<key>/fs`, in overlayfs' own terms (whiteouts are 0/0 character devices), and
 //! never changes afterwards. An image is a record in `<state>/images.redb` that names its layers. Images of the bundle are read from the
 //! root image and never removed.
+//!
+//! A pull or an import works below `<state>/tmp`; what it made becomes visible by a rename after a sync, then by a commit of the
+//! metadata. What a killed one left is removed when the store opens.
 use std::path::PathBuf;
 
 use oci_spec::image::ImageConfiguration;
+
+mod apply;
+mod bundle;
+mod db;
+mod import;
+mod intake;
+mod layer;
+mod reference;
+mod registry;
+mod service;
+mod store;
+mod tarball;
+mod tree;
+
+pub use import::serve as serve_import;
+pub use reference::{Reference, ShortNames};
+pub use registry::PullError;
+pub use service::Service;
+pub use store::{Store, StoreError};
 
 /// An image as containers are made from it.
 #[derive(Debug, Clone)]
@@ -43,3 +65,22 @@ pub struct Usage {
 
 /// Credentials of one pull (`AuthConfig` of the CRI).
 pub type Auth = machine::cri::AuthConfig;
+
+/// What an image may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Unpacked bytes of one layer.
+    pub bytes: u64,
+    /// Entries of one layer.
+    pub entries: u64,
+    /// Layers of one image.
+    pub layers: usize,
+    /// Bytes that stay free on the state volume.
+    pub reserve: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: 64 << 30, entries: 1_000_000, layers: 500, reserve: 64 << 20 }
+    }
+}

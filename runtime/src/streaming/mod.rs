@@ -5,9 +5,16 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+mod connection;
+mod pipe;
+mod portforward;
+mod remote;
+mod server;
+mod spdy;
 mod token;
+mod websocket;
 
-pub use token::Tokens;
+pub use server::Server;
 
 /// What a token stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,134 @@
+//! A blob as a stream of bytes that survives broken connections.
+use std::io::{self, Read};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+
+use super::PullError;
+use super::http::Session;
+use super::manifest::Descriptor;
+
+/// How long the connection may give nothing.
+const STALL: Duration = Duration::from_secs(30);
+/// How often in a row a connection may bring nothing new.
+const TRIES: u32 = 5;
+/// Chunks under way between the connection and the thread that unpacks.
+pub const QUEUE: usize = 8;
+
+/// Fetches a blob into `sink`, resuming where a connection broke off; ends early when the other side is gone.
+///
+/// # Errors
+/// When the registry refuses, stalls for good, or sends another length than the manifest says.
+pub async fn fetch(
+    session: &Session<'_>,
+    repository: &str,
+    blob: &Descriptor,
+    sink: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), PullError> {
+    let mut offset = 0;
+    let mut fruitless = 0;
+    loop {
+        let before = offset;
+        let result = attempt(session, repository, blob, sink, &mut offset).await;
+        let error = match result {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        fruitless = if offset > before { 0 } else { fruitless + 1 };
+        let again = match &error {
+            PullError::Transport { .. } => true,
+            PullError::Status { status, .. } => *status >= 500 || *status == 429,
+            _ => false,
+        };
+        if !again || fruitless >= TRIES {
+            return Err(error);
+        }
+        tracing::info!(digest = %blob.digest, offset, %error, "resuming a layer");
+        tokio::time::sleep(Duration::from_millis(250 << fruitless)).await;
+    }
+}
+
+async fn attempt(
+    session: &Session<'_>,
+    repository: &str,
+    blob: &Descriptor,
+    sink: &mpsc::Sender<io::Result<Bytes>>,
+    offset: &mut u64,
+) -> Result<(), PullError> {
+    let host = &session.endpoint.authority;
+    let broken = |source| PullError::Transport { host: host.clone(), action: "reading a layer", source };
+    let range = (*offset > 0).then(|| ("range", format!("bytes={offset}-")));
+    let path = format!("{repository}/blobs/{}", blob.digest);
+    let response = session.get(&path, range.as_slice()).await?;
+    // A server that knows no ranges sends all of it again.
+    let mut skip = if response.status() == http::StatusCode::PARTIAL_CONTENT { 0 } else { *offset };
+    if skip == 0 && *offset > 0 && !continues_at(&response, *offset) {
+        return Err(PullError::Malformed(format!("{host}: sent another range than was asked for")));
+    }
+    let mut body = response.into_body();
+    loop {
+        let frame = match tokio::time::timeout(STALL, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(broken(io::Error::other(error))),
+            Ok(None) if *offset == blob.size => return Ok(()),
+            Ok(None) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
+            Err(_) => return Err(broken(io::ErrorKind::TimedOut.into())),
+        };
+        let Ok(mut data) = frame.into_data() else { continue };
+        let skipped = skip.min(data.len() as u64);
+        data.advance(skipped as usize);
+        skip -= skipped;
+        *offset += data.len() as u64;
+        if *offset > blob.size {
+            let digest = &blob.digest;
+            return Err(PullError::Malformed(format!(
+                "{host}: {digest} is longer than the manifest's {}",
+                blob.size
+            )));
+        }
+        if !data.is_empty() && sink.send(Ok(data)).await.is_err() {
+            return Ok(()); // the unpacking side knows why
+        }
+    }
+}
+
+fn continues_at<B>(response: &http::Response<B>, offset: u64) -> bool {
+    let range = response.headers().get(http::header::CONTENT_RANGE).and_then(|r| r.to_str().ok());
+    range.is_some_and(|range| range.starts_with(&format!("bytes {offset}-")))
+}
+
+/// The receiving end, for a thread that may block.
+#[derive(Debug)]
+pub struct BlobReader {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    chunk: Bytes,
+    done: bool,
+}
+
+impl BlobReader {
+    pub fn new(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Self {
+        Self { receiver, chunk: Bytes::new(), done: false }
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() && !self.done {
+            match self.receiver.blocking_recv() {
+                // An empty chunk says that the blob is whole.
+                Some(Ok(chunk)) if chunk.is_empty() => self.done = true,
+                Some(Ok(chunk)) => self.chunk = chunk,
+                Some(Err(error)) => return Err(error),
+                None => {
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the pull was given up"));
+                }
+            }
+        }
+        let read = buffer.len().min(self.chunk.len());
+        buffer[..read].copy_from_slice(&self.chunk[..read]);
+        self.chunk.advance(read);
+        Ok(read)
+    }
+}

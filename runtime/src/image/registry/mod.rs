@@ -1,0 +1,79 @@
+//! Pulls from registries by the OCI distribution protocol.
+use std::io;
+
+mod auth;
+mod blob;
+mod endpoint;
+mod http;
+mod manifest;
+mod pull;
+
+pub use endpoint::Registries;
+pub use manifest::{MAX_CONFIG, Manifest, check_config, choose, digest_of};
+
+use super::{StoreError, layer::LayerError};
+
+/// Why an image was not pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    #[error(transparent)]
+    Name(#[from] super::reference::BadReference),
+    #[error(
+        "{0} names no registry, and none is configured for short names; write registry/{0} or set shortNames on a Registry document"
+    )]
+    Unqualified(String),
+    #[error("not found")]
+    NotFound,
+    #[error("pull access denied, repository does not exist or may require authorization: {0}")]
+    Denied(String),
+    #[error("{host}: {action}: {source}")]
+    Transport { host: String, action: &'static str, source: io::Error },
+    #[error("{host}: unexpected status {status}: {message}")]
+    Status { host: String, status: u16, message: String },
+    #[error("{0}")]
+    Malformed(String),
+    #[error("no image for platform {0} in the index")]
+    Platform(String),
+    #[error("content is {actual} where {expected} was asked for")]
+    Digest { expected: String, actual: String },
+    #[error("layer {digest}: {}", chain(.source))]
+    Layer { digest: String, source: LayerError },
+    #[error("deadline exceeded while pulling")]
+    Deadline,
+    #[error("{}", chain(.0))]
+    Store(#[from] StoreError),
+    #[error("the unpacking thread panicked")]
+    Panicked,
+}
+
+impl PullError {
+    /// Whether another endpoint may do better.
+    fn try_next(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFound
+                | Self::Denied(_)
+                | Self::Transport { .. }
+                | Self::Status { .. }
+                | Self::Malformed(_)
+                | Self::Digest { .. }
+        )
+    }
+}
+
+/// An error with its causes, for the one line that a user reads.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

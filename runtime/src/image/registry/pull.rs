@@ -1,0 +1,170 @@
+//! A pull, from name to image id.
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
+
+use super::PullError;
+use super::auth::Credentials;
+use super::blob::{self, BlobReader};
+use super::endpoint::Endpoint;
+use super::http::{Session, read_body};
+use super::manifest::{self, Descriptor, MAX_CONFIG, MAX_MANIFEST, Manifest, check_config, digest_of};
+use crate::image::intake::{Intake, Stored};
+use crate::image::{Auth, Reference, Store};
+
+/// Layers of one image under way at once.
+const PARALLEL: usize = 3;
+
+impl Store {
+    /// Pulls an image and returns its id. Dropping the future ends the pull; whole layers stay for the next try.
+    ///
+    /// # Errors
+    /// As [`PullError`] says; of several endpoints, the error of the registry itself.
+    pub async fn pull(
+        &self,
+        name: &str,
+        auth: Option<&Auth>,
+        deadline: Option<Duration>,
+    ) -> Result<String, PullError> {
+        let reference = Reference::parse(name, self.short_names())?;
+        if !reference.pullable {
+            return Err(PullError::Unqualified(name.into()));
+        }
+        let work = self.pull_reference(&reference, auth);
+        match deadline {
+            Some(deadline) => tokio::time::timeout(deadline, work).await.map_err(|_| PullError::Deadline)?,
+            None => work.await,
+        }
+    }
+
+    async fn pull_reference(&self, reference: &Reference, auth: Option<&Auth>) -> Result<String, PullError> {
+        let mut failure = PullError::NotFound;
+        for endpoint in self.0.registries.endpoints(&reference.host)? {
+            let credentials = credentials(&endpoint, auth, &reference.host);
+            let server = endpoint.authority.clone();
+            let session = Session::new(&self.0.registries, endpoint, credentials, &reference.path);
+            match self.pull_from(&session, reference).await {
+                Ok(id) => return Ok(id),
+                Err(error) if error.try_next() => {
+                    tracing::debug!(image = %reference, server, %error, "endpoint did not give the image");
+                    failure = error;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure)
+    }
+
+    async fn pull_from(&self, session: &Session<'_>, reference: &Reference) -> Result<String, PullError> {
+        let repository = reference.path.as_str();
+        let top = get_manifest(session, repository, reference.version(), reference.digest.as_deref()).await?;
+        let top_digest = digest_of(&top);
+        let most = self.0.limits.layers;
+        let (config, layers) = match Manifest::parse(&top, most)? {
+            Manifest::Image { config, layers } => (config, layers),
+            Manifest::Index(manifests) => {
+                let chosen = &manifest::choose(&manifests)?.digest;
+                match Manifest::parse(&get_manifest(session, repository, chosen, Some(chosen)).await?, most)?
+                {
+                    Manifest::Image { config, layers } => (config, layers),
+                    Manifest::Index(_) => {
+                        return Err(PullError::Malformed("an index inside an index".into()));
+                    }
+                }
+            }
+        };
+        let raw = get_config(session, repository, &config).await?;
+        let (_, diff_ids) = check_config(&raw, layers.len())?;
+        let intake = Intake::begin(self, diff_ids)?;
+        let mut jobs = Vec::with_capacity(layers.len());
+        for (index, layer) in layers.iter().enumerate() {
+            jobs.push(self.layer(session, repository, &intake, index, layer).boxed());
+        }
+        let stored: Vec<Stored> = futures::stream::iter(jobs).buffered(PARALLEL).try_collect().await?;
+        let tags = if reference.digest.is_none() { vec![reference.to_string()] } else { Vec::new() };
+        let digests = vec![format!("{}@{top_digest}", reference.repository())];
+        Ok(intake.finish(stored, config.digest, raw, tags, digests).await?)
+    }
+
+    /// Fetches one layer and unpacks it as it arrives.
+    async fn layer(
+        &self,
+        session: &Session<'_>,
+        repository: &str,
+        intake: &Intake,
+        index: usize,
+        layer: &Descriptor,
+    ) -> Result<Stored, PullError> {
+        let turn = self.layer_turn(intake.diff_id(index));
+        let _turn = turn.lock().await;
+        if let Some(key) = intake.present(index) {
+            return Ok(Stored::Ready(key));
+        }
+        let (sink, receiver) = mpsc::channel(blob::QUEUE);
+        let unpacking = intake.unpack(index, Some(layer.digest.clone()), BlobReader::new(receiver));
+        let fetching = async move {
+            let result = blob::fetch(session, repository, layer, &sink).await;
+            if result.is_ok() {
+                let _ = sink.send(Ok(bytes::Bytes::new())).await;
+            }
+            result
+        };
+        // When fetching fails the sink goes, and the unpacking side ends by itself: both are waited for.
+        let (fetched, unpacked) = tokio::join!(fetching, unpacking);
+        fetched?;
+        unpacked?.map_err(|source| PullError::Layer { digest: layer.digest.clone(), source })
+    }
+
+    /// The lock of a layer.
+    fn layer_turn(&self, diff_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.0.layer_locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(diff_id).and_then(std::sync::Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(diff_id.into(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+/// A pull secret is for the registry that the image's name says, never for its mirrors.
+fn credentials(endpoint: &Endpoint, auth: Option<&Auth>, host: &str) -> Credentials {
+    let own = Credentials { user: endpoint.auth.clone(), ..Credentials::default() };
+    if endpoint.namespace.is_some() {
+        return own;
+    }
+    auth.and_then(|auth| Credentials::from_cri(auth, host)).unwrap_or(own)
+}
+
+async fn get_manifest(
+    session: &Session<'_>,
+    repository: &str,
+    version: &str,
+    digest: Option<&str>,
+) -> Result<Vec<u8>, PullError> {
+    let accept = [("accept", manifest::ACCEPT.to_owned())];
+    let response = session.get(&format!("{repository}/manifests/{version}"), &accept).await?;
+    let bytes = read_body(response.into_body(), MAX_MANIFEST, &session.endpoint.authority).await?;
+    verified(bytes, digest)
+}
+
+async fn get_config(
+    session: &Session<'_>,
+    repository: &str,
+    config: &Descriptor,
+) -> Result<Vec<u8>, PullError> {
+    let response = session.get(&format!("{repository}/blobs/{}", config.digest), &[]).await?;
+    let bytes = read_body(response.into_body(), MAX_CONFIG, &session.endpoint.authority).await?;
+    verified(bytes, Some(&config.digest))
+}
+
+fn verified(bytes: bytes::Bytes, digest: Option<&str>) -> Result<Vec<u8>, PullError> {
+    let actual = digest_of(&bytes);
+    match digest {
+        Some(expected) if expected != actual => Err(PullError::Digest { expected: expected.into(), actual }),
+        _ => Ok(bytes.into()),
+    }
+}

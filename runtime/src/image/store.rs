@@ -1,0 +1,563 @@
+//! The store: which images there are, where their layers lie, and which of them are in use.
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use machine::config::Registry;
+use oci_spec::image::ImageConfiguration;
+
+use super::bundle::Bundle;
+use super::db::{Change, Db, DbError, ImageRecord, LayerRecord};
+use super::reference::{Reference, ShortNames};
+use super::registry::Registries;
+use super::{Image, Limits, Snapshot, Usage, tree};
+
+/// How long a layer that no image names is kept for the next try of the pull that left it, in seconds.
+const ORPHAN_LIFE: u64 = 3600;
+/// How long a measured usage is good for, in seconds.
+const USAGE_LIFE: u64 = 10;
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("image store: {operation} {path}")]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error("image {0} is part of the OS image and cannot be removed")]
+    Pinned(String),
+    #[error("image {0}: its config is not what the image specification asks for")]
+    Config(String, #[source] oci_spec::OciSpecError),
+    #[error("image {0} was removed meanwhile; pull it again")]
+    Gone(String),
+    #[error("{0:?} is no name for a snapshot")]
+    SnapshotId(String),
+}
+
+pub(super) fn io_error<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> StoreError + 'a {
+    move |source| StoreError::Io { operation, path: path.to_path_buf(), source }
+}
+
+#[derive(Debug, Default)]
+struct Catalog {
+    images: BTreeMap<String, ImageRecord>,
+    layers: HashMap<String, LayerRecord>,
+    /// Layers that pulls and imports under way rely on.
+    pins: HashMap<String, usize>,
+    /// Layers that containers' snapshots lie on.
+    snapshots: HashMap<String, Vec<String>>,
+    usage: HashMap<String, (u64, Usage)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) root: PathBuf,
+    pub(super) limits: Limits,
+    pub(super) registries: Registries,
+    bundle: Bundle,
+    db: Db,
+    catalog: Mutex<Catalog>,
+    /// Held while the metadata changes, on a thread that may block.
+    writer: Mutex<()>,
+    /// One pull of a layer at a time; later ones find it done.
+    pub(super) layer_locks: Mutex<HashMap<String, std::sync::Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// The images of this node; a cheap handle.
+#[derive(Debug, Clone)]
+pub struct Store(pub(super) Arc<Inner>);
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+impl Store {
+    /// Opens the store below `state`, with the images of `bundle` in it, and removes what killed pulls have left. Blocks.
+    ///
+    /// # Errors
+    /// When the metadata or the folders cannot be read or made.
+    pub fn open(state: &Path, bundle: &Path, registries: Vec<Registry>) -> Result<Self, StoreError> {
+        Self::open_with(state, bundle, registries, Limits::default())
+    }
+
+    /// As [`Store::open`], with limits of the caller's.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(
+        state: &Path,
+        bundle: &Path,
+        registries: Vec<Registry>,
+        limits: Limits,
+    ) -> Result<Self, StoreError> {
+        for folder in ["layers", "snapshots", "tmp", "trash"] {
+            let path = state.join(folder);
+            std::fs::create_dir_all(&path).map_err(io_error("making", &path))?;
+        }
+        // Layers hold set-uid files of images: nobody but root looks inside.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(state, private).map_err(io_error("closing", state))?;
+        let db = Db::open(&state.join("images.redb"))?;
+        let catalog = Catalog {
+            images: db.images()?.into_iter().collect(),
+            layers: db.layers()?.into_iter().collect(),
+            snapshots: read_snapshots(&state.join("snapshots"))?,
+            ..Catalog::default()
+        };
+        let store = Self(Arc::new(Inner {
+            root: state.to_path_buf(),
+            limits,
+            registries: Registries::new(registries),
+            bundle: Bundle::open(bundle).map_err(io_error("reading bundle", bundle))?,
+            db,
+            catalog: Mutex::new(catalog),
+            writer: Mutex::new(()),
+            layer_locks: Mutex::default(),
+        }));
+        store.tidy()?;
+        Ok(store)
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.0.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where names without a registry belong.
+    pub fn short_names(&self) -> &ShortNames {
+        self.0.registries.short_names()
+    }
+
+    /// Removes what a killed runtime left: temporary folders, layers without a record, records without a layer.
+    fn tidy(&self) -> Result<(), StoreError> {
+        let layers = self.0.root.join("layers");
+        let mut found = HashSet::new();
+        for entry in std::fs::read_dir(&layers).map_err(io_error("listing", &layers))? {
+            let entry = entry.map_err(io_error("listing", &layers))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if self.catalog().layers.contains_key(&name) {
+                found.insert(name);
+            } else {
+                self.discard(&entry.path())?;
+            }
+        }
+        let lost: Vec<_> =
+            self.catalog().layers.keys().filter(|key| !found.contains(*key)).cloned().collect();
+        let broken: Vec<_> = {
+            let catalog = self.catalog();
+            let images = catalog.images.values();
+            images.filter(|i| i.layers.iter().any(|l| lost.contains(l))).map(|i| i.id.clone()).collect()
+        };
+        let mut changes: Vec<_> = lost.into_iter().map(Change::RemoveLayer).collect();
+        changes.extend(broken.into_iter().map(Change::RemoveImage));
+        if !changes.is_empty() {
+            tracing::warn!(
+                changes = changes.len(),
+                "image metadata named layers that are not there; dropping them"
+            );
+            self.commit(changes)?;
+        }
+        let temporary = self.0.root.join("tmp");
+        for entry in std::fs::read_dir(&temporary).map_err(io_error("listing", &temporary))?.flatten() {
+            self.discard(&entry.path())?;
+        }
+        self.collect(ORPHAN_LIFE)?;
+        self.empty_trash()
+    }
+
+    /// The image of an id, an id's first 12 or more hex digits, or a name. Reads the config from disk.
+    ///
+    /// # Errors
+    /// When the metadata cannot be read or the config is malformed.
+    pub fn resolve(&self, name_or_id: &str) -> Result<Option<Image>, StoreError> {
+        self.find(name_or_id).map(|id| self.image(&id)).transpose().map(Option::flatten)
+    }
+
+    /// Every image; the bundle's first.
+    ///
+    /// # Errors
+    /// As [`Store::resolve`].
+    pub fn list(&self) -> Result<Vec<Image>, StoreError> {
+        let mut ids: Vec<String> = self.0.bundle.images.keys().cloned().collect();
+        ids.extend(
+            self.catalog().images.keys().filter(|id| !self.0.bundle.images.contains_key(*id)).cloned(),
+        );
+        ids.iter().filter_map(|id| self.image(id).transpose()).collect()
+    }
+
+    /// The id behind a name.
+    fn find(&self, name: &str) -> Option<String> {
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        if hex.len() >= 12 && hex.len() <= 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let prefix = format!("sha256:{hex}");
+            let catalog = self.catalog();
+            let mut ids: Vec<&String> = self
+                .0
+                .bundle
+                .images
+                .keys()
+                .chain(catalog.images.keys())
+                .filter(|id| id.starts_with(&prefix))
+                .collect();
+            ids.dedup();
+            if let [id] = ids[..] {
+                return Some(id.clone());
+            }
+        }
+        let name = Reference::parse(name, self.short_names()).ok()?.to_string();
+        let catalog = self.catalog();
+        let named = |record: &&ImageRecord| record.tags.contains(&name) || record.digests.contains(&name);
+        if let Some(record) = catalog.images.values().find(named) {
+            return Some(record.id.clone());
+        }
+        let bundled =
+            self.0.bundle.images.values().find(|image| self.bundle_tags(&image.names).contains(&name));
+        bundled.map(|image| image.config.clone())
+    }
+
+    fn bundle_tags(&self, names: &[String]) -> Vec<String> {
+        names.iter().filter_map(|n| Some(Reference::parse(n, self.short_names()).ok()?.to_string())).collect()
+    }
+
+    /// The config of an image, as bytes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn raw_config(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.0.bundle.images.get(id) {
+            Some(image) => {
+                self.0.bundle.config(image).map(Some).map_err(io_error("reading config", Path::new(id)))
+            }
+            None => Ok(self.0.db.config(id)?),
+        }
+    }
+
+    fn image(&self, id: &str) -> Result<Option<Image>, StoreError> {
+        let record = self.catalog().images.get(id).cloned();
+        let bundled = self.0.bundle.images.get(id);
+        if record.is_none() && bundled.is_none() {
+            return Ok(None);
+        }
+        let Some(raw) = self.raw_config(id)? else { return Ok(None) };
+        let config =
+            ImageConfiguration::from_reader(raw.as_slice()).map_err(|e| StoreError::Config(id.into(), e))?;
+        let mut image = Image {
+            id: id.into(),
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            config,
+            size: 0,
+            pinned: bundled.is_some(),
+            layers: Vec::new(),
+        };
+        if let Some(record) = record {
+            image.layers = record.layers.iter().map(|key| self.layer_path(key)).collect();
+            (image.repo_tags, image.repo_digests, image.size) = (record.tags, record.digests, record.size);
+        }
+        if let Some(bundled) = bundled {
+            for tag in self.bundle_tags(&bundled.names) {
+                // A name that was pulled again since speaks of the newer image.
+                let taken = self.catalog().images.values().any(|i| i.id != id && i.tags.contains(&tag));
+                if !taken && !image.repo_tags.contains(&tag) {
+                    image.repo_tags.push(tag);
+                }
+            }
+            image.layers = self.0.bundle.layers(bundled);
+            image.size = bundled.size;
+        }
+        Ok(Some(image))
+    }
+
+    pub(super) fn layer_path(&self, key: &str) -> PathBuf {
+        self.0.root.join("layers").join(key).join("fs")
+    }
+
+    /// Removes an image with all its names, and the layers that nothing else needs. Unknown names are no error. Blocks.
+    ///
+    /// # Errors
+    /// For an image of the bundle, and when the disk fails.
+    pub fn remove(&self, name_or_id: &str) -> Result<(), StoreError> {
+        let Some(id) = self.find(name_or_id) else { return Ok(()) };
+        if self.0.bundle.images.contains_key(&id) {
+            return Err(StoreError::Pinned(name_or_id.into()));
+        }
+        self.commit(vec![Change::RemoveImage(id)])?;
+        self.collect(0)?;
+        self.empty_trash()
+    }
+
+    /// Writes changes to disk, then shows them.
+    pub(super) fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.commit_locked(changes)
+    }
+
+    fn commit_locked(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.0.db.commit(&changes)?;
+        let mut catalog = self.catalog();
+        for change in changes {
+            match change {
+                Change::PutImage(record, _) => drop(catalog.images.insert(record.id.clone(), record)),
+                Change::RemoveImage(id) => drop(catalog.images.remove(&id)),
+                Change::PutLayer(key, record) => drop(catalog.layers.insert(key, record)),
+                Change::RemoveLayer(key) => drop(catalog.layers.remove(&key)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an image known: its names leave whichever image had them. Blocks.
+    pub(super) fn commit_image(&self, mut record: ImageRecord, config: Vec<u8>) -> Result<(), StoreError> {
+        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Vec::new();
+        let others: Vec<ImageRecord> = self.catalog().images.values().cloned().collect();
+        for mut other in others {
+            if other.id == record.id {
+                merge(&mut record.tags, other.tags);
+                merge(&mut record.digests, other.digests);
+            } else if other.tags.iter().any(|tag| record.tags.contains(tag)) {
+                other.tags.retain(|tag| !record.tags.contains(tag));
+                let config = self.0.db.config(&other.id)?.unwrap_or_default();
+                changes.push(Change::PutImage(other, config));
+            }
+        }
+        changes.push(Change::PutImage(record, config));
+        self.commit_locked(changes)
+    }
+
+    /// Removes layers older than `age` seconds that no image, pull or container needs.
+    fn collect(&self, age: u64) -> Result<(), StoreError> {
+        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let victims: Vec<String> = {
+            let mut catalog = self.catalog();
+            let images = catalog.images.values().flat_map(|image| &image.layers);
+            let snapshots = catalog.snapshots.values().flatten();
+            let used: HashSet<&String> = images.chain(snapshots).chain(catalog.pins.keys()).collect();
+            let old = |record: &LayerRecord| record.created.saturating_add(age) <= now();
+            let unused = catalog.layers.iter().filter(|(key, record)| !used.contains(key) && old(record));
+            let victims: Vec<String> = unused.map(|(key, _)| key.clone()).collect();
+            // From here on nobody can begin to rely on them.
+            for victim in &victims {
+                catalog.layers.remove(victim);
+            }
+            victims
+        };
+        if victims.is_empty() {
+            return Ok(());
+        }
+        self.0.db.commit(&victims.iter().cloned().map(Change::RemoveLayer).collect::<Vec<_>>())?;
+        victims.iter().try_for_each(|key| self.discard(&self.0.root.join("layers").join(key)))
+    }
+
+    /// Moves a folder to the trash, from where it can take its time to go.
+    pub(super) fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        let target = self.0.root.join("trash").join(unique());
+        match std::fs::rename(path, &target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("removing", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn empty_trash(&self) -> Result<(), StoreError> {
+        let trash = self.0.root.join("trash");
+        tree::empty(&trash).map_err(|error| io_error("emptying", &trash)(error.into()))
+    }
+
+    /// Takes over an unpacked layer from `folder`, which holds `fs`: synced, renamed, recorded. Blocks.
+    pub(super) fn adopt_layer(&self, key: &str, folder: &Path, usage: Usage) -> Result<(), StoreError> {
+        let fd = std::fs::File::open(folder).map_err(io_error("opening", folder))?;
+        nix::unistd::syncfs(&fd).map_err(|e| io_error("syncing", folder)(e.into()))?;
+        let layers = self.0.root.join("layers");
+        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.catalog().layers.contains_key(key) {
+            return self.discard(folder);
+        }
+        std::fs::rename(folder, layers.join(key)).map_err(io_error("renaming", folder))?;
+        std::fs::File::open(&layers).and_then(|f| f.sync_all()).map_err(io_error("syncing", &layers))?;
+        let record = LayerRecord { size: usage.bytes, inodes: usage.inodes, created: now() };
+        self.commit_locked(vec![Change::PutLayer(key.into(), record)])
+    }
+
+    /// The size of a layer that is there; it stays until the pin is dropped.
+    pub(super) fn pin(&self, key: &str) -> (Pin, Option<u64>) {
+        let mut catalog = self.catalog();
+        *catalog.pins.entry(key.into()).or_default() += 1;
+        let size = catalog.layers.get(key).map(|record| record.size);
+        (Pin { store: self.clone(), key: key.into() }, size)
+    }
+
+    /// A fresh folder below `tmp`, removed with the guard.
+    pub(super) fn workspace(&self) -> Result<Workspace, StoreError> {
+        let path = self.0.root.join("tmp").join(unique());
+        std::fs::create_dir(&path).map_err(io_error("making", &path))?;
+        Ok(Workspace { store: self.clone(), path })
+    }
+
+    /// Makes the writable layer of a container above an image's layers; it holds them until [`Store::remove_snapshot`].
+    ///
+    /// # Errors
+    /// When the image was removed meanwhile, the id is no file name, or the disk refuses.
+    pub fn prepare_snapshot(&self, container_id: &str, image: &Image) -> Result<Snapshot, StoreError> {
+        let folder = self.snapshot_path(container_id)?;
+        let keys: Vec<String> = {
+            let mut catalog = self.catalog();
+            let own = image.layers.iter().filter(|path| path.starts_with(&self.0.root));
+            let keys: Vec<String> = own.filter_map(|path| layer_key(path)).collect();
+            if keys.iter().any(|key| !catalog.layers.contains_key(key)) {
+                return Err(StoreError::Gone(image.id.clone()));
+            }
+            catalog.snapshots.insert(container_id.into(), keys.clone());
+            keys
+        };
+        let made = make_snapshot(&folder, &keys, image);
+        if made.is_err() {
+            self.catalog().snapshots.remove(container_id);
+        }
+        made
+    }
+
+    fn snapshot_path(&self, container_id: &str) -> Result<PathBuf, StoreError> {
+        let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        if container_id.is_empty() || container_id.len() > 128 || !container_id.bytes().all(safe) {
+            return Err(StoreError::SnapshotId(container_id.into()));
+        }
+        Ok(self.0.root.join("snapshots").join(container_id))
+    }
+
+    /// Removes a container's writable layer, which must not be mounted any more; an unknown one is no error. Blocks.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove_snapshot(&self, container_id: &str) -> Result<(), StoreError> {
+        self.discard(&self.snapshot_path(container_id)?)?;
+        {
+            let mut catalog = self.catalog();
+            catalog.snapshots.remove(container_id);
+            catalog.usage.remove(container_id);
+        }
+        // Layers whose image went while the container still used them.
+        self.collect(ORPHAN_LIFE)?;
+        self.empty_trash()
+    }
+
+    /// Ids of the containers that have a writable layer.
+    pub fn snapshots(&self) -> Vec<String> {
+        self.catalog().snapshots.keys().cloned().collect()
+    }
+
+    /// What a container's writable layer takes, measured at most every ten seconds. Blocks.
+    ///
+    /// # Errors
+    /// When there is no such snapshot.
+    pub fn usage(&self, container_id: &str) -> Result<Usage, StoreError> {
+        let time = now();
+        if let Some((at, usage)) = self.catalog().usage.get(container_id)
+            && time < at + USAGE_LIFE
+        {
+            return Ok(*usage);
+        }
+        let upper = self.snapshot_path(container_id)?.join("upper");
+        let usage = tree::usage(&upper).map_err(|e| io_error("measuring", &upper)(e.into()))?;
+        self.catalog().usage.insert(container_id.into(), (time, usage));
+        Ok(usage)
+    }
+
+    /// The folder that layers and snapshots lie in, and what the layers take together.
+    pub fn fs_usage(&self) -> (PathBuf, Usage) {
+        let catalog = self.catalog();
+        let sum = |field: fn(&LayerRecord) -> u64| catalog.layers.values().map(field).sum();
+        (self.0.root.clone(), Usage { bytes: sum(|r| r.size), inodes: sum(|r| r.inodes) })
+    }
+}
+
+/// `<state>/layers/<key>/fs` → `<key>`
+fn layer_key(path: &Path) -> Option<String> {
+    Some(path.parent()?.file_name()?.to_str()?.to_owned())
+}
+
+fn merge(into: &mut Vec<String>, more: Vec<String>) {
+    for one in more {
+        if !into.contains(&one) {
+            into.push(one);
+        }
+    }
+}
+
+fn make_snapshot(folder: &Path, keys: &[String], image: &Image) -> Result<Snapshot, StoreError> {
+    let (upper, work) = (folder.join("upper"), folder.join("work"));
+    for path in [folder, &upper, &work] {
+        match std::fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error("making", path)(error));
+            }
+            _ => {}
+        }
+    }
+    // Written before anything runs on it, so a runtime that restarts knows what the container stands on.
+    let list = folder.join("layers");
+    std::fs::write(&list, keys.join("\n")).map_err(io_error("writing", &list))?;
+    let mut lower = image.layers.clone();
+    lower.reverse();
+    Ok(Snapshot { lower, upper, work })
+}
+
+fn read_snapshots(folder: &Path) -> Result<HashMap<String, Vec<String>>, StoreError> {
+    let mut snapshots = HashMap::new();
+    for entry in std::fs::read_dir(folder).map_err(io_error("listing", folder))?.flatten() {
+        let list = std::fs::read_to_string(entry.path().join("layers")).unwrap_or_default();
+        let keys = list.lines().map(str::to_owned).collect();
+        snapshots.insert(entry.file_name().to_string_lossy().into_owned(), keys);
+    }
+    Ok(snapshots)
+}
+
+fn unique() -> String {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    format!(
+        "{}-{}-{number}",
+        std::process::id(),
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
+    )
+}
+
+/// Keeps a layer, there or still to come, from being collected.
+#[derive(Debug)]
+pub(super) struct Pin {
+    store: Store,
+    key: String,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut catalog = self.store.catalog();
+        if let Some(count) = catalog.pins.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                catalog.pins.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// A folder for work in progress.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    store: Store,
+    pub(super) path: PathBuf,
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.discard(&self.path) {
+            tracing::warn!(%error, "a temporary folder stays until the next start");
+        }
+        // Removal takes its time, and this may be the thread that serves everybody.
+        let trash = self.store.0.root.join("trash");
+        std::thread::spawn(move || tree::empty(&trash));
+    }
+}

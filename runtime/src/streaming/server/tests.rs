@@ -1,0 +1,169 @@
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use super::*;
+use crate::streaming::{Duplex, StreamError, Streams};
+
+/// Echoes standard input to standard output, says something on standard error, and exits with the code that the command names.
+#[derive(Default)]
+struct Echo {
+    sizes: Mutex<Vec<(u16, u16)>>,
+}
+
+#[tonic::async_trait]
+impl StreamBackend for Echo {
+    async fn exec(&self, _: &str, cmd: &[String], _: bool, mut streams: Streams) -> Result<i32, StreamError> {
+        let broken = |e: io::Error| StreamError(e.to_string());
+        if let Some(stderr) = &mut streams.stderr {
+            stderr.write_all(b"warning").await.map_err(broken)?;
+        }
+        if let (Some(stdin), Some(stdout)) = (&mut streams.stdin, &mut streams.stdout) {
+            tokio::io::copy(stdin, stdout).await.map_err(broken)?;
+        }
+        while let Ok(size) = streams.resize.try_recv() {
+            self.sizes.lock().unwrap().push((size.width, size.height));
+        }
+        match cmd[0].parse() {
+            Ok(code) => Ok(code),
+            Err(_) => Err(StreamError("no such command".into())),
+        }
+    }
+
+    async fn attach(&self, _: &str, _: bool, mut streams: Streams) -> Result<(), StreamError> {
+        let stdout = streams.stdout.as_mut().unwrap();
+        stdout.write_all(b"attached").await.map_err(|e| StreamError(e.to_string()))
+    }
+
+    async fn port_forward(&self, _: &str, port: u16, stream: Box<dyn Duplex>) -> Result<(), StreamError> {
+        if port == 1 {
+            return Err(StreamError("connection refused".into()));
+        }
+        let (mut read, mut write) = tokio::io::split(stream);
+        tokio::io::copy(&mut read, &mut write).await.map_err(|e| StreamError(e.to_string()))?;
+        write.shutdown().await.map_err(|e| StreamError(e.to_string()))
+    }
+}
+
+async fn start() -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let server = Server::with_base(Arc::new(Echo::default()), base);
+    tokio::spawn(server.clone().serve_tcp(listener));
+    server
+}
+
+fn exec(cmd: &str, stdin: bool) -> cri::ExecRequest {
+    cri::ExecRequest {
+        container_id: "c".into(),
+        cmd: vec![cmd.into()],
+        tty: false,
+        stdin,
+        stdout: true,
+        stderr: true,
+    }
+}
+
+async fn dial(url: &str, protocol: &str) -> WebSocket {
+    let mut request = url.replacen("http", "ws", 1).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+    let address = url.split('/').nth(2).unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    tokio_tungstenite::client_async(request, stream).await.unwrap().0
+}
+
+type WebSocket = tokio_tungstenite::WebSocketStream<TcpStream>;
+
+async fn collect(socket: &mut WebSocket, channel: u8) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Binary(data) = message
+            && data[0] == channel
+        {
+            all.extend_from_slice(&data[1..]);
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn half_close_and_exit_code_over_websocket_v5() {
+    use futures::SinkExt;
+    let server = start().await;
+    let url = server.register_exec(exec("7", true)).unwrap();
+    let mut socket = dial(&url, "v5.channel.k8s.io").await;
+    socket.send(Message::Binary(Bytes::from_static(b"\0hello"))).await.unwrap();
+    socket.send(Message::Binary(Bytes::from_static(&[255, 0]))).await.unwrap();
+    let mut outputs = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Binary(data) = message {
+            outputs[usize::from(data[0])].extend_from_slice(&data[1..]);
+        }
+    }
+    assert_eq!(outputs[1], b"hello");
+    assert_eq!(outputs[2], b"warning");
+    let status: serde_json::Value = serde_json::from_slice(&outputs[3]).unwrap();
+    assert_eq!(status["details"]["causes"][0]["message"], "7");
+}
+
+#[tokio::test]
+async fn a_url_is_good_once_and_only_for_what_it_was_given_for() {
+    let server = start().await;
+    let url = server.register_exec(exec("0", false)).unwrap();
+    let token = url.rsplit('/').next().unwrap();
+    assert_eq!(token.len(), 32);
+    let wrong = url.replace("/exec/", "/attach/");
+    let address = url.split('/').nth(2).unwrap();
+    for url in [&wrong, &url] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let path = url.splitn(4, '/').nth(3).unwrap();
+        let head = format!(
+            "POST /{path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404", "spent by the first try, whichever way it was used");
+    }
+}
+
+#[tokio::test]
+async fn port_forward_over_legacy_websocket() {
+    use futures::SinkExt;
+    let server = start().await;
+    let request = cri::PortForwardRequest { pod_sandbox_id: "p".into(), port: vec![1] };
+    let mut socket = dial(&server.register_port_forward(request).unwrap(), "v4.channel.k8s.io").await;
+    let error = collect(&mut socket, 1).await;
+    assert_eq!(&error[..2], [1, 0]);
+    assert!(String::from_utf8_lossy(&error[2..]).contains("connection refused"));
+
+    let request = cri::PortForwardRequest { pod_sandbox_id: "p".into(), port: vec![8080] };
+    let mut socket = dial(&server.register_port_forward(request).unwrap(), "v4.channel.k8s.io").await;
+    socket.send(Message::Binary(Bytes::from_static(b"\0ping"))).await.unwrap();
+    let mut got = Vec::new();
+    while got.len() < 6 {
+        if let Message::Binary(data) = socket.next().await.unwrap().unwrap()
+            && data[0] == 0
+        {
+            got.extend_from_slice(&data[1..]);
+        }
+    }
+    assert_eq!(&got, b"\x90\x1fping");
+}
+
+#[tokio::test]
+async fn unknown_protocols_are_refused_with_the_known_ones() {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONNECTION, "keep-alive, Upgrade".parse().unwrap());
+    headers.insert(UPGRADE, "SPDY/3.1".parse().unwrap());
+    headers.insert(STREAM_PROTOCOL, "v9.channel.k8s.io".parse().unwrap());
+    let request = Request::Exec(exec("0", false));
+    let response = negotiate(&headers, &request).unwrap_err();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert_eq!(response.headers().get_all(ACCEPTED_PROTOCOLS).iter().count(), 4);
+    headers.insert(STREAM_PROTOCOL, "v9.channel.k8s.io, v3.channel.k8s.io".parse().unwrap());
+    assert_eq!(negotiate(&headers, &request).unwrap().0, Upgrade::Spdy(Version::V3));
+}

@@ -1,0 +1,151 @@
+//! The server's side of a SPDY/3.1 connection: streams that the peer opens.
+//!
+//! Flow control: what is read is reported by WINDOW_UPDATE; the peer's windows are not waited for, because Kubernetes' own SPDY
+//! library never opens them again. Backpressure is the connection's: a stream whose reader is behind by its bounded queue holds the
+//! connection up.
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use super::pipe::{self, Feed, Finisher, Out, StreamReader, StreamWriter};
+
+mod dictionary;
+mod frame;
+
+use frame::{Decoder, Encoder, Frame, PROTOCOL_ERROR, REFUSED_STREAM};
+
+/// The most streams open at once.
+const MAX_STREAMS: usize = 512;
+/// How much is gathered before it is written.
+const BATCH: usize = 64 << 10;
+
+/// A stream that the peer has opened.
+#[derive(Debug)]
+pub struct NewStream {
+    pub id: u32,
+    headers: Vec<(String, String)>,
+    pub reader: StreamReader,
+    pub writer: StreamWriter,
+    pub finisher: Finisher,
+    /// Counts the stream as open for as long as it is held.
+    pub open: Arc<()>,
+}
+
+impl NewStream {
+    /// A header's value; names are lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// Reads the connection until its end, and hands on the streams that the peer opens.
+///
+/// # Errors
+/// When the connection breaks or the peer breaks the protocol.
+pub async fn read(
+    mut socket: impl AsyncRead + Unpin,
+    out: mpsc::Sender<Out>,
+    streams: mpsc::Sender<NewStream>,
+) -> io::Result<()> {
+    let mut decoder = Decoder::default();
+    let mut buffer = BytesMut::with_capacity(16 << 10);
+    let mut feeds: HashMap<u32, Feed> = HashMap::new();
+    let (open, mut last) = (Arc::new(()), 0);
+    loop {
+        while let Some(frame) =
+            decoder.next(&mut buffer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?
+        {
+            match frame {
+                Frame::SynStream { id, headers, fin } => {
+                    if id <= last || id % 2 == 0 || Arc::strong_count(&open) > MAX_STREAMS {
+                        let status = if id <= last || id % 2 == 0 { PROTOCOL_ERROR } else { REFUSED_STREAM };
+                        send(&out, Out::Reset { id, status }).await?;
+                        continue;
+                    }
+                    last = id;
+                    let (feed, reader) = pipe::reader(Some((id, out.clone())));
+                    let (writer, finisher) = pipe::writer(id, &out);
+                    if fin {
+                        feed.finish()
+                    } else {
+                        drop(feeds.insert(id, feed))
+                    }
+                    // The reply goes first: the peer drops data of a stream that has none.
+                    send(&out, Out::Reply { id }).await?;
+                    let stream = NewStream { id, headers, reader, writer, finisher, open: open.clone() };
+                    if streams.send(stream).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Frame::Data { id, piece, fin } => {
+                    if let Some(feed) = feeds.get(&id) {
+                        feed.push(piece).await;
+                    }
+                    if fin && let Some(feed) = feeds.remove(&id) {
+                        feed.finish();
+                    }
+                }
+                Frame::Finish { id } => {
+                    if let Some(feed) = feeds.remove(&id) {
+                        feed.finish();
+                    }
+                }
+                Frame::Reset { id } => drop(feeds.remove(&id)),
+                // Ours would be even; those come back and mean nothing here.
+                Frame::Ping { id } if id % 2 == 1 => send(&out, Out::Pong { id }).await?,
+                Frame::GoAway => return Ok(()),
+                Frame::Ping { .. } | Frame::Ignored => {}
+            }
+        }
+        buffer.reserve(16 << 10);
+        if socket.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn send(out: &mpsc::Sender<Out>, item: Out) -> io::Result<()> {
+    out.send(item).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+}
+
+/// Writes what goes out until every sender is gone, then shuts the socket's write side down.
+///
+/// # Errors
+/// When the connection breaks.
+pub async fn write(mut socket: impl AsyncWrite + Unpin, mut out: mpsc::Receiver<Out>) -> io::Result<()> {
+    let mut encoder = Encoder::default();
+    let mut bytes = BytesMut::new();
+    while let Some(first) = out.recv().await {
+        encode(&mut encoder, &mut bytes, first);
+        while bytes.len() < BATCH
+            && let Ok(more) = out.try_recv()
+        {
+            encode(&mut encoder, &mut bytes, more);
+        }
+        socket.write_all_buf(&mut bytes).await?;
+        socket.flush().await?;
+        bytes.clear();
+    }
+    socket.shutdown().await
+}
+
+fn encode(encoder: &mut Encoder, bytes: &mut BytesMut, item: Out) {
+    match item {
+        Out::Data { id, piece } => {
+            Encoder::data(bytes, id, piece.len(), false);
+            bytes.extend_from_slice(&piece);
+        }
+        Out::Finish { id } => Encoder::data(bytes, id, 0, true),
+        Out::Window { id, bytes: delta } => {
+            Encoder::window_update(bytes, id, delta);
+            Encoder::window_update(bytes, 0, delta);
+        }
+        Out::Reply { id } => encoder.reply(bytes, id),
+        Out::Reset { id, status } => Encoder::reset(bytes, id, status),
+        Out::Pong { id } => Encoder::ping(bytes, id),
+    }
+}
