@@ -33,7 +33,7 @@ pub struct ConfigArgs {
     /// File that `pintle gen secrets` wrote.
     #[arg(long, default_value = "secrets.yaml")]
     secrets: PathBuf,
-    #[arg(short, long, default_value = ".")]
+    #[arg(short, long, visible_alias = "output", default_value = ".")]
     output_dir: PathBuf,
     /// Address range of pods; once per IP family.
     #[arg(long = "pod-cidr", value_name = "CIDR")]

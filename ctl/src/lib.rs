@@ -2,4 +2,7 @@
 //!
 //! The modules are ordinary functions over data; `main.rs` parses arguments, calls them and prints.
 
+pub mod client;
 pub mod generate;
+pub mod reference;
+pub mod table;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod cli_gen;
+mod cli_node;
 mod cli_validate;
 
 /// Manage Pintle machines: make their config, see what they do, change them.
@@ -12,8 +13,14 @@ mod cli_validate;
 #[command(after_help = "Examples:
   pintle gen secrets --output secrets.yaml
   pintle gen config demo https://10.5.0.10:6443 --secrets secrets.yaml --output-dir .
-  pintle validate control-plane.yaml worker.yaml")]
+  pintle validate control-plane.yaml worker.yaml
+  pintle --nodes 10.5.0.10 health
+  pintle --nodes 10.5.0.10,10.5.0.11 services --output json
+  pintle --nodes 10.5.0.10 logs agent --follow
+  pintle --nodes 10.5.0.10 apply control-plane.yaml --dry-run")]
 struct Cli {
+    #[command(flatten)]
+    target: cli_node::Target,
     #[command(subcommand)]
     command: Command,
 }
@@ -25,12 +32,29 @@ enum Command {
     Gen(cli_gen::Gen),
     /// Check machine config files and list every fault with file, line and column.
     Validate(cli_validate::Validate),
+    /// Print the reference page of the machine config (Markdown), or its JSON Schema.
+    ConfigReference {
+        #[arg(long)]
+        schema: bool,
+    },
+    #[command(flatten)]
+    Node(cli_node::Node),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    let result = match cli.command {
         Command::Gen(command) => cli_gen::run(command),
         Command::Validate(command) => cli_validate::run(&command),
+        Command::ConfigReference { schema } => {
+            if schema {
+                println!("{:#}", machine::config::schema());
+            } else {
+                print!("{}", ctl::reference::markdown());
+            }
+            Ok(())
+        }
+        Command::Node(command) => cli_node::run(&cli.target, &command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 //! `pintle-init` runs twice: [`stage1`] in the initramfs finds and verifies the root; [`stage2`] is the node's PID 1. It never parses what came
 //! over a network, never exits and never waits without a bound.
 
+pub mod api;
 mod children;
 mod cmdline;
 mod config;

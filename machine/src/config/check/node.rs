@@ -1,0 +1,150 @@
+use super::{Issue, authority, cluster::san, is_dns_name, issue, label};
+use crate::config::{DiskSelector, Machine, Manifest, NodeAgent, Registry, StaticPod, Sysctl, Volume};
+
+pub fn machine(machine: &Machine, issues: &mut Vec<Issue>) {
+    if let Some(name) = machine.hostname.as_ref().filter(|name| !is_dns_name(name) || name.len() > 64) {
+        issues.push(issue(
+            "hostname",
+            format!("{name:?} is no host name"),
+            "use at most 64 lower-case letters, digits, `-` and `.`, with a letter or digit at both ends",
+        ));
+    }
+    if let Some(ca) = &machine.ca {
+        authority("ca", ca, true, issues);
+    }
+    for (i, name) in machine.api_cert_sans.iter().enumerate() {
+        san(&format!("apiCertSANs[{i}]"), name, issues);
+    }
+}
+
+pub fn disk(disk: &DiskSelector, needed: bool, issues: &mut Vec<Issue>) {
+    if let Some(path) = disk.path.as_ref().filter(|path| !path.starts_with("/dev/") || path.contains("..")) {
+        issues.push(issue("disk.path", format!("{path:?} is no device"), "use a path such as /dev/vda or /dev/disk/by-id/…"));
+    }
+    if needed && *disk == DiskSelector::default() {
+        issues.push(issue("disk", "it selects every disk", "set one of path, serial, model or minSize"));
+    }
+}
+
+pub fn volume(volume: &Volume, issues: &mut Vec<Issue>) {
+    label("name", &volume.name, issues);
+    disk(&volume.disk, true, issues);
+    let path = &volume.mount_path;
+    if !path.starts_with("/var/") || path.len() < 6 || path.split('/').any(|part| part == ".." || part == ".") {
+        issues.push(issue("mountPath", format!("{path:?} is not below /var"), "use an absolute path such as /var/lib/data"));
+    }
+}
+
+pub fn registry(registry: &Registry, issues: &mut Vec<Issue>) {
+    let host = &registry.host;
+    if host.is_empty() || host.contains("://") || host.contains(['/', ' ']) {
+        issues.push(issue(
+            "host",
+            format!("{host:?} is no host of image names"),
+            "write host and optional port as in image names, without scheme, or `*`",
+        ));
+    }
+    for (i, mirror) in registry.mirrors.iter().enumerate() {
+        let rest = mirror.strip_prefix("https://").or_else(|| mirror.strip_prefix("http://"));
+        if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/') || rest.contains(' ')) {
+            issues.push(issue(format!("mirrors[{i}]"), format!("{mirror:?} is no URL"), "start it with http:// or https://"));
+        }
+    }
+    if registry.ca.as_ref().is_some_and(|ca| crate::pki::facts(ca).is_err()) {
+        issues.push(issue("ca", "no PEM certificate", "paste the CA's certificate, BEGIN and END lines included"));
+    }
+}
+
+const SIGNALS: [&str; 7] = [
+    "memory.available",
+    "nodefs.available",
+    "nodefs.inodesFree",
+    "imagefs.available",
+    "imagefs.inodesFree",
+    "containerfs.available",
+    "pid.available",
+];
+
+pub fn node_agent(agent: &NodeAgent, issues: &mut Vec<Issue>) {
+    if agent.max_pods == 0 {
+        issues.push(issue("maxPods", "a node without pods", "use at least 1; the default is 110"));
+    }
+    if agent.container_log_max_files < 2 {
+        issues.push(issue("containerLogMaxFiles", "too few to rotate", "use at least 2; the default is 5"));
+    }
+    if agent.shutdown_grace_period_critical_pods_seconds > agent.shutdown_grace_period_seconds {
+        issues.push(issue(
+            "shutdownGracePeriodCriticalPodsSeconds",
+            "longer than shutdownGracePeriodSeconds, of which it is a part",
+            "make it shorter, or the whole period longer",
+        ));
+    }
+    for signal in agent.eviction_hard.keys().filter(|signal| !SIGNALS.contains(&signal.as_str())) {
+        issues.push(issue(
+            format!("evictionHard.{signal}"),
+            "unknown eviction signal",
+            format!("use one of {}", SIGNALS.join(", ")),
+        ));
+    }
+    for (i, taint) in agent.register_with_taints.iter().enumerate() {
+        if !matches!(&*taint.effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+            issues.push(issue(
+                format!("registerWithTaints[{i}].effect"),
+                format!("{:?} is no effect", taint.effect),
+                "use NoSchedule, PreferNoSchedule or NoExecute",
+            ));
+        }
+    }
+    for field in [("kubeReserved", &agent.kube_reserved), ("systemReserved", &agent.system_reserved)] {
+        for (resource, quantity) in field.1 {
+            if !quantity.starts_with(|c: char| c.is_ascii_digit()) {
+                issues.push(issue(
+                    format!("{}.{resource}", field.0),
+                    format!("{quantity:?} is no quantity"),
+                    "write a number with an optional unit, such as 200m or 256Mi",
+                ));
+            }
+        }
+    }
+}
+
+pub fn static_pod(pod: &StaticPod, issues: &mut Vec<Issue>) {
+    label("name", &pod.name, issues);
+    if pod.pod.get("kind").and_then(|kind| kind.as_str()) != Some("Pod") {
+        issues.push(issue("pod", "no Pod", "write a whole v1 Pod: apiVersion, kind: Pod, metadata and spec"));
+    } else if !pod.pod.pointer("/spec/containers").is_some_and(|list| list.as_array().is_some_and(|l| !l.is_empty())) {
+        issues.push(issue("pod.spec.containers", "a Pod without containers", "add at least one"));
+    }
+}
+
+pub fn manifest(manifest: &Manifest, issues: &mut Vec<Issue>) {
+    use serde::Deserialize;
+    label("name", &manifest.name, issues);
+    for (i, document) in serde_yaml_ng::Deserializer::from_str(&manifest.content).enumerate() {
+        let (message, remedy) = match serde_json::Value::deserialize(document) {
+            Err(error) => (format!("document {} is no YAML: {error}", i + 1), "correct it"),
+            Ok(object) => {
+                let has = |pointer| object.pointer(pointer).is_some_and(serde_json::Value::is_string);
+                if object.is_null() || (has("/apiVersion") && has("/kind") && has("/metadata/name")) {
+                    continue;
+                }
+                (format!("document {} lacks apiVersion, kind or metadata.name", i + 1), "write a whole Kubernetes object")
+            }
+        };
+        issues.push(issue("content", message, remedy));
+        break;
+    }
+}
+
+pub fn sysctl(sysctl: &Sysctl, issues: &mut Vec<Issue>) {
+    for name in sysctl.values.keys() {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '-' | ':');
+        if name.is_empty() || !name.chars().all(good) || name.split(['.', '/']).any(str::is_empty) {
+            issues.push(issue(
+                format!("values.{name}"),
+                "no name of a kernel parameter",
+                "write it as sysctl does, such as net.core.somaxconn",
+            ));
+        }
+    }
+}
