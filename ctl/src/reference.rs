@@ -51,7 +51,8 @@ fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
         let target = schema["$ref"].as_str().and_then(|r| root.pointer(r.trim_start_matches('#')));
         let alternatives = schema["anyOf"].as_array().map(|all| all.iter().filter(|s| s["type"] != "null").collect::<Vec<_>>());
         match (target, alternatives.as_deref()) {
-            (Some(next), _) | (None, Some([next])) => schema = next,
+            (Some(next), _) => schema = next,
+            (None, Some([next])) => schema = *next,
             _ => break,
         }
     }
