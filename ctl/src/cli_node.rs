@@ -131,13 +131,17 @@ pub enum Image {
 }
 
 pub fn run(target: &Target, command: &Node) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(on_nodes(target, command))
 }
 
 async fn on_nodes(target: &Target, command: &Node) -> Result<()> {
     let text = std::fs::read_to_string(&target.config).with_context(|| {
-        format!("read the client config {}; give it with --config, `pintle gen config` makes it", target.config.display())
+        format!(
+            "read the client config {}; give it with --config, `pintle gen config` makes it",
+            target.config.display()
+        )
     })?;
     let config: ClientConfig = serde_yaml_ng::from_str(&text)
         .with_context(|| format!("read the client config {}", target.config.display()))?;
@@ -204,7 +208,12 @@ async fn one(client: &mut Client, node: &str, command: &Node, rows: &mut Rows) -
         Node::Version(_) => {
             let v = client.version(api::VersionRequest {}).await.map_err(explain)?.into_inner();
             let headings = &["NODE", "PINTLE", "KERNEL", "KUBERNETES"];
-            rows.add(node, headings, &["pintle", "kernel", "kubernetes"], &[v.pintle, v.kernel, v.kubernetes]);
+            rows.add(
+                node,
+                headings,
+                &["pintle", "kernel", "kubernetes"],
+                &[v.pintle, v.kernel, v.kubernetes],
+            );
         }
         Node::Services(_) => services(client, node, rows).await?,
         Node::Apply { file, dry_run, mode } => apply(client, node, file, *dry_run, *mode).await?,
@@ -232,7 +241,8 @@ async fn one(client: &mut Client, node: &str, command: &Node, rows: &mut Rows) -
         }
         Node::Image(Image::Import { archives }) => {
             for archive in archives {
-                let names = import(client, archive).await.with_context(|| format!("import {}", archive.display()))?;
+                let names =
+                    import(client, archive).await.with_context(|| format!("import {}", archive.display()))?;
                 println!("{node}: imported {}", names.join(", "));
             }
         }
@@ -331,7 +341,10 @@ async fn health(config: &ClientConfig, node: &str, wait: Duration) -> Result<()>
             said = waiting;
         }
         if tokio::time::Instant::now() >= deadline {
-            bail!("not healthy within {} s; waited for {said}. Next: pintle --nodes {node} services", wait.as_secs());
+            bail!(
+                "not healthy within {} s; waited for {said}. Next: pintle --nodes {node} services",
+                wait.as_secs()
+            );
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
@@ -344,7 +357,9 @@ async fn look(config: &ClientConfig, node: &str) -> Result<Vec<String>> {
         return Ok(vec!["the machine's first report".into()]);
     }
     let bad = report.conditions.into_iter().filter(|condition| !condition.ok);
-    Ok(bad.map(|c| format!("{} ({}: {})", c.name, c.reason, c.message.replace(char::is_control, " "))).collect())
+    Ok(bad
+        .map(|c| format!("{} ({}: {})", c.name, c.reason, c.message.replace(char::is_control, " ")))
+        .collect())
 }
 
 async fn copy(mut stream: tonic::Streaming<api::Data>) -> Result<()> {

@@ -29,7 +29,8 @@ pub type Client = MachineClient<Channel>;
 pub async fn connect(config: &ClientConfig, node: &str) -> Result<Client> {
     let (host, port) = host_port(node)?;
     let tls = TlsConnector::from(Arc::new(tls(config)?));
-    let name = ServerName::try_from(host.clone()).with_context(|| format!("{host:?} is no host name or address"))?;
+    let name =
+        ServerName::try_from(host.clone()).with_context(|| format!("{host:?} is no host name or address"))?;
     let connector = tower::service_fn(move |_| {
         let (tls, name, host) = (tls.clone(), name.clone(), host.clone());
         async move {
@@ -45,16 +46,21 @@ pub async fn connect(config: &ClientConfig, node: &str) -> Result<Client> {
         .with_context(|| {
             format!("reach {node}; is the machine up, its port {port} reachable, and the client config of this cluster?")
         })?;
-    Ok(MachineClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    Ok(MachineClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE))
 }
 
 fn tls(config: &ClientConfig) -> Result<TlsConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(config.ca.as_bytes()) {
-        roots.add(certificate.context("read `ca` of the client config")?).context("use `ca` of the client config")?;
+        roots
+            .add(certificate.context("read `ca` of the client config")?)
+            .context("use `ca` of the client config")?;
     }
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(config.certificate.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(config.key.as_bytes()).context("read `key` of the client config")?;
+    let key =
+        PrivateKeyDer::from_pem_slice(config.key.as_bytes()).context("read `key` of the client config")?;
     let mut tls = TlsConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("use TLS 1.3")?

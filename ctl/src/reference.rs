@@ -23,7 +23,8 @@ pub fn markdown() -> String {
 
 /// Rows of an object's fields, nested ones below with a dotted name.
 fn fields(text: &mut String, root: &Value, schema: &Value, prefix: &str, depth: usize) {
-    let required: Vec<_> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<_> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let target = resolve(root, field);
         let (kind, inner) = kind_of(root, target);
@@ -32,8 +33,14 @@ fn fields(text: &mut String, root: &Value, schema: &Value, prefix: &str, depth: 
         } else {
             field.get("default").filter(|d| !d.is_null()).map_or_else(String::new, |d| format!("`{d}`"))
         };
-        let meaning = [description(field), description(target)].into_iter().find(|d| !d.is_empty()).unwrap_or_default();
-        let _ = writeln!(text, "| `{prefix}{name}` | {kind} | {} | {} |", default.replace('|', "\\|"), meaning.replace('|', "\\|"));
+        let meaning =
+            [description(field), description(target)].into_iter().find(|d| !d.is_empty()).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "| `{prefix}{name}` | {kind} | {} | {} |",
+            default.replace('|', "\\|"),
+            meaning.replace('|', "\\|")
+        );
         if let Some(inner) = inner.filter(|inner| inner.get("properties").is_some() && depth < 4) {
             let list = if kind.starts_with("list") { "[]." } else { "." };
             fields(text, root, inner, &format!("{prefix}{name}{list}"), depth + 1);
@@ -49,7 +56,9 @@ fn description(schema: &Value) -> String {
 fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
     for _ in 0..8 {
         let target = schema["$ref"].as_str().and_then(|r| root.pointer(r.trim_start_matches('#')));
-        let alternatives = schema["anyOf"].as_array().map(|all| all.iter().filter(|s| s["type"] != "null").collect::<Vec<_>>());
+        let alternatives = schema["anyOf"]
+            .as_array()
+            .map(|all| all.iter().filter(|s| s["type"] != "null").collect::<Vec<_>>());
         match (target, alternatives.as_deref()) {
             (Some(next), _) => schema = next,
             (None, Some([next])) => schema = *next,
@@ -61,7 +70,8 @@ fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
 
 /// A type in words, and the schema of what is inside.
 fn kind_of<'a>(root: &'a Value, schema: &'a Value) -> (String, Option<&'a Value>) {
-    let constants: Vec<_> = schema["oneOf"].as_array().into_iter().flatten().filter_map(|s| s["const"].as_str()).collect();
+    let constants: Vec<_> =
+        schema["oneOf"].as_array().into_iter().flatten().filter_map(|s| s["const"].as_str()).collect();
     if !constants.is_empty() {
         return (format!("one of {}", constants.join(", ")), None);
     }

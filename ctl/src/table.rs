@@ -27,7 +27,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let text = table(&["NAME", "STATE"], &[vec!["runtime".into(), "Ready".into()], vec!["api".into(), "Back\x1bOff".into()]]);
+        let text = table(
+            &["NAME", "STATE"],
+            &[vec!["runtime".into(), "Ready".into()], vec!["api".into(), "Back\x1bOff".into()]],
+        );
         assert_eq!(text, "NAME      STATE\nruntime   Ready\napi       Back Off\n");
     }
 }

@@ -26,7 +26,9 @@ impl Identity {
     /// # Errors
     /// When it is no certificate or names nobody.
     pub fn from_certificate(der: &[u8], peer: String) -> Result<Self> {
-        let Ok((_, certificate)) = X509Certificate::from_der(der) else { bail!("the client's certificate is no X.509") };
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+            bail!("the client's certificate is no X.509")
+        };
         let subject = certificate.subject();
         let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
         if name.is_empty() {

@@ -22,7 +22,9 @@ pub type Answer = (reply::Result, Vec<OwnedFd>);
 pub async fn call(actor: &str, call: request::Call) -> Result<Answer, Status> {
     let mut stream = Stream::open(actor, call).await?;
     match timeout(DEADLINE, stream.next()).await {
-        Ok(answer) => answer?.ok_or_else(|| Status::unavailable("init closed the connection without an answer")),
+        Ok(answer) => {
+            answer?.ok_or_else(|| Status::unavailable("init closed the connection without an answer"))
+        }
         Err(_) => Err(Status::deadline_exceeded("init did not answer within 60 s")),
     }
 }
@@ -69,7 +71,8 @@ impl Stream {
             self.ended = true;
             return Ok(None);
         };
-        let reply = Reply::decode(&*frame).map_err(|error| Status::internal(format!("read init's answer: {error}")))?;
+        let reply = Reply::decode(&*frame)
+            .map_err(|error| Status::internal(format!("read init's answer: {error}")))?;
         self.ended = !reply.more;
         match reply.result {
             Some(reply::Result::Error(error)) => Err(status(&error)),

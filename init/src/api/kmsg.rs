@@ -21,7 +21,12 @@ pub async fn send(descriptor: OwnedFd, follow: bool, tail: bool, out: Sender<Res
 
 // Deprecated for types whose descriptor can change while registered; a file's does not.
 #[expect(deprecated)]
-async fn copy(mut file: File, follow: bool, tail: bool, out: &Sender<Result<Data, Status>>) -> io::Result<()> {
+async fn copy(
+    mut file: File,
+    follow: bool,
+    tail: bool,
+    out: &Sender<Result<Data, Status>>,
+) -> io::Result<()> {
     if tail {
         io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
     }
@@ -68,7 +73,10 @@ mod tests {
 
     #[test]
     fn a_record_becomes_a_line() {
-        assert_eq!(line("6,339,5140900,-;NET: Registered\n SUBSYSTEM=x\n"), "[    5.140900] NET: Registered\n");
+        assert_eq!(
+            line("6,339,5140900,-;NET: Registered\n SUBSYSTEM=x\n"),
+            "[    5.140900] NET: Registered\n"
+        );
         assert_eq!(line("odd"), "odd\n");
     }
 }

@@ -44,7 +44,9 @@ impl Listener {
         let socket = match TcpListener::bind(("::", port)).await {
             Ok(socket) => socket,
             // A kernel without IPv6.
-            Err(_) => TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("listen on port {port}"))?,
+            Err(_) => TcpListener::bind(("0.0.0.0", port))
+                .await
+                .with_context(|| format!("listen on port {port}"))?,
         };
         Ok(Self { socket, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
@@ -53,7 +55,8 @@ impl Listener {
     pub fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
         let (ready, connections) = mpsc::channel(8);
         tokio::spawn(async move {
-            let (handshakes, open) = (Arc::new(Semaphore::new(HANDSHAKES)), Arc::new(Semaphore::new(CONNECTIONS)));
+            let (handshakes, open) =
+                (Arc::new(Semaphore::new(HANDSHAKES)), Arc::new(Semaphore::new(CONNECTIONS)));
             loop {
                 let Ok(slot) = open.clone().acquire_owned().await else { return };
                 let Ok(turn) = handshakes.clone().acquire_owned().await else { return };
@@ -70,7 +73,9 @@ impl Listener {
                         Ok(Ok((stream, identity))) => {
                             let _ = ready.send(Ok(Connection { stream, identity, _slot: slot })).await;
                         }
-                        Ok(Err(error)) => tracing::info!(target: "audit", %peer, error = format!("{error:#}"), "refused a connection"),
+                        Ok(Err(error)) => {
+                            tracing::info!(target: "audit", %peer, error = format!("{error:#}"), "refused a connection")
+                        }
                         Err(_) => tracing::info!(target: "audit", %peer, "no TLS handshake within 10 s"),
                     }
                 });
@@ -84,7 +89,8 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> Result<(TlsStrea
     let peer = stream.peer_addr()?.to_string();
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no client certificate")?;
+    let certificate =
+        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no client certificate")?;
     let identity = Identity::from_certificate(certificate, peer)?;
     Ok((stream, identity))
 }
@@ -93,7 +99,9 @@ fn config(pki: &Path) -> Result<ServerConfig> {
     let path = |name: &str| pki.join(name);
     let read = |name: &str| format!("read {}", path(name).display());
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path(super::pki::CA)).with_context(|| read(super::pki::CA))? {
+    for certificate in
+        CertificateDer::pem_file_iter(path(super::pki::CA)).with_context(|| read(super::pki::CA))?
+    {
         roots.add(certificate.with_context(|| read(super::pki::CA))?).context("use the machine CA")?;
     }
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path(super::pki::CERTIFICATE))
@@ -130,13 +138,21 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, data)
     }
 

@@ -21,7 +21,13 @@ const LOOK: Duration = Duration::from_millis(500);
 const LOOKS: u32 = 4;
 
 /// Sends the log's last `tail` lines (all when negative) and, if asked to, what is added until the client leaves.
-pub async fn send(actor: String, service: String, follow: bool, tail: i64, out: Sender<Result<Data, Status>>) {
+pub async fn send(
+    actor: String,
+    service: String,
+    follow: bool,
+    tail: i64,
+    out: Sender<Result<Data, Status>>,
+) {
     if let Err(status) = copy(&actor, &service, follow, tail, &out).await {
         let _ = out.send(Err(status)).await;
     }

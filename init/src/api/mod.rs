@@ -33,9 +33,10 @@ pub async fn run() -> Result<()> {
         .await
         .context("tell init that the API is ready")?;
     tracing::info!(port = paths::API_PORT, "the machine API listens");
-    let service: MachineServer<service::MachineApi> = api::machine_server::MachineServer::new(service::MachineApi)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let service: MachineServer<service::MachineApi> =
+        api::machine_server::MachineServer::new(service::MachineApi)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
     Server::builder()
         .concurrency_limit_per_connection(16)
         .max_concurrent_streams(32)

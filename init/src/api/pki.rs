@@ -22,8 +22,13 @@ pub const KEY: &str = "server.key";
 /// # Errors
 /// When no machine CA with its key is configured, or a file cannot be written.
 pub fn prepare(config: &MachineConfig, network: &NodeNetwork, folder: &Path) -> Result<()> {
-    let ca = config.machine.ca.as_ref().context("the Machine document has no `ca`, so the machine API serves nobody")?;
-    let issued = pki::issue(ca, &leaf(config, network), SystemTime::now()).context("issue the API's certificate")?;
+    let ca = config
+        .machine
+        .ca
+        .as_ref()
+        .context("the Machine document has no `ca`, so the machine API serves nobody")?;
+    let issued =
+        pki::issue(ca, &leaf(config, network), SystemTime::now()).context("issue the API's certificate")?;
     write_all(folder, &[(CA, &ca.certificate), (CERTIFICATE, &issued.certificate), (KEY, &issued.key)])
         .with_context(|| format!("write the API's certificates to {}", folder.display()))
 }
@@ -35,7 +40,10 @@ fn leaf(config: &MachineConfig, network: &NodeNetwork) -> Leaf {
     }
     leaf.dns_names = vec![leaf.common_name.clone(), "localhost".into()];
     leaf.addresses = network.addresses.iter().map(|address| address.address.addr()).collect();
-    leaf.addresses.extend([std::net::Ipv4Addr::LOCALHOST.into(), std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)]);
+    leaf.addresses.extend([
+        std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+    ]);
     for name in &config.machine.api_cert_sans {
         match name.parse() {
             Ok(address) => leaf.addresses.push(address),
@@ -76,7 +84,8 @@ mod tests {
     fn the_certificate_names_the_node_and_the_ca_key_stays_behind() {
         let ca = pki::new_ca("pintle", SystemTime::now()).unwrap();
         let key = ca.key.clone().unwrap();
-        let machine = Machine { ca: Some(ca.clone()), api_cert_sans: vec!["api.example".into()], ..Machine::default() };
+        let machine =
+            Machine { ca: Some(ca.clone()), api_cert_sans: vec!["api.example".into()], ..Machine::default() };
         let config = MachineConfig { machine, ..MachineConfig::default() };
         let network = NodeNetwork { hostname: "w1".into(), ..NodeNetwork::default() };
         let folder = tempfile::tempdir().unwrap();
@@ -84,7 +93,10 @@ mod tests {
         let read = |name| fs::read_to_string(folder.path().join(name)).unwrap();
         assert!(pki::signed_by(&read(CERTIFICATE), &ca.certificate).unwrap());
         assert!(pki::is_key_of(&read(KEY), &read(CERTIFICATE)));
-        assert_eq!(pki::facts(&read(CERTIFICATE)).unwrap().leaf.dns_names, ["w1", "localhost", "api.example"]);
+        assert_eq!(
+            pki::facts(&read(CERTIFICATE)).unwrap().leaf.dns_names,
+            ["w1", "localhost", "api.example"]
+        );
         for entry in fs::read_dir(folder.path()).unwrap() {
             assert_ne!(fs::read_to_string(entry.unwrap().path()).unwrap(), key);
         }

@@ -31,12 +31,17 @@ type DataStream = ReceiverStream<Result<api::Data, Status>>;
 pub struct MachineApi;
 
 fn unexpected(answer: &Answer) -> Status {
-    Status::internal(format!("init answered with something else: {answer:?}").chars().take(200).collect::<String>())
+    Status::internal(
+        format!("init answered with something else: {answer:?}").chars().take(200).collect::<String>(),
+    )
 }
 
 #[tonic::async_trait]
 impl Machine for MachineApi {
-    async fn version(&self, request: Request<api::VersionRequest>) -> Result<Response<api::VersionResponse>, Status> {
+    async fn version(
+        &self,
+        request: Request<api::VersionRequest>,
+    ) -> Result<Response<api::VersionResponse>, Status> {
         let actor = authorize(&request, "Version", Role::Reader, "")?;
         match call(&actor, Call::Version(Empty {})).await?.0 {
             Answer::Version(v) => Ok(Response::new(api::VersionResponse {
@@ -88,7 +93,10 @@ impl Machine for MachineApi {
         }
     }
 
-    async fn services(&self, request: Request<api::ServicesRequest>) -> Result<Response<api::ServicesResponse>, Status> {
+    async fn services(
+        &self,
+        request: Request<api::ServicesRequest>,
+    ) -> Result<Response<api::ServicesResponse>, Status> {
         let actor = authorize(&request, "Services", Role::Reader, "")?;
         match call(&actor, Call::ListServices(Empty {})).await?.0 {
             Answer::Services(list) => {
@@ -134,7 +142,10 @@ impl Machine for MachineApi {
 
     type EventsStream = ReceiverStream<Result<api::Event, Status>>;
 
-    async fn events(&self, request: Request<api::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+    async fn events(
+        &self,
+        request: Request<api::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
         let actor = authorize(&request, "Events", Role::Reader, "")?;
         let api::EventsRequest { after_sequence, follow } = request.into_inner();
         let watch = Call::WatchEvents(socket::WatchEvents { after_sequence });
@@ -154,19 +165,28 @@ impl Machine for MachineApi {
         Ok(Response::new(api::ImageImportResponse { names }))
     }
 
-    async fn reboot(&self, request: Request<api::RebootRequest>) -> Result<Response<api::RebootResponse>, Status> {
+    async fn reboot(
+        &self,
+        request: Request<api::RebootRequest>,
+    ) -> Result<Response<api::RebootResponse>, Status> {
         let actor = authorize(&request, "Reboot", Role::Admin, "")?;
         shut_down(&actor, true, request.get_ref().force).await?;
         Ok(Response::new(api::RebootResponse {}))
     }
 
-    async fn shutdown(&self, request: Request<api::ShutdownRequest>) -> Result<Response<api::ShutdownResponse>, Status> {
+    async fn shutdown(
+        &self,
+        request: Request<api::ShutdownRequest>,
+    ) -> Result<Response<api::ShutdownResponse>, Status> {
         let actor = authorize(&request, "Shutdown", Role::Admin, "")?;
         shut_down(&actor, false, request.get_ref().force).await?;
         Ok(Response::new(api::ShutdownResponse {}))
     }
 
-    async fn health(&self, request: Request<api::HealthRequest>) -> Result<Response<api::HealthResponse>, Status> {
+    async fn health(
+        &self,
+        request: Request<api::HealthRequest>,
+    ) -> Result<Response<api::HealthResponse>, Status> {
         let actor = authorize(&request, "Health", Role::Reader, "")?;
         match call(&actor, Call::Health(Empty {})).await?.0 {
             Answer::Health(report) => {
@@ -178,7 +198,10 @@ impl Machine for MachineApi {
         }
     }
 
-    async fn kubeconfig(&self, request: Request<api::KubeconfigRequest>) -> Result<Response<api::Data>, Status> {
+    async fn kubeconfig(
+        &self,
+        request: Request<api::KubeconfigRequest>,
+    ) -> Result<Response<api::Data>, Status> {
         let actor = authorize(&request, "Kubeconfig", Role::Admin, "")?;
         let descriptor = descriptor(&actor, Call::OpenKubeconfig(Empty {})).await?;
         let mut data = Vec::new();
@@ -236,7 +259,8 @@ struct Imported {
 }
 
 async fn import(socket: UnixStream, mut archive: Streaming<api::Data>) -> Result<Vec<String>, Status> {
-    let failed = |error: std::io::Error| Status::unavailable(format!("hand the archive to the runtime: {error}"));
+    let failed =
+        |error: std::io::Error| Status::unavailable(format!("hand the archive to the runtime: {error}"));
     socket.set_nonblocking(true).map_err(failed)?;
     let mut socket = tokio::net::UnixStream::from_std(socket).map_err(failed)?;
     while let Some(api::Data { data }) = archive.message().await? {
@@ -253,8 +277,9 @@ async fn import(socket: UnixStream, mut archive: Streaming<api::Data>) -> Result
         .await
         .map_err(|_| Status::deadline_exceeded("the runtime did not finish the import within 10 minutes"))?
         .map_err(failed)?;
-    let imported: Imported = serde_json::from_slice(&answer)
-        .map_err(|_| Status::unavailable("the runtime ended the import without an answer; see `pintle logs runtime`"))?;
+    let imported: Imported = serde_json::from_slice(&answer).map_err(|_| {
+        Status::unavailable("the runtime ended the import without an answer; see `pintle logs runtime`")
+    })?;
     match imported.error {
         Some(error) => Err(Status::invalid_argument(error)),
         None => Ok(imported.names),
@@ -262,7 +287,14 @@ async fn import(socket: UnixStream, mut archive: Streaming<api::Data>) -> Result
 }
 
 fn fault(f: socket::Fault) -> api::Fault {
-    api::Fault { file: f.file, line: f.line, column: f.column, field: f.field, message: f.message, remedy: f.remedy }
+    api::Fault {
+        file: f.file,
+        line: f.line,
+        column: f.column,
+        field: f.field,
+        message: f.message,
+        remedy: f.remedy,
+    }
 }
 
 fn service(s: socket::Service) -> api::Service {

@@ -65,12 +65,13 @@ pub fn parse(file: &str, text: &str) -> Result<MachineConfig, Vec<Fault>> {
             documents.push((node, kind, document));
         }
     }
+    let complete = findings.is_empty();
     for (node, kind, document) in &documents {
         let issues = check::document(document);
         findings.extend(issues.into_iter().map(|issue| at(node, kind, issue)));
     }
     let all: Vec<_> = documents.iter().map(|(_, _, document)| document).collect();
-    for (index, issue) in check::across(&all) {
+    for (index, issue) in check::across(&all, complete) {
         let (node, kind, _) = &documents[index];
         findings.push(at(node, kind, issue));
     }
@@ -90,13 +91,23 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> Option<(&'static str, Docum
         findings.push(Finding { place, field: field.into(), message, remedy });
     };
     let Content::Mapping(entries) = &node.content else {
-        find(node.place, "", "a document is a mapping".into(), format!("start it with `apiVersion: {API_VERSION}`"));
+        find(
+            node.place,
+            "",
+            "a document is a mapping".into(),
+            format!("start it with `apiVersion: {API_VERSION}`"),
+        );
         return None;
     };
     match node.entry("apiVersion") {
         None => find(node.place, "apiVersion", "missing".into(), format!("add `apiVersion: {API_VERSION}`")),
         Some(entry) if entry.value.to_value() != API_VERSION => {
-            find(entry.value.place, "apiVersion", "unknown version".into(), format!("write `apiVersion: {API_VERSION}`"));
+            find(
+                entry.value.place,
+                "apiVersion",
+                "unknown version".into(),
+                format!("write `apiVersion: {API_VERSION}`"),
+            );
         }
         Some(_) => {}
     }
@@ -107,12 +118,15 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> Option<(&'static str, Docum
     let given = entry.value.to_value();
     let Some(kind) = KINDS.into_iter().find(|kind| given == **kind) else {
         let given = given.as_str().unwrap_or_default();
-        let remedy = nearest(given, &KINDS)
-            .map_or_else(|| format!("use one of {}", KINDS.join(", ")), |kind| format!("did you mean {kind}?"));
+        let remedy = nearest(given, &KINDS).map_or_else(
+            || format!("use one of {}", KINDS.join(", ")),
+            |kind| format!("did you mean {kind}?"),
+        );
         find(entry.value.place, "kind", format!("unknown kind {given:?}"), remedy);
         return None;
     };
-    let fields = entries.iter().filter(|entry| entry.key != "apiVersion" && entry.key != "kind").cloned().collect();
+    let fields =
+        entries.iter().filter(|entry| entry.key != "apiVersion" && entry.key != "kind").cloned().collect();
     let fields = Node { place: node.place, content: Content::Mapping(fields) };
     let schema = kind_schema(kind)?;
     let mut walker = Walker::new(&schema);

@@ -76,8 +76,14 @@ fn missing_fields_wrong_types_and_ranges_are_faults() {
     assert_eq!(places(&document("kind: Registry\n")), [(1, 1, "Registry.host".into())]);
     assert_eq!(places(&document("kind: Registry\nhost: 5000\n")), [(3, 7, "Registry.host".into())]);
     assert_eq!(places(&document("kind: NodeAgent\nmaxPods: -1\n")), [(3, 10, "NodeAgent.maxPods".into())]);
-    assert_eq!(places(&document("kind: Resolver\nnameservers: 10.0.0.1\n")), [(3, 14, "Resolver.nameservers".into())]);
-    assert_eq!(places(&document("kind: Resolver\nnameservers:\n- 10.0.0\n")), [(4, 3, "Resolver.nameservers[0]".into())]);
+    assert_eq!(
+        places(&document("kind: Resolver\nnameservers: 10.0.0.1\n")),
+        [(3, 14, "Resolver.nameservers".into())]
+    );
+    assert_eq!(
+        places(&document("kind: Resolver\nnameservers:\n- 10.0.0\n")),
+        [(4, 3, "Resolver.nameservers[0]".into())]
+    );
     assert_eq!(places("kind: Machine\n"), [(1, 1, "apiVersion".into())]);
 }
 
@@ -87,7 +93,7 @@ fn a_bad_range_is_blamed_where_it_stands() {
     let text = yaml(&machine, &cluster).replace("10.244.0.0/16", "10.244.0.0/99");
     let line = text.lines().position(|line| line.contains("/99")).unwrap() as u32 + 1;
     let faults = faults(&text);
-    assert_eq!(faults.iter().map(|f| f.line).collect::<Vec<_>>(), [line, ], "{faults:?}");
+    assert_eq!(faults.iter().map(|f| f.line).collect::<Vec<_>>(), [line,], "{faults:?}");
 }
 
 #[test]
@@ -95,7 +101,8 @@ fn overlapping_ranges_and_networks_are_faults() {
     let (machine, mut cluster) = control_plane();
     cluster.service_cidrs = vec!["10.244.64.0/20".parse().unwrap()];
     let text = yaml(&machine, &cluster)
-        + "---\n" + &document("kind: Address\nlink: {name: eth0}\naddress: 10.244.1.5/24\n");
+        + "---\n"
+        + &document("kind: Address\nlink: {name: eth0}\naddress: 10.244.1.5/24\n");
     let fields: Vec<_> = faults(&text).into_iter().map(|f| f.field).collect();
     assert_eq!(fields, ["Cluster.podCIDRs[0]", "Address.address"]);
 }
@@ -134,8 +141,10 @@ fn names_endpoints_and_tokens_are_checked() {
 
 #[test]
 fn a_second_document_of_its_kind_is_a_fault() {
-    let text = document("kind: Machine\n---\n") + &document("kind: Machine\n---\n")
-        + &document("kind: Dhcp\nlink: {name: eth0}\n---\n") + &document("kind: Dhcp\nlink: {name: eth0}\n");
+    let text = document("kind: Machine\n---\n")
+        + &document("kind: Machine\n---\n")
+        + &document("kind: Dhcp\nlink: {name: eth0}\n---\n")
+        + &document("kind: Dhcp\nlink: {name: eth0}\n");
     let fields: Vec<_> = faults(&text).into_iter().map(|f| f.field).collect();
     assert_eq!(fields, ["Machine", "Dhcp.link"]);
 }

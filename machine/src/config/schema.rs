@@ -3,14 +3,27 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use super::{
-    API_VERSION, Address, Cluster, Dhcp, Install, Link, Machine, Manifest, NodeAgent, Registry, Resolver, Route,
-    StaticPod, Sysctl, TimeSync, Volume,
+    API_VERSION, Address, Cluster, Dhcp, Install, Link, Machine, Manifest, NodeAgent, Registry, Resolver,
+    Route, StaticPod, Sysctl, TimeSync, Volume,
 };
 
 /// Every kind, in the order of the reference page.
 pub const KINDS: [&str; 15] = [
-    "Machine", "Cluster", "Install", "Volume", "Link", "Dhcp", "Address", "Route", "Resolver", "TimeSync", "Registry",
-    "NodeAgent", "StaticPod", "Manifest", "Sysctl",
+    "Machine",
+    "Cluster",
+    "Install",
+    "Volume",
+    "Link",
+    "Dhcp",
+    "Address",
+    "Route",
+    "Resolver",
+    "TimeSync",
+    "Registry",
+    "NodeAgent",
+    "StaticPod",
+    "Manifest",
+    "Sysctl",
 ];
 
 /// The JSON Schema of one kind's fields (without `apiVersion` and `kind`).

@@ -137,7 +137,9 @@ impl Builder {
             Event::SequenceEnd | Event::MappingEnd => {
                 let node = match self.stack.pop() {
                     Some(Open::Sequence(place, items)) => Node { place, content: Content::Sequence(items) },
-                    Some(Open::Mapping(place, entries, _)) => Node { place, content: Content::Mapping(entries) },
+                    Some(Open::Mapping(place, entries, _)) => {
+                        Node { place, content: Content::Mapping(entries) }
+                    }
                     None => return Ok(()),
                 };
                 self.add(node, None)?;
@@ -177,7 +179,11 @@ impl Builder {
                     let place = node.place;
                     let Some(name) = text else {
                         let message = "a key is a list or a mapping".into();
-                        return Err(Broken { place, message, remedy: "quote text that starts with a bracket or brace" });
+                        return Err(Broken {
+                            place,
+                            message,
+                            remedy: "quote text that starts with a bracket or brace",
+                        });
                     };
                     if entries.iter().any(|entry| entry.key == name) {
                         let message = format!("the key {name:?} stands here twice");

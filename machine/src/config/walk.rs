@@ -39,7 +39,9 @@ impl<'a> Walker<'a> {
                     }
                 }
             }
-            Content::Scalar(value) if accepts(schema, type_of(value)) => self.scalar(node, value, schema, path),
+            Content::Scalar(value) if accepts(schema, type_of(value)) => {
+                self.scalar(node, value, schema, path)
+            }
             content => self.wrong_type(node, content, schema, path),
         }
     }
@@ -76,8 +78,10 @@ impl<'a> Walker<'a> {
     fn not_one_of(&mut self, node: &Node, value: &Value, constants: &[&Value], path: &str) {
         let names: Vec<_> = constants.iter().filter_map(|value| value.as_str()).collect();
         let given = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let remedy = nearest(&given, &names)
-            .map_or_else(|| format!("use one of {}", names.join(", ")), |name| format!("did you mean {name}?"));
+        let remedy = nearest(&given, &names).map_or_else(
+            || format!("use one of {}", names.join(", ")),
+            |name| format!("did you mean {name}?"),
+        );
         self.find(node.place, path, format!("{given:?} is none of {}", names.join(", ")), remedy);
     }
 
@@ -105,9 +109,14 @@ impl<'a> Walker<'a> {
             if node.entry(name).is_none() {
                 let what = properties
                     .and_then(|known| known.get(name))
-                    .and_then(|inner| self.resolve(inner).get("description").or_else(|| inner.get("description")))
+                    .and_then(|inner| {
+                        self.resolve(inner).get("description").or_else(|| inner.get("description"))
+                    })
                     .and_then(Value::as_str)
-                    .map_or_else(|| format!("add `{name}:`"), |text| format!("add `{name}:`: {}", first_sentence(text)));
+                    .map_or_else(
+                        || format!("add `{name}:`"),
+                        |text| format!("add `{name}:`: {}", first_sentence(text)),
+                    );
                 self.find(node.place, &join(path, name), "required field is missing".into(), what);
             }
         }
@@ -130,7 +139,8 @@ impl<'a> Walker<'a> {
                 };
                 self.find(node.place, path, format!("{value} is out of range"), remedy);
             }
-        } else if let (Some(text), Some("ip")) = (value.as_str(), schema.get("format").and_then(Value::as_str))
+        } else if let (Some(text), Some("ip")) =
+            (value.as_str(), schema.get("format").and_then(Value::as_str))
             && text.parse::<std::net::IpAddr>().is_err()
         {
             let remedy = "write an address such as 10.5.0.1 or fd00::1".into();

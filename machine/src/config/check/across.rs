@@ -2,11 +2,12 @@ use super::cluster::overlap;
 use super::{Issue, authority, issue};
 use crate::config::{Document, LinkMatch, Role};
 
-/// Checks documents against each other; each issue with the index of the document that it stands in.
-pub fn across(documents: &[&Document]) -> Vec<(usize, Issue)> {
+/// Checks documents against each other; each issue with the index of the document that it stands in. `complete`: every document of the
+/// text could be read, so that one that is not here is missing.
+pub fn across(documents: &[&Document], complete: bool) -> Vec<(usize, Issue)> {
     let mut issues = duplicates(documents);
     issues.extend(overlaps(documents));
-    issues.extend(secrets(documents));
+    issues.extend(secrets(documents, complete));
     issues
 }
 
@@ -39,7 +40,9 @@ fn key(document: &Document) -> (&'static str, &'static str, String) {
         Document::Link(d) => ("Link", "link", link(&d.link)),
         Document::Dhcp(d) => ("Dhcp", "link", link(&d.link)),
         Document::Address(d) => ("Address", "address", d.address.addr().to_string()),
-        Document::Route(d) => ("Route", "destination", format!("{} on {} metric {}", d.destination, link(&d.link), d.metric)),
+        Document::Route(d) => {
+            ("Route", "destination", format!("{} on {} metric {}", d.destination, link(&d.link), d.metric))
+        }
         Document::Volume(d) => ("Volume", "name", d.name.clone()),
         Document::Registry(d) => ("Registry", "host", d.host.clone()),
         Document::StaticPod(d) => ("StaticPod", "name", d.name.clone()),
@@ -59,7 +62,11 @@ fn overlaps(documents: &[&Document]) -> Vec<(usize, Issue)> {
     let Some(cluster) = cluster else { return issues };
     for (i, document) in documents.iter().enumerate() {
         let Document::Address(address) = document else { continue };
-        let mut ranges = cluster.pod_cidrs.iter().map(|r| ("pods'", r)).chain(cluster.service_cidrs.iter().map(|r| ("Services'", r)));
+        let mut ranges = cluster
+            .pod_cidrs
+            .iter()
+            .map(|r| ("pods'", r))
+            .chain(cluster.service_cidrs.iter().map(|r| ("Services'", r)));
         if let Some((whose, range)) = ranges.find(|(_, range)| overlap(range, &address.address)) {
             issues.push((
                 i,
@@ -75,14 +82,23 @@ fn overlaps(documents: &[&Document]) -> Vec<(usize, Issue)> {
 }
 
 /// A control-plane machine carries every key.
-fn secrets(documents: &[&Document]) -> Vec<(usize, Issue)> {
+fn secrets(documents: &[&Document], complete: bool) -> Vec<(usize, Issue)> {
     let mut issues = Vec::new();
     let source = "take it from the control-plane.yaml of `pintle gen config`";
-    let machine = documents.iter().enumerate().find_map(|(i, d)| if let Document::Machine(m) = d { Some((i, m)) } else { None });
-    let Some((at, _)) = machine.filter(|(_, machine)| machine.role == Role::ControlPlane) else { return issues };
-    let cluster = documents.iter().enumerate().find_map(|(i, d)| if let Document::Cluster(c) = d { Some((i, c)) } else { None });
+    let machine = documents
+        .iter()
+        .enumerate()
+        .find_map(|(i, d)| if let Document::Machine(m) = d { Some((i, m)) } else { None });
+    let Some((at, _)) = machine.filter(|(_, machine)| machine.role == Role::ControlPlane) else {
+        return issues;
+    };
+    let cluster = documents
+        .iter()
+        .enumerate()
+        .find_map(|(i, d)| if let Document::Cluster(c) = d { Some((i, c)) } else { None });
     let Some((at, cluster)) = cluster else {
-        return vec![(at, issue("role", "role ControlPlane without a Cluster document", source))];
+        let missing = issue("role", "role ControlPlane without a Cluster document", source);
+        return if complete { vec![(at, missing)] } else { Vec::new() };
     };
     if cluster.ca.key.is_none() {
         let mut found = Vec::new();

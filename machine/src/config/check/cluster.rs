@@ -9,7 +9,11 @@ use crate::pki;
 pub fn cluster(cluster: &Cluster, issues: &mut Vec<Issue>) {
     super::label("name", &cluster.name, issues);
     if let Some(fault) = endpoint_fault(&cluster.control_plane_endpoint) {
-        issues.push(issue("controlPlaneEndpoint", fault, "write it as https://HOST:PORT, such as https://10.5.0.10:6443"));
+        issues.push(issue(
+            "controlPlaneEndpoint",
+            fault,
+            "write it as https://HOST:PORT, such as https://10.5.0.10:6443",
+        ));
     }
     if !pki::is_bootstrap_token(&cluster.bootstrap_token) {
         issues.push(issue(
@@ -19,7 +23,11 @@ pub fn cluster(cluster: &Cluster, issues: &mut Vec<Issue>) {
         ));
     }
     if !is_dns_name(&cluster.dns_domain) {
-        issues.push(issue("dnsDomain", format!("{:?} is no DNS name", cluster.dns_domain), "use one such as cluster.local"));
+        issues.push(issue(
+            "dnsDomain",
+            format!("{:?} is no DNS name", cluster.dns_domain),
+            "use one such as cluster.local",
+        ));
     }
     ranges("podCIDRs", &cluster.pod_cidrs, pod_fault, issues);
     ranges("serviceCIDRs", &cluster.service_cidrs, service_fault, issues);
@@ -48,7 +56,11 @@ pub fn cluster(cluster: &Cluster, issues: &mut Vec<Issue>) {
 pub fn san(field: &str, name: &str, issues: &mut Vec<Issue>) {
     let bare = name.strip_prefix("*.").unwrap_or(name);
     if name.parse::<IpAddr>().is_err() && !is_dns_name(bare) {
-        issues.push(issue(field, format!("{name:?} is neither a DNS name nor an address"), "write it without scheme and port"));
+        issues.push(issue(
+            field,
+            format!("{name:?} is neither a DNS name nor an address"),
+            "write it without scheme and port",
+        ));
     }
 }
 
@@ -58,7 +70,11 @@ pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
 
 fn ranges(field: &str, cidrs: &[IpNet], fault: fn(&IpNet) -> Option<String>, issues: &mut Vec<Issue>) {
     if cidrs.is_empty() {
-        issues.push(issue(field, "no range", "leave the field out for the default, or give one range per IP family"));
+        issues.push(issue(
+            field,
+            "no range",
+            "leave the field out for the default, or give one range per IP family",
+        ));
     }
     for (i, cidr) in cidrs.iter().enumerate() {
         let here = || format!("{field}[{i}]");
@@ -69,7 +85,11 @@ fn ranges(field: &str, cidrs: &[IpNet], fault: fn(&IpNet) -> Option<String>, iss
             issues.push(issue(here(), message, "use a larger or smaller range"));
         }
         if cidrs[..i].iter().any(|other| other.addr().is_ipv4() == cidr.addr().is_ipv4()) {
-            issues.push(issue(here(), "a second range of the same IP family", "give at most one IPv4 and one IPv6 range"));
+            issues.push(issue(
+                here(),
+                "a second range of the same IP family",
+                "give at most one IPv4 and one IPv6 range",
+            ));
         }
     }
 }
@@ -77,8 +97,9 @@ fn ranges(field: &str, cidrs: &[IpNet], fault: fn(&IpNet) -> Option<String>, iss
 /// Each node gets a /24 (IPv4) or a /64 (IPv6) of it: kube-controller-manager's defaults.
 fn pod_fault(cidr: &IpNet) -> Option<String> {
     let (largest, smallest) = if cidr.addr().is_ipv4() { (8, 24) } else { (48, 64) };
-    (!(largest..=smallest).contains(&cidr.prefix_len()))
-        .then(|| format!("{cidr} cannot be divided among nodes; its prefix must be /{largest} to /{smallest}"))
+    (!(largest..=smallest).contains(&cidr.prefix_len())).then(|| {
+        format!("{cidr} cannot be divided among nodes; its prefix must be /{largest} to /{smallest}")
+    })
 }
 
 /// kube-apiserver takes at most 20 bits, and the DNS server is the tenth address.
@@ -130,7 +151,10 @@ fn components(cluster: &Cluster, issues: &mut Vec<Issue>) {
             issues.push(issue(
                 format!("{name}.extraArgs.{flag}"),
                 "a flag is written without dashes and `=`",
-                format!("write `{}: \"value\"`", flag.trim_start_matches('-').split('=').next().unwrap_or_default()),
+                format!(
+                    "write `{}: \"value\"`",
+                    flag.trim_start_matches('-').split('=').next().unwrap_or_default()
+                ),
             ));
         }
     }

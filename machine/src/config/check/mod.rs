@@ -47,7 +47,8 @@ pub fn document(document: &Document) -> Vec<Issue> {
 fn link_match(link: &LinkMatch, issues: &mut Vec<Issue>) {
     match (&link.name, &link.mac) {
         (Some(name), None) => {
-            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) || name == "." || name == ".." {
+            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) || name == "." || name == ".."
+            {
                 issues.push(issue(
                     "link.name",
                     format!("{name:?} is no name of a link"),
@@ -66,14 +67,21 @@ fn link_match(link: &LinkMatch, issues: &mut Vec<Issue>) {
                 ));
             }
         }
-        _ => issues.push(issue("link", "it must say exactly one of name and mac", "set `name: eth0`, or `mac: …`")),
+        _ => issues.push(issue(
+            "link",
+            "it must say exactly one of name and mac",
+            "set `name: eth0`, or `mac: …`",
+        )),
     }
 }
 
 /// A DNS label (RFC 1123).
 fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// A DNS name of one or more labels.

@@ -13,9 +13,18 @@ pub fn address(address: &Address, issues: &mut Vec<Issue>) {
     let net = address.address;
     let hosts = net.prefix_len() < net.max_prefix_len() - 1;
     if net.addr().is_unspecified() || net.addr().is_multicast() || net.addr().is_loopback() {
-        issues.push(issue("address", format!("{net} cannot be a link's address"), "use a unicast address of the network"));
-    } else if hosts && net.addr().is_ipv4() && (net.addr() == net.network() || net.addr() == net.broadcast()) {
-        issues.push(issue("address", format!("{net} is the network's own or its broadcast address"), "use an address of a host"));
+        issues.push(issue(
+            "address",
+            format!("{net} cannot be a link's address"),
+            "use a unicast address of the network",
+        ));
+    } else if hosts && net.addr().is_ipv4() && (net.addr() == net.network() || net.addr() == net.broadcast())
+    {
+        issues.push(issue(
+            "address",
+            format!("{net} is the network's own or its broadcast address"),
+            "use an address of a host",
+        ));
     }
 }
 

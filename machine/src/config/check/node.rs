@@ -19,7 +19,11 @@ pub fn machine(machine: &Machine, issues: &mut Vec<Issue>) {
 
 pub fn disk(disk: &DiskSelector, needed: bool, issues: &mut Vec<Issue>) {
     if let Some(path) = disk.path.as_ref().filter(|path| !path.starts_with("/dev/") || path.contains("..")) {
-        issues.push(issue("disk.path", format!("{path:?} is no device"), "use a path such as /dev/vda or /dev/disk/by-id/…"));
+        issues.push(issue(
+            "disk.path",
+            format!("{path:?} is no device"),
+            "use a path such as /dev/vda or /dev/disk/by-id/…",
+        ));
     }
     if needed && *disk == DiskSelector::default() {
         issues.push(issue("disk", "it selects every disk", "set one of path, serial, model or minSize"));
@@ -30,8 +34,13 @@ pub fn volume(volume: &Volume, issues: &mut Vec<Issue>) {
     label("name", &volume.name, issues);
     disk(&volume.disk, true, issues);
     let path = &volume.mount_path;
-    if !path.starts_with("/var/") || path.len() < 6 || path.split('/').any(|part| part == ".." || part == ".") {
-        issues.push(issue("mountPath", format!("{path:?} is not below /var"), "use an absolute path such as /var/lib/data"));
+    if !path.starts_with("/var/") || path.len() < 6 || path.split('/').any(|part| part == ".." || part == ".")
+    {
+        issues.push(issue(
+            "mountPath",
+            format!("{path:?} is not below /var"),
+            "use an absolute path such as /var/lib/data",
+        ));
     }
 }
 
@@ -47,11 +56,19 @@ pub fn registry(registry: &Registry, issues: &mut Vec<Issue>) {
     for (i, mirror) in registry.mirrors.iter().enumerate() {
         let rest = mirror.strip_prefix("https://").or_else(|| mirror.strip_prefix("http://"));
         if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/') || rest.contains(' ')) {
-            issues.push(issue(format!("mirrors[{i}]"), format!("{mirror:?} is no URL"), "start it with http:// or https://"));
+            issues.push(issue(
+                format!("mirrors[{i}]"),
+                format!("{mirror:?} is no URL"),
+                "start it with http:// or https://",
+            ));
         }
     }
     if registry.ca.as_ref().is_some_and(|ca| crate::pki::facts(ca).is_err()) {
-        issues.push(issue("ca", "no PEM certificate", "paste the CA's certificate, BEGIN and END lines included"));
+        issues.push(issue(
+            "ca",
+            "no PEM certificate",
+            "paste the CA's certificate, BEGIN and END lines included",
+        ));
     }
 }
 
@@ -112,7 +129,11 @@ pub fn static_pod(pod: &StaticPod, issues: &mut Vec<Issue>) {
     label("name", &pod.name, issues);
     if pod.pod.get("kind").and_then(|kind| kind.as_str()) != Some("Pod") {
         issues.push(issue("pod", "no Pod", "write a whole v1 Pod: apiVersion, kind: Pod, metadata and spec"));
-    } else if !pod.pod.pointer("/spec/containers").is_some_and(|list| list.as_array().is_some_and(|l| !l.is_empty())) {
+    } else if !pod
+        .pod
+        .pointer("/spec/containers")
+        .is_some_and(|list| list.as_array().is_some_and(|l| !l.is_empty()))
+    {
         issues.push(issue("pod.spec.containers", "a Pod without containers", "add at least one"));
     }
 }
@@ -128,7 +149,10 @@ pub fn manifest(manifest: &Manifest, issues: &mut Vec<Issue>) {
                 if object.is_null() || (has("/apiVersion") && has("/kind") && has("/metadata/name")) {
                     continue;
                 }
-                (format!("document {} lacks apiVersion, kind or metadata.name", i + 1), "write a whole Kubernetes object")
+                (
+                    format!("document {} lacks apiVersion, kind or metadata.name", i + 1),
+                    "write a whole Kubernetes object",
+                )
             }
         };
         issues.push(issue("content", message, remedy));
