@@ -23,7 +23,7 @@ pub async fn run(machine: Machine) -> Result<()> {
     let mut devices = machine.devices.subscribe();
     // The first scan makes sense once drivers are loaded.
     let _ =
-        tokio::time::timeout(Duration::from_secs(10), devices.wait_for(|generation| *generation > 0)).await;
+        tokio::time::timeout(Duration::from_secs(60), devices.wait_for(|generation| *generation > 0)).await;
     let mut applied = machine.config.subscribe();
     let mut said = String::new();
     loop {

@@ -52,24 +52,24 @@ pub async fn follow(machine: Machine) -> Result<()> {
     loop {
         let mut ready = events.readable().await?;
         tokio::time::sleep(SETTLE).await;
-        let (mut aliases, mut storage) = (Vec::new(), false);
+        let (mut aliases, mut changed) = (Vec::new(), false);
         loop {
             match events.get_ref().next() {
                 Ok(Some(event)) => {
-                    storage |= event.subsystem == "block";
+                    changed |= ["block", "input"].contains(&event.subsystem.as_str());
                     aliases.extend(event.modalias.filter(|_| event.action == "add"));
                 }
                 Ok(None) => break,
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
                     aliases = device_aliases();
-                    storage = true;
+                    changed = true;
                 }
                 Err(error) => return Err(error).context("read device events"),
             }
         }
         ready.clear_ready();
         load(&modules, aliases).await?;
-        if storage {
+        if changed {
             machine.devices.send_modify(|generation| *generation += 1);
         }
     }
