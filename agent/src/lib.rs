@@ -30,6 +30,7 @@ pub mod eviction;
 pub mod folder;
 pub mod hooks;
 pub mod images;
+pub mod log_rotation;
 pub mod machine_socket;
 pub mod manager;
 pub mod node;
@@ -101,6 +102,7 @@ pub async fn run() -> anyhow::Result<()> {
     tokio::spawn(node::run::run(ctx.clone(), node_inputs));
     tokio::spawn(node::lease::run(ctx.clone()));
     tokio::spawn(server::run(ctx.clone(), parts.probes.clone()));
+    tokio::spawn(log_rotation::run(ctx.clone()));
     tokio::spawn(routes(ctx.clone()));
     tokio::spawn(evictions(ctx.clone(), pressure_tx, ends_tx));
     let inputs = manager::Inputs { static_pods, api_pods, probes, ends };
