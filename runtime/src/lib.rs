@@ -1,5 +1,33 @@
-//! The CRI runtime as a library, so that tests can reach its parts.
+//! The container runtime: a CRI v1 server without shims and without pause processes.
+//!
+//! `pintle-runtime` (`main.rs`) serves CRI on a unix socket; every call into libcontainer happens in `pintle-launch`, a fresh
+//! single-threaded process that ends as soon as the container's pid is known. PID 1 adopts and reaps the containers and keeps their
+//! pipes and exit codes, so this process can be killed at any moment.
+//!
+//! [`cri`] takes requests apart; [`runtime`] is the centre, with a file per verb's object: [`pod`], [`container`], [`exec`], [`restore`], [`stats`].
+//! [`spec`] and [`seccomp`] decide what a container is, [`launch`] makes it, [`io`] and [`logs`] carry its output, [`exits`] tells how it ended.
+//! [`image`], [`network`] and [`streaming`] know nothing of containers.
 
+pub mod backend;
+pub mod cgroup;
+pub mod container;
+pub mod cri;
+pub mod exec;
+pub mod exits;
 pub mod image;
+pub mod images;
+pub mod io;
+pub mod launch;
+pub mod logs;
+pub mod machine_socket;
+pub mod namespaces;
 pub mod network;
+pub mod pod;
+pub mod restore;
+pub mod runtime;
+pub mod seccomp;
+pub mod settings;
+pub mod spec;
+pub mod state;
+pub mod stats;
 pub mod streaming;

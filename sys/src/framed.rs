@@ -1,7 +1,7 @@
 //! Length-prefixed frames with file descriptors over a unix stream socket (unix(7), SCM_RIGHTS).
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::cmsg_space;
@@ -127,6 +127,14 @@ impl FramedSocket {
             self.buffer.extend_from_slice(&chunk[..read]);
         }
     }
+}
+
+/// Receives what is there, with its descriptors, waiting on a blocking socket; 0 bytes at the end.
+///
+/// # Errors
+/// As recvmsg(2).
+pub fn receive_blocking(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive(socket.as_raw_fd(), bytes)
 }
 
 fn receive(socket: RawFd, chunk: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {

@@ -1,8 +1,10 @@
 //! The kernel facade: the only crate of the workspace that may contain `unsafe`, each block with the invariant that makes it sound.
 //! It imports none of ours. One file per kernel concept.
 
+pub mod beneath;
 pub mod block;
 pub mod clock;
+pub mod device_filter;
 pub mod dm;
 pub mod entropy;
 pub mod framed;
@@ -11,6 +13,11 @@ pub mod loop_device;
 pub mod module;
 pub mod mount;
 pub mod netns;
+pub mod overlay;
+pub mod pidfd;
+pub mod readiness;
+pub mod seccomp;
 pub mod spawn;
+pub mod terminal;
 pub mod uevent;
 pub mod wait;

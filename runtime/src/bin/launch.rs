@@ -1,1 +1,4 @@
-fn main() {}
+//! `pintle-launch`: one libcontainer call, see `runtime::launch`.
+fn main() -> std::process::ExitCode {
+    runtime::launch::main()
+}

@@ -1,0 +1,191 @@
+//! Running commands in a container that runs.
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::unix::AsyncFd;
+use tonic::Status;
+
+use crate::exits::Exit;
+use crate::io::{Ours, Pipes, read, watch};
+use crate::launch::{self, Request, launch};
+use crate::runtime::{Runtime, folder, internal};
+use crate::state::{self, Phase};
+
+/// The most output of one exec that is kept, per stream.
+const MAX_OUTPUT: usize = 16 << 20;
+/// How long output may keep coming after the process has ended.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// A command that runs in a container.
+#[derive(Debug)]
+pub struct Running {
+    pub ours: Ours,
+    pub pidfd: Arc<AsyncFd<OwnedFd>>,
+    key: (i32, u64),
+    exit: tokio::task::JoinHandle<Exit>,
+    folder: ExecFolder,
+}
+
+/// The files of one exec; removed with it.
+#[derive(Debug)]
+struct ExecFolder(PathBuf);
+
+impl Drop for ExecFolder {
+    fn drop(&mut self) {
+        let _ = crate::pod::remove_folder(&self.0);
+    }
+}
+
+impl Running {
+    /// Its exit code, once it has ended.
+    pub async fn wait(&mut self) -> i32 {
+        match (&mut self.exit).await {
+            Ok(exit) => exit.code,
+            Err(_) => Exit::unknown().code,
+        }
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        let _ = sys::pidfd::signal(self.pidfd.get_ref(), nix::libc::SIGKILL);
+    }
+}
+
+impl Runtime {
+    /// Starts a command; it runs by the time this returns.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless the container runs; `Unknown` with the reason when the command cannot be run.
+    pub async fn exec(&self, id: &str, command: &[String], terminal: bool, stdin: bool) -> Result<Running, Status> {
+        let container = self.container(id)?;
+        let record = container.record();
+        if record.phase != Phase::Running {
+            return Err(Status::failed_precondition(format!("container {id} is not running but {:?}", record.phase)));
+        }
+        if command.is_empty() {
+            return Err(Status::invalid_argument("no command to execute"));
+        }
+        let bundle = folder("containers", &record.id);
+        let name = state::new_id().map_err(|error| internal("name an exec", &error))?;
+        let root = folder("exec", &name[..16]);
+        let files = ExecFolder(root.clone());
+        let write = || -> std::io::Result<()> {
+            let spec: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
+            fs::create_dir_all(root.join(&record.id))?;
+            let state = json!({
+                "ociVersion": "1.2.0", "id": record.id, "status": "running", "pid": record.pid,
+                "bundle": bundle, "annotations": {}, "useSystemd": false, "intelRdtDir": null,
+            });
+            fs::write(root.join(&record.id).join("state.json"), state.to_string())?;
+            fs::write(root.join("process.json"), process(&spec["process"], command, terminal).to_string())
+        };
+        write().map_err(|error| internal("prepare an exec", &error))?;
+        let request = Request::Exec {
+            container: launch::Container {
+                id: record.id.clone(),
+                root: root.clone(),
+                bundle,
+                seccomp: record.seccomp.clone(),
+                console: terminal.then(|| root.join("c.sock")),
+            },
+            process: root.join("process.json"),
+        };
+        let launching = self.exits.launching();
+        let failed = |error: launch::Failure| Status::unknown(format!("failed to exec in container {id:?}: {}", error.message));
+        let (mut launched, ours) = if terminal {
+            (launch(&request, &[]).await.map_err(failed)?, None)
+        } else {
+            let pipes = Pipes::new(stdin, record.user.uid, record.user.gid).map_err(|error| internal("make pipes for an exec", &error))?;
+            let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
+            (launch(&request, &theirs).await.map_err(failed)?, Some(pipes.ours))
+        };
+        let ours = match (ours, launched.terminal.take()) {
+            (Some(ours), _) => ours,
+            (None, Some(terminal)) => Ours { outputs: vec![terminal], stdin: None },
+            (None, None) => return Err(Status::internal("no terminal arrived for an exec")),
+        };
+        let key = (launched.pid, launched.start_time);
+        let pidfd = watch(launched.pidfd).map_err(|error| internal("watch an exec", &error))?;
+        let exit = tokio::spawn(self.exits.wait(key, Some(Arc::clone(&pidfd))));
+        drop(launching);
+        let exits = self.exits.clone();
+        let watched = tokio::spawn(async move {
+            let exit = exit.await.unwrap_or_else(|_| Exit::unknown());
+            exits.acknowledge(key);
+            exit
+        });
+        Ok(Running { ours, pidfd, key, exit: watched, folder: files })
+    }
+
+    /// Runs a command and collects its output.
+    ///
+    /// # Errors
+    /// As [`Runtime::exec`]; `DeadlineExceeded` after `timeout`, and the command is killed then.
+    pub async fn exec_sync(&self, id: &str, command: &[String], timeout: Option<Duration>) -> Result<(Vec<u8>, Vec<u8>, i32), Status> {
+        let mut running = self.exec(id, command, false, false).await?;
+        tracing::trace!(pid = running.key.0, folder = ?running.folder, "exec");
+        let mut outputs = std::mem::take(&mut running.ours.outputs).into_iter();
+        let (Some(stdout), Some(stderr)) = (outputs.next(), outputs.next()) else { return Err(Status::internal("an exec has no pipes")) };
+        let (out, err) = (Collected::default(), Collected::default());
+        let reading = tokio::spawn({
+            let (out, err) = (out.clone(), err.clone());
+            async move { tokio::join!(collect(stdout, out), collect(stderr, err)) }
+        });
+        let code = match timeout {
+            Some(timeout) => tokio::time::timeout(timeout, running.wait()).await.ok(),
+            None => Some(running.wait().await),
+        };
+        let Some(code) = code else {
+            running.kill();
+            reading.abort();
+            return Err(Status::deadline_exceeded(format!("command {command:?} timed out after {timeout:?}")));
+        };
+        // A child of the command may hold the pipes open for ever.
+        let abort = reading.abort_handle();
+        if tokio::time::timeout(DRAIN, reading).await.is_err() {
+            abort.abort();
+        }
+        let output = (std::mem::take(&mut *out.lock()), std::mem::take(&mut *err.lock()), code);
+        Ok(output)
+    }
+}
+
+/// What a stream has brought so far.
+#[derive(Debug, Clone, Default)]
+struct Collected(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Collected {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Reads to the end; what is above the limit is read and dropped, so that the command is not stopped.
+async fn collect(output: OwnedFd, into: Collected) {
+    let Ok(output) = watch(output) else { return };
+    let mut chunk = vec![0; crate::io::CHUNK];
+    while let Ok(size @ 1..) = read(&output, &mut chunk).await {
+        let mut buffer = into.lock();
+        let room = MAX_OUTPUT.saturating_sub(buffer.len());
+        buffer.extend_from_slice(&chunk[..size.min(room)]);
+    }
+}
+
+/// The container's process with another command: same user, capabilities, environment and restrictions.
+fn process(of_container: &Value, command: &[String], terminal: bool) -> Value {
+    let mut process = of_container.clone();
+    process["args"] = json!(command);
+    process["terminal"] = terminal.into();
+    if terminal {
+        if let Some(variables) = process["env"].as_array_mut() {
+            if !variables.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("TERM="))) {
+                variables.push("TERM=xterm".into());
+            }
+        }
+    }
+    process
+}

@@ -1,0 +1,183 @@
+//! A container's standard streams: pipes or a terminal, read into the log and to whoever is attached.
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Mutex, broadcast, watch};
+
+use crate::logs::{LogFile, Stream};
+
+/// Chunks an attached client may lag behind before it loses some.
+const ATTACH_BACKLOG: usize = 64;
+
+/// What is read from a pipe at once.
+pub const CHUNK: usize = 16 << 10;
+
+/// The runtime's side of the streams.
+#[derive(Debug)]
+pub struct ContainerIo {
+    pub log: Option<LogFile>,
+    output: broadcast::Sender<(Stream, Bytes)>,
+    /// The write end of stdin; gone once it is closed.
+    pub stdin: Mutex<Option<Arc<AsyncFd<OwnedFd>>>>,
+    /// The terminal's master side.
+    pub terminal: Option<Arc<AsyncFd<OwnedFd>>>,
+    open: watch::Sender<usize>,
+}
+
+/// The ends that go to the container, and ours.
+#[derive(Debug)]
+pub struct Pipes {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    pub ours: Ours,
+}
+
+/// Our ends, as they lie in the fd store: stdout and stderr or a terminal, and stdin if it is open.
+#[derive(Debug)]
+pub struct Ours {
+    pub outputs: Vec<OwnedFd>,
+    pub stdin: Option<OwnedFd>,
+}
+
+impl Pipes {
+    /// Makes them, owned by the container's user so that it can open /dev/stdout. Without `stdin` the container reads from /dev/null.
+    ///
+    /// # Errors
+    /// When no pipe can be made.
+    pub fn new(stdin: bool, uid: u32, gid: u32) -> io::Result<Self> {
+        let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
+        let (stdout, stdout_theirs) = pipe()?;
+        let (stderr, stderr_theirs) = pipe()?;
+        let (stdin_theirs, stdin) = if stdin {
+            let (theirs, ours) = pipe()?;
+            (theirs, Some(ours))
+        } else {
+            (std::fs::File::open("/dev/null")?.into(), None)
+        };
+        for end in [&stdout_theirs, &stderr_theirs].into_iter().chain(stdin.is_some().then_some(&stdin_theirs)) {
+            std::os::unix::fs::fchown(end, Some(uid), Some(gid))?;
+        }
+        let ours = Ours { outputs: vec![stdout, stderr], stdin };
+        Ok(Self { stdin: stdin_theirs, stdout: stdout_theirs, stderr: stderr_theirs, ours })
+    }
+}
+
+impl Ours {
+    /// Numbers for the fd store.
+    pub fn raw(&self) -> Vec<RawFd> {
+        self.outputs.iter().chain(&self.stdin).map(AsRawFd::as_raw_fd).collect()
+    }
+}
+
+/// Makes a descriptor non-blocking and watches it.
+///
+/// # Errors
+/// As fcntl(2) and epoll_ctl(2).
+pub fn watch(descriptor: OwnedFd) -> io::Result<Arc<AsyncFd<OwnedFd>>> {
+    let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
+    fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(Arc::new(sys::readiness::register(descriptor)?))
+}
+
+/// Reads what is there; 0 at the end (a terminal's end is EIO).
+///
+/// # Errors
+/// As read(2).
+pub async fn read(descriptor: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = descriptor.readable().await?;
+        match ready.try_io(|inner| Ok(nix::unistd::read(inner.get_ref(), buffer)?)) {
+            Ok(Err(error)) if error.raw_os_error() == Some(nix::libc::EIO) => return Ok(0),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(result) => return result,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Writes everything.
+///
+/// # Errors
+/// As write(2); `BrokenPipe` when the reader is gone.
+pub async fn write_all(descriptor: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let mut ready = descriptor.writable().await?;
+        match ready.try_io(|inner| Ok(nix::unistd::write(inner.get_ref().as_fd(), bytes)?)) {
+            Ok(Ok(written)) => bytes = &bytes[written..],
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+impl ContainerIo {
+    /// Starts reading. With one output it is a terminal's.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be watched.
+    pub fn start(ours: Ours, log: Option<LogFile>) -> io::Result<Arc<Self>> {
+        let outputs = ours.outputs.into_iter().map(watch).collect::<io::Result<Vec<_>>>()?;
+        let terminal = (outputs.len() == 1).then(|| Arc::clone(&outputs[0]));
+        let stdin = ours.stdin.map(watch).transpose()?;
+        let io = Arc::new(Self {
+            log,
+            output: broadcast::channel(ATTACH_BACKLOG).0,
+            stdin: Mutex::new(stdin.or_else(|| terminal.clone())),
+            terminal,
+            open: watch::Sender::new(outputs.len()),
+        });
+        for (output, stream) in outputs.into_iter().zip([Stream::Stdout, Stream::Stderr]) {
+            tokio::spawn(Arc::clone(&io).pump(output, stream));
+        }
+        Ok(io)
+    }
+
+    /// What the container writes from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<(Stream, Bytes)> {
+        self.output.subscribe()
+    }
+
+    /// Waits until the container's outputs have ended.
+    pub async fn drained(&self) {
+        // The sender is ours, so it cannot be gone.
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    async fn pump(self: Arc<Self>, output: Arc<AsyncFd<OwnedFd>>, stream: Stream) {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match read(&output, &mut buffer).await {
+                Ok(0) => break,
+                Ok(size) => {
+                    if let Some(log) = &self.log {
+                        log.append(&buffer[..size], stream);
+                    }
+                    if self.output.receiver_count() > 0 {
+                        let _ = self.output.send((stream, Bytes::copy_from_slice(&buffer[..size])));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, ?stream, "read a container's output");
+                    break;
+                }
+            }
+        }
+        self.open.send_modify(|open| *open -= 1);
+    }
+}
+
+/// The log at a path, when there is one to write.
+///
+/// # Errors
+/// As open(2).
+pub fn open_log(path: &str) -> io::Result<Option<LogFile>> {
+    if path.is_empty() { Ok(None) } else { LogFile::open(Path::new(path)).map(Some) }
+}

@@ -1,0 +1,107 @@
+//! Starts `pintle-launch` and hears from it.
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use sys::framed::FramedSocket;
+
+use super::{Failure, MAX_FRAME, Reply, Request};
+
+/// No healthy launch takes this long, also not on a loaded emulated machine.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
+/// From the word to start until execve.
+const EXEC_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A process that was launched.
+#[derive(Debug)]
+pub struct Launched {
+    pub pid: i32,
+    /// Clock ticks since boot; with the pid it names the process for good.
+    pub start_time: u64,
+    pub pidfd: OwnedFd,
+    pub terminal: Option<OwnedFd>,
+    pub starting: Starting,
+}
+
+/// A container's init on its way to the user's program.
+#[derive(Debug)]
+pub struct Starting(FramedSocket);
+
+impl Starting {
+    /// Waits until init has become the user's program.
+    ///
+    /// # Errors
+    /// When it could not, with the reason.
+    pub async fn finished(mut self) -> Result<(), Failure> {
+        match tokio::time::timeout(EXEC_DEADLINE, self.0.recv()).await {
+            Err(_) => Err(Failure::other("the container's init did not start its program within 30 s")),
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some((frame, _)))) => match serde_json::from_slice(&frame) {
+                Ok(Reply::Failed(failure)) => Err(failure),
+                _ => Err(Failure::other("the container's init sent something that cannot be understood")),
+            },
+            Ok(Err(error)) => Err(Failure::other(format!("wait for the container's program: {error}"))),
+        }
+    }
+}
+
+/// Launches with the given stdin, stdout and stderr (none for a terminal).
+///
+/// # Errors
+/// When the process could not be made. What libcontainer left behind is the caller's to remove: the cgroup with everything in it, and the state folder.
+pub async fn launch(request: &Request, stdio: &[RawFd]) -> Result<Launched, Failure> {
+    let failed = |what: &str, error: io::Error| Failure::other(format!("{what}: {error}"));
+    let (ours, theirs) = UnixStream::pair().map_err(|error| failed("make a socket for pintle-launch", error))?;
+    let mut child = tokio::process::Command::new(program())
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed("start pintle-launch", error))?;
+    let mut socket = FramedSocket::new(ours, MAX_FRAME).map_err(|error| failed("speak to pintle-launch", error))?;
+    let body = serde_json::to_vec(request).map_err(|error| Failure::other(error.to_string()))?;
+    let talk = async {
+        socket.send(&body, stdio).await?;
+        tokio::select! {
+            frame = socket.recv() => frame,
+            // Killed in the middle it leaves an init that waits for ever and holds the socket: there is no end to read.
+            status = child.wait() => {
+                match tokio::time::timeout(Duration::from_millis(100), socket.recv()).await {
+                    Ok(frame) => frame,
+                    Err(_) => Err(io::Error::other(format!("pintle-launch ended without a word ({})", status?))),
+                }
+            }
+        }
+    };
+    let answer = tokio::time::timeout(LAUNCH_DEADLINE, talk).await;
+    let (frame, descriptors) = match answer {
+        Err(_) => return Err(Failure::other("pintle-launch did not answer within 60 s")),
+        Ok(Err(error)) => return Err(failed("hear from pintle-launch", error)),
+        Ok(Ok(None)) => return Err(Failure::other("pintle-launch ended without a word")),
+        Ok(Ok(Some(answer))) => answer,
+    };
+    // It has nothing left to do; the container is handed on to the reaper when it is gone.
+    let _ = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
+    match serde_json::from_slice(&frame) {
+        Ok(Reply::Started { pid, start_time }) => {
+            let mut descriptors = descriptors.into_iter();
+            let pidfd = descriptors.next().ok_or_else(|| Failure::other("pintle-launch sent no pidfd"))?;
+            Ok(Launched { pid, start_time, pidfd, terminal: descriptors.next(), starting: Starting(socket) })
+        }
+        Ok(Reply::Failed(failure)) => Err(failure),
+        Err(error) => Err(Failure::other(format!("pintle-launch's reply cannot be understood: {error}"))),
+    }
+}
+
+/// Beside our own executable, so that tests use what they built.
+fn program() -> std::path::PathBuf {
+    let ours = std::env::current_exe().ok();
+    let sibling = ours.as_deref().and_then(|path| path.parent()).map(|folder| folder.join("pintle-launch"));
+    sibling.filter(|path| path.exists()).unwrap_or_else(|| format!("{}/pintle-launch", machine::paths::BIN).into())
+}
+

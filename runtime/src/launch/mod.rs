@@ -1,0 +1,68 @@
+//! `pintle-launch` and how the runtime speaks to it.
+//!
+//! libcontainer forks, changes its caller and deadlocks when other threads hold locks, so it is called only in a fresh single-threaded process
+//! that does one thing and ends. The process gets a socket as its stdin, reads one [`Request`] with the container's stdio as descriptors, and answers
+//! with one [`Reply`]. The container's init keeps the socket until it has become the user's program: it closes without a word when that
+//! worked, and carries a second reply when it did not.
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+mod client;
+mod executor;
+pub mod pause;
+mod worker;
+
+pub use client::{Launched, Starting, launch};
+pub use worker::main;
+
+/// The largest request or reply, in bytes.
+pub const MAX_FRAME: usize = 256 << 10;
+
+/// What one launch does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Makes a container's init, which waits for the word on its notify socket. Descriptors: stdin, stdout, stderr, unless it has a terminal.
+    Create(Container),
+    /// Runs a process in a container. Descriptors as for create.
+    Exec { container: Container, process: PathBuf },
+    /// Starts a pause process in a new pid namespace. No descriptors.
+    Pause { root: PathBuf },
+}
+
+/// The container a request speaks of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub id: String,
+    /// libcontainer's state folder; the container's own lies below it under its id.
+    pub root: PathBuf,
+    pub bundle: PathBuf,
+    /// The compiled system call filter.
+    pub seccomp: Option<PathBuf>,
+    /// Where to receive the terminal, when it has one: a socket path below 108 bytes.
+    pub console: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Descriptors: the pidfd and, with a terminal, its master side.
+    Started { pid: i32, start_time: u64 },
+    Failed(Failure),
+}
+
+/// Why a program could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub message: String,
+    /// What a shell would return: 127 not found, 126 not executable; 128 anything else.
+    pub exit_code: i32,
+}
+
+impl Failure {
+    /// A failure that is not the program's.
+    pub fn other(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit_code: 128 }
+    }
+}

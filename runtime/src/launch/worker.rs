@@ -1,0 +1,197 @@
+//! The body of `pintle-launch`: one libcontainer call, then the end.
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::rc::Rc;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use super::executor::Program;
+use super::{Container, Failure, MAX_FRAME, Reply, Request, pause};
+
+/// Runs `pintle-launch`: with the argument `pause` the pause process, otherwise one request from the socket on stdin.
+pub fn main() -> std::process::ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("pause") {
+        return pause::main();
+    }
+    // stdout and stderr are the container's or nobody's: nothing here may write to them, not even a panic.
+    std::panic::set_hook(Box::new(|_| {}));
+    // With SIGCHLD ignored the kernel would throw the children's wait statuses away.
+    sys::pidfd::default_sigchld();
+    let socket = match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(socket) => Rc::new(socket),
+        Err(_) => return std::process::ExitCode::FAILURE,
+    };
+    let (reply, descriptors) = match serve(&socket) {
+        Ok((reply, descriptors)) => (reply, descriptors),
+        Err(failure) => (Reply::Failed(failure), Vec::new()),
+    };
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    match send(&socket, &reply, &raw) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(_) => std::process::ExitCode::FAILURE,
+    }
+}
+
+fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    let (request, stdio) =
+        receive(socket).map_err(|error| Failure::other(format!("read the launch request: {error}")))?;
+    match request {
+        Request::Create(container) => create(&container, stdio, socket),
+        Request::Exec { container, process } => exec(&container, &process, stdio, socket),
+        Request::Pause { root } => {
+            let pid = pause::start(&root).map_err(|error| Failure::other(format!("start a pause process: {error}")))?;
+            started(pid, None)
+        }
+    }
+}
+
+fn builder(
+    container: &Container,
+    stdio: Vec<OwnedFd>,
+    socket: &Rc<OwnedFd>,
+) -> Result<ContainerBuilder, Failure> {
+    let seccomp = container
+        .seccomp
+        .as_ref()
+        .map(|path| std::fs::read(path).map(Rc::new))
+        .transpose()
+        .map_err(|error| Failure::other(format!("read the compiled seccomp filter: {error}")))?;
+    let mut builder = ContainerBuilder::new(container.id.clone(), SyscallType::default())
+        .with_root_path(container.root.clone())
+        .map_err(explain)?
+        .with_console_socket(container.console.clone())
+        .with_executor(Program { seccomp, socket: Rc::clone(socket) });
+    let mut stdio = stdio.into_iter();
+    if let (Some(stdin), Some(stdout), Some(stderr)) = (stdio.next(), stdio.next(), stdio.next()) {
+        builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+    }
+    builder.validate_id().map_err(explain)
+}
+
+fn create(
+    container: &Container,
+    stdio: Vec<OwnedFd>,
+    socket: &Rc<OwnedFd>,
+) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    let console = Console::listen(container)?;
+    let made = builder(container, stdio, socket)?
+        .as_init(&container.bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(false)
+        .build()
+        .map_err(explain)?;
+    let pid = made.pid().ok_or_else(|| Failure::other("libcontainer made a container without a process"))?;
+    started(pid.as_raw(), console.receive()?)
+}
+
+fn exec(
+    container: &Container,
+    process: &Path,
+    stdio: Vec<OwnedFd>,
+    socket: &Rc<OwnedFd>,
+) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    let console = Console::listen(container)?;
+    let pid = builder(container, stdio, socket)?
+        .as_tenant()
+        .with_detach(true)
+        .as_sibling(false)
+        .with_process(Some(process))
+        .build()
+        .map_err(explain)?;
+    started(pid.as_raw(), console.receive()?)
+}
+
+/// The process is our child until we end, so its pid cannot be another's yet.
+fn started(pid: i32, terminal: Option<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    let failed = |error: io::Error| Failure::other(format!("take hold of process {pid}: {error}"));
+    let start_time = sys::pidfd::start_time(pid).map_err(failed)?;
+    let mut descriptors = vec![sys::pidfd::open(pid).map_err(failed)?];
+    descriptors.extend(terminal);
+    Ok((Reply::Started { pid, start_time }, descriptors))
+}
+
+/// libcontainer's error with its causes; the innermost says what happened.
+fn explain(error: libcontainer::error::LibcontainerError) -> Failure {
+    let mut text = error.to_string();
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        let line = inner.to_string();
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        cause = inner.source();
+    }
+    Failure::other(text)
+}
+
+/// Where libcontainer sends the master side of a container's terminal.
+struct Console(Option<UnixListener>);
+
+impl Console {
+    fn listen(container: &Container) -> Result<Self, Failure> {
+        let Some(path) = &container.console else { return Ok(Self(None)) };
+        UnixListener::bind(path)
+            .map(|listener| Self(Some(listener)))
+            .map_err(|error| Failure::other(format!("listen for the terminal at {}: {error}", path.display())))
+    }
+
+    fn receive(self) -> Result<Option<OwnedFd>, Failure> {
+        let Some(listener) = self.0 else { return Ok(None) };
+        let failed = |error: io::Error| Failure::other(format!("receive the terminal: {error}"));
+        let (connection, _) = listener.accept().map_err(failed)?;
+        let mut byte = [0; 64];
+        let (_, mut descriptors) = receive_part(&connection.into(), &mut byte).map_err(failed)?;
+        descriptors.pop().map(Some).ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))
+    }
+}
+
+fn receive(socket: &OwnedFd) -> io::Result<(Request, Vec<OwnedFd>)> {
+    let mut length = [0; 4];
+    let (read, descriptors) = receive_part(socket, &mut length)?;
+    let size = u32::from_be_bytes(length) as usize;
+    if read != 4 || size > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no request, or one above the limit"));
+    }
+    let mut frame = vec![0; size];
+    let mut at = 0;
+    while at < size {
+        match receive_part(socket, &mut frame[at..])?.0 {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => at += read,
+        }
+    }
+    Ok((serde_json::from_slice(&frame)?, descriptors))
+}
+
+fn receive_part(socket: &OwnedFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    sys::framed::receive_blocking(socket.as_fd(), bytes)
+}
+
+/// Sends one reply frame.
+///
+/// # Errors
+/// As sendmsg(2).
+pub fn send(socket: &OwnedFd, reply: &Reply, descriptors: &[RawFd]) -> io::Result<()> {
+    let body = serde_json::to_vec(reply)?;
+    let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let mut at = 0;
+    while at < bytes.len() {
+        let control: &[ControlMessage] = if at == 0 && !descriptors.is_empty() { &rights } else { &[] };
+        at += sendmsg::<()>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(&bytes[at..])],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Pod sandboxes: namespaces, files, addresses. Nothing of them is a process, but for a pause process where a pod shares its pid namespace.
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use machine::cri;
+use nix::mount::{MsFlags, mount};
+use tonic::Status;
+
+use crate::launch::{Request, launch};
+use crate::namespaces;
+use crate::network::{PodRequest, PortMapping, Protocol};
+use crate::runtime::{Runtime, Sandbox, folder, internal, lock};
+use crate::state::{self, SandboxRecord};
+
+/// The namespace options of a pod.
+pub fn options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
+    let linux = config.linux.as_ref();
+    linux.and_then(|linux| linux.security_context.as_ref()).and_then(|security| security.namespace_options.clone()).unwrap_or_default()
+}
+
+fn is_host(mode: i32) -> bool {
+    mode == cri::NamespaceMode::Node as i32
+}
+
+impl Runtime {
+    /// Makes a sandbox; when a step fails everything before it is undone.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what cannot be, `Internal` with the step that failed.
+    pub async fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: String) -> Result<String, Status> {
+        if config.metadata.is_none() {
+            return Err(Status::invalid_argument("the sandbox config has no metadata"));
+        }
+        if !handler.is_empty() && handler != crate::cri::HANDLER {
+            return Err(Status::invalid_argument(format!("no runtime handler named {handler:?} is configured")));
+        }
+        let modes = options(&config);
+        if modes.userns_options.as_ref().is_some_and(|options| options.mode() == cri::NamespaceMode::Pod) {
+            return Err(Status::unimplemented("pods with a user namespace (hostUsers: false) are not supported yet"));
+        }
+        let sysctls = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+        namespaces::check_sysctls(sysctls.keys(), !is_host(modes.network), !is_host(modes.ipc))
+            .map_err(Status::invalid_argument)?;
+        let id = state::new_id().map_err(|error| internal("make a sandbox id", &error))?;
+        fs::create_dir_all(folder("sandboxes", &id)).map_err(|error| internal("make the sandbox's folder", &error))?;
+        let sandbox = Sandbox::new(SandboxRecord {
+            id: id.clone(),
+            config,
+            runtime_handler: handler,
+            created_at: state::now(),
+            ready: false,
+            creating: true,
+            ips: Vec::new(),
+            pause: None,
+        });
+        let _busy = sandbox.busy.lock().await;
+        sandbox.update(|_| {})?;
+        // A client that goes away must not leave half a sandbox: the record says `creating`, and removal undoes what there is.
+        match self.make(&sandbox).await {
+            Ok(()) => {
+                lock(&self.sandboxes).insert(id.clone(), Arc::clone(&sandbox));
+                Ok(id)
+            }
+            Err(error) => {
+                if let Err(second) = self.dismantle(&sandbox).await {
+                    tracing::warn!(sandbox = id, %second, "undo a failed sandbox; it is tried again when the runtime starts");
+                } else {
+                    let _ = fs::remove_dir_all(folder("sandboxes", &id));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(&self, sandbox: &Sandbox) -> Result<(), Status> {
+        let record = sandbox.record();
+        let (id, modes) = (&record.id, options(&record.config));
+        let pins = folder("ns", id);
+        fs::create_dir_all(&pins).map_err(|error| internal("make a folder for namespaces", &error))?;
+        let network = (!is_host(modes.network)).then(|| pins.join("net"));
+        if let Some(path) = &network {
+            self.network.create_netns(path).await.map_err(|error| internal("make the pod's network namespace", &error))?;
+        }
+        let hostname = hostname(&record.config).map_err(|error| internal("read the node's hostname", &error))?;
+        let linux = record.config.linux.as_ref();
+        let request = namespaces::Request {
+            ipc: (!is_host(modes.ipc)).then(|| pins.join("ipc")),
+            uts: network.is_some().then(|| pins.join("uts")),
+            hostname: hostname.clone(),
+            network: network.clone(),
+            sysctls: linux.map(|linux| linux.sysctls.clone().into_iter().collect()).unwrap_or_default(),
+        };
+        namespaces::create(request).map_err(|error| internal("make the pod's namespaces", &error))?;
+        files(&record, &hostname, is_host(modes.ipc)).map_err(|error| internal("write the pod's files", &error))?;
+        if modes.pid() == cri::NamespaceMode::Pod {
+            self.pause(sandbox).await?;
+        }
+        let mut ips = Vec::new();
+        if let Some(netns) = network {
+            let ports = record.config.port_mappings.iter().filter_map(port).collect();
+            let addresses = self
+                .network
+                .setup(&PodRequest { sandbox_id: id.clone(), netns, ports })
+                .await
+                .map_err(|error| internal("connect the pod to the network", &error))?;
+            ips = addresses.ips.iter().map(ToString::to_string).collect();
+        }
+        sandbox.update(|record| {
+            record.ips = ips;
+            record.ready = true;
+            record.creating = false;
+        })?;
+        Ok(())
+    }
+
+    async fn pause(&self, sandbox: &Sandbox) -> Result<(), Status> {
+        let id = sandbox.record().id;
+        let root = folder("empty", "");
+        fs::create_dir_all(&root).map_err(|error| internal("make an empty folder", &error))?;
+        let launching = self.exits.launching();
+        let launched = launch(&Request::Pause { root }, &[]).await.map_err(|error| internal("start a pause process", &error))?;
+        sandbox.update(|record| record.pause = Some((launched.pid, launched.start_time)))?;
+        let exit = self.exits.wait((launched.pid, launched.start_time), None);
+        drop(launching);
+        let exits = self.exits.clone();
+        tokio::spawn(async move {
+            exit.await;
+            exits.acknowledge((launched.pid, launched.start_time));
+        });
+        let source = format!("/proc/{}/ns/pid", launched.pid);
+        namespaces::pin(Path::new(&source), &folder("ns", &id).join("pid"))
+            .map_err(|error| internal("pin the pod's pid namespace", &error))
+    }
+
+    /// Ends what runs in the sandbox and gives its network back. Any number of times.
+    ///
+    /// # Errors
+    /// `Internal` with what could not be undone; a further call tries again.
+    pub async fn stop_sandbox(&self, id: &str) -> Result<(), Status> {
+        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let _busy = sandbox.busy.lock().await;
+        let id = sandbox.record().id;
+        for container in self.containers_of(Some(&id)) {
+            self.stop_container(&container, Duration::ZERO).await?;
+        }
+        self.dismantle(&sandbox).await
+    }
+
+    async fn dismantle(&self, sandbox: &Sandbox) -> Result<(), Status> {
+        let record = sandbox.record();
+        self.network.teardown(&record.id).await.map_err(|error| internal("disconnect the pod", &error))?;
+        if let Some((pid, start_time)) = record.pause {
+            if sys::pidfd::start_time(pid).ok() == Some(start_time) {
+                let _ = sys::pidfd::open(pid).and_then(|pidfd| sys::pidfd::signal(&pidfd, nix::libc::SIGKILL));
+            }
+        }
+        let pins = folder("ns", &record.id);
+        self.network
+            .remove_netns(&pins.join("net"))
+            .await
+            .map_err(|error| internal("remove the pod's network namespace", &error))?;
+        let undo = || -> io::Result<()> {
+            for kind in ["ipc", "uts", "pid"] {
+                namespaces::unmount(&pins.join(kind))?;
+            }
+            remove_folder(&pins)?;
+            namespaces::unmount(&folder("sandboxes", &record.id).join("shm"))
+        };
+        undo().map_err(|error| internal("remove the pod's namespaces", &error))?;
+        sandbox.update(|record| record.ready = false)?;
+        Ok(())
+    }
+
+    /// Removes the sandbox with its containers.
+    ///
+    /// # Errors
+    /// As [`Runtime::stop_sandbox`].
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), Status> {
+        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let id = sandbox.record().id;
+        self.stop_sandbox(&id).await?;
+        let _busy = sandbox.busy.lock().await;
+        for container in self.containers_of(Some(&id)) {
+            self.remove_container(&container.record().id).await?;
+        }
+        remove_folder(&folder("sandboxes", &id)).map_err(|error| internal("remove the sandbox's folder", &error))?;
+        lock(&self.sandboxes).remove(&id);
+        Ok(())
+    }
+}
+
+/// Removes a folder with what is in it; none there is no error.
+pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn port(mapping: &cri::PortMapping) -> Option<PortMapping> {
+    let number = |value: i32| u16::try_from(value).ok().filter(|port| *port > 0);
+    Some(PortMapping {
+        protocol: match mapping.protocol() {
+            cri::Protocol::Tcp => Protocol::Tcp,
+            cri::Protocol::Udp => Protocol::Udp,
+            cri::Protocol::Sctp => Protocol::Sctp,
+        },
+        container_port: number(mapping.container_port)?,
+        host_port: number(mapping.host_port)?,
+        host_ip: mapping.host_ip.parse().ok(),
+    })
+}
+
+fn hostname(config: &cri::PodSandboxConfig) -> io::Result<String> {
+    if !config.hostname.is_empty() {
+        return Ok(config.hostname.clone());
+    }
+    Ok(nix::unistd::gethostname()?.to_string_lossy().into_owned())
+}
+
+/// The hostname a container of the pod sees.
+pub(crate) fn hostname_of(record: &SandboxRecord) -> String {
+    hostname(&record.config).unwrap_or_default()
+}
+
+/// hostname, hosts, resolv.conf and /dev/shm.
+fn files(record: &SandboxRecord, hostname: &str, host_ipc: bool) -> io::Result<()> {
+    let folder = folder("sandboxes", &record.id);
+    fs::write(folder.join("hostname"), format!("{hostname}\n"))?;
+    let hosts = fs::read("/etc/hosts").unwrap_or_else(|_| b"127.0.0.1 localhost\n::1 localhost\n".to_vec());
+    fs::write(folder.join("hosts"), hosts)?;
+    let resolver = match &record.config.dns_config {
+        Some(dns) if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) => resolv_conf(dns).into_bytes(),
+        _ => fs::read("/etc/resolv.conf").unwrap_or_default(),
+    };
+    fs::write(folder.join("resolv.conf"), resolver)?;
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o644))?;
+    }
+    if !host_ipc {
+        let shm = folder.join("shm");
+        fs::create_dir_all(&shm)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))?;
+    }
+    Ok(())
+}
+
+fn resolv_conf(dns: &cri::DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text += &format!("search {}\n", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        text += &format!("nameserver {server}\n");
+    }
+    if !dns.options.is_empty() {
+        text += &format!("options {}\n", dns.options.join(" "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_is_what_the_pod_asks_for() {
+        let dns = cri::DnsConfig {
+            servers: vec!["10.96.0.10".into()],
+            searches: vec!["default.svc".into(), "svc".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(resolv_conf(&dns), "search default.svc svc\nnameserver 10.96.0.10\noptions ndots:5\n");
+    }
+}

@@ -1,0 +1,153 @@
+//! After a restart: what runs is taken over, what was half made is undone, what was half removed is finished.
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::io::{ContainerIo, Ours, open_log};
+use crate::runtime::{Container, Runtime, Sandbox, folder, lock};
+use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
+
+impl Runtime {
+    /// Reads the records back and brings the world in line with them. Call it once, before serving.
+    pub async fn restore(self: &Arc<Self>) {
+        let (sandboxes, lost_sandboxes) = state::load::<SandboxRecord>(&folder("sandboxes", ""));
+        let (containers, lost_containers) = state::load::<ContainerRecord>(&folder("containers", ""));
+        let mut half_made = Vec::new();
+        for record in sandboxes {
+            let creating = record.creating;
+            let sandbox = Sandbox::new(record);
+            let record = sandbox.record();
+            if creating {
+                half_made.push(record.id.clone());
+            }
+            if let Some(pause) = record.pause {
+                let (exit, exits) = (self.exits.wait(pause, None), self.exits.clone());
+                tokio::spawn(async move {
+                    exit.await;
+                    exits.acknowledge(pause);
+                });
+            }
+            lock(&self.sandboxes).insert(record.id, sandbox);
+        }
+        for record in containers {
+            self.adopt(record).await;
+        }
+        self.exits.start();
+        for id in half_made {
+            if let Err(error) = self.remove_sandbox(&id).await {
+                tracing::warn!(sandbox = id, %error, "undo a sandbox that was half made");
+            }
+        }
+        for id in lost_sandboxes {
+            let _ = crate::namespaces::unmount(&folder("sandboxes", &id).join("shm"));
+            let _ = crate::pod::remove_folder(&folder("sandboxes", &id));
+        }
+        for id in lost_containers {
+            let _ = crate::namespaces::unmount(&folder("containers", &id).join("rootfs"));
+            let _ = crate::pod::remove_folder(&folder("containers", &id));
+        }
+        let _ = crate::pod::remove_folder(&folder("exec", ""));
+        self.sweep().await;
+    }
+
+    async fn adopt(self: &Arc<Self>, record: ContainerRecord) {
+        let phase = record.phase;
+        let container = Container::new(record.clone());
+        match phase {
+            Phase::Creating | Phase::Removing => {
+                if record.pid != 0 && record.finished_at == 0 {
+                    let _ = container.cgroup().kill();
+                }
+                if let Err(error) = self.erase(&record).await {
+                    tracing::warn!(container = record.id, %error, "finish removing a container");
+                    lock(&self.containers).insert(record.id, container);
+                }
+            }
+            Phase::Created | Phase::Exited => {
+                lock(&self.containers).insert(record.id, container);
+            }
+            Phase::Starting | Phase::Running => {
+                lock(&self.containers).insert(record.id.clone(), Arc::clone(&container));
+                if phase == Phase::Starting {
+                    self.end_half_started(&container);
+                }
+                self.take_over(&container).await;
+            }
+        }
+    }
+
+    /// Whoever asked for the start has got no answer, so the container may as well have failed to start.
+    fn end_half_started(&self, container: &Container) {
+        let _ = container.cgroup().kill();
+        let changed = container.update(|record| {
+            record.reason = "StartError".into();
+            record.message = "the runtime was restarted while the container was being started".into();
+            record.exit_code = 128;
+        });
+        if let Err(error) = changed {
+            tracing::warn!(%error, "record a container that was half started");
+        }
+    }
+
+    async fn take_over(self: &Arc<Self>, container: &Arc<Container>) {
+        let record = container.record();
+        let mut kept = match &self.machine {
+            Some(machine) => machine.get(&format!("container/{}", record.id)).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let pidfd = if kept.is_empty() { alive(&record) } else { Some(kept.remove(0)) };
+        let pidfd = pidfd.and_then(|pidfd| crate::io::watch(pidfd).ok());
+        lock(&container.pidfd).clone_from(&pidfd);
+        if let Some(io) = container_io_of(&record, kept) {
+            *lock(&container.io) = Some(io);
+        }
+        let exit = self.exits.wait((record.pid, record.start_time), pidfd);
+        let (runtime, watched) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move { runtime.ended(&watched, exit.await).await });
+    }
+
+    /// Removes writable layers, network attachments and descriptors that belong to nobody: of a life before a reboot, or half made.
+    async fn sweep(&self) {
+        let containers: Vec<ContainerRecord> = self.containers_of(None).iter().map(|container| container.record()).collect();
+        let known: BTreeSet<&String> = containers.iter().flat_map(|record| record.volumes.iter().chain([&record.id])).collect();
+        for layer in self.images.0.snapshots().iter().filter(|layer| !known.contains(layer)) {
+            if let Err(error) = self.images.remove(layer).await {
+                tracing::warn!(layer, %error, "remove a writable layer that belongs to nobody");
+            }
+        }
+        let live = self.all_sandboxes().iter().map(|sandbox| sandbox.record()).filter(|record| record.ready).map(|record| record.id).collect();
+        if let Err(error) = self.network.collect(&live).await {
+            tracing::warn!(%error, "collect network attachments that belong to nobody");
+        }
+        let Some(machine) = &self.machine else { return };
+        for name in machine.names().await.unwrap_or_default() {
+            if let Some(id) = name.strip_prefix("container/") {
+                if !known.iter().any(|known| *known == id) {
+                    let _ = machine.remove(&name).await;
+                }
+            }
+        }
+    }
+}
+
+/// Without PID 1's store: the process, if it is still the one on record.
+fn alive(record: &ContainerRecord) -> Option<OwnedFd> {
+    let pidfd = sys::pidfd::open(record.pid).ok()?;
+    (sys::pidfd::start_time(record.pid).ok() == Some(record.start_time)).then_some(pidfd)
+}
+
+/// Reads on from the descriptors that were kept.
+fn container_io_of(record: &ContainerRecord, mut kept: Vec<OwnedFd>) -> Option<Arc<ContainerIo>> {
+    let outputs = if record.config.tty { 1 } else { 2 };
+    if kept.len() < outputs {
+        return None;
+    }
+    let stdin = kept.drain(outputs..).next();
+    let log = open_log(&record.log_path).unwrap_or_else(|error| {
+        tracing::error!(container = record.id, %error, "open a container's log; its output is lost");
+        None
+    });
+    ContainerIo::start(Ours { outputs: kept, stdin }, log)
+        .map_err(|error| tracing::error!(container = record.id, %error, "read on from a container's output"))
+        .ok()
+}

@@ -1,0 +1,82 @@
+//! A container's mounts: the standard ones, the pod's files, and what the pod asks for, in an order in which parents come first.
+use std::path::Path;
+
+use machine::cri;
+use serde_json::{Value, json};
+
+use super::Input;
+
+/// Destinations that the runtime fills in unless the request mounts something there.
+fn standard(input: &Input<'_>) -> Vec<Value> {
+    let sys_mode = if input.privileged { "rw" } else { "ro" };
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
+        json!({"destination": destination, "type": kind, "source": source, "options": options})
+    };
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+    ];
+    // mqueue belongs to the ipc namespace.
+    mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    mounts.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]));
+    mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys_mode]));
+    mounts
+}
+
+/// Files of the pod sandbox.
+fn of_the_pod(input: &Input<'_>) -> Vec<Value> {
+    let writable = if input.security().readonly_rootfs { "ro" } else { "rw" };
+    let bind = |destination: &str, source: &Path, mode: &str| {
+        json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", mode]})
+    };
+    let folder = input.sandbox_folder;
+    vec![
+        bind("/etc/hostname", &folder.join("hostname"), writable),
+        bind("/etc/resolv.conf", &folder.join("resolv.conf"), writable),
+        bind("/etc/hosts", &folder.join("hosts"), writable),
+        bind("/dev/shm", input.shm, "rw"),
+    ]
+}
+
+fn requested(mount: &cri::Mount) -> Value {
+    let mut options = vec!["rbind"];
+    options.push(match mount.propagation() {
+        cri::MountPropagation::PropagationPrivate => "rprivate",
+        cri::MountPropagation::PropagationHostToContainer => "rslave",
+        cri::MountPropagation::PropagationBidirectional => "rshared",
+    });
+    options.push(match (mount.readonly, mount.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        _ => "rw",
+    });
+    options.extend(mount.mount_options.iter().map(String::as_str));
+    json!({"destination": mount.container_path, "type": "bind", "source": mount.host_path, "options": options})
+}
+
+/// All of them.
+pub fn build(input: &Input<'_>) -> Vec<Value> {
+    let mut own: Vec<&cri::Mount> = input.mounts.iter().collect();
+    own.sort_by_key(|mount| Path::new(&mount.container_path).components().count());
+    let taken = |destination: &Value| {
+        own.iter().any(|mount| Some(mount.container_path.trim_end_matches('/')) == destination.as_str())
+    };
+    let mut mounts: Vec<Value> = standard(input);
+    mounts.extend(of_the_pod(input));
+    mounts.retain(|mount| !taken(&mount["destination"]));
+    mounts.extend(own.into_iter().map(requested));
+    mounts
+}
+
+/// The propagation that the container's root needs so that its mounts can have theirs.
+pub fn root_propagation(mounts: &[cri::Mount]) -> Option<&'static str> {
+    let any = |wanted| mounts.iter().any(|mount| mount.propagation() == wanted);
+    if any(cri::MountPropagation::PropagationBidirectional) {
+        Some("shared")
+    } else if any(cri::MountPropagation::PropagationHostToContainer) {
+        Some("slave")
+    } else {
+        None
+    }
+}

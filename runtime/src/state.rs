@@ -1,0 +1,135 @@
+//! What the runtime knows of sandboxes and containers, one file each on the tmpfs below `/run/pintle/runtime`. A record is written before
+//! what it speaks of is made, and replaced atomically; after a reboot there is none, and nothing runs either.
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use machine::cri;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Being made; after a restart it is undone.
+    Creating,
+    Created,
+    /// Launched, but not yet seen to run its program; after a restart it is ended.
+    Starting,
+    Running,
+    Exited,
+    /// Being removed; after a restart that is finished.
+    Removing,
+}
+
+/// A container on record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub id: String,
+    pub sandbox_id: String,
+    #[serde(with = "proto")]
+    pub config: cri::ContainerConfig,
+    pub image_id: String,
+    pub phase: Phase,
+    /// Nanoseconds since the epoch, as the following.
+    pub created_at: i64,
+    pub started_at: i64,
+    pub finished_at: i64,
+    pub exit_code: i32,
+    pub reason: String,
+    pub message: String,
+    pub pid: i32,
+    pub start_time: u64,
+    /// Absolute; empty without a log.
+    pub log_path: String,
+    pub cgroup_parent: String,
+    pub stop_signal: i32,
+    pub seccomp: Option<PathBuf>,
+    pub privileged: bool,
+    pub user: crate::spec::user_record::UserRecord,
+    /// Snapshots made for image volumes.
+    #[serde(default)]
+    pub volumes: Vec<String>,
+}
+
+/// A pod sandbox on record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    pub id: String,
+    #[serde(with = "proto")]
+    pub config: cri::PodSandboxConfig,
+    pub runtime_handler: String,
+    pub created_at: i64,
+    /// False until everything was made, and again once it is stopped.
+    pub ready: bool,
+    pub creating: bool,
+    pub ips: Vec<String>,
+    /// The pause process of a shared pid namespace.
+    pub pause: Option<(i32, u64)>,
+}
+
+/// Nanoseconds since the epoch.
+pub fn now() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// A new id: 256 random bits in hex, as CRI clients know them.
+///
+/// # Errors
+/// When the kernel gives no randomness.
+pub fn new_id() -> io::Result<String> {
+    use std::io::Read;
+    let mut bytes = [0; 32];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(hex::encode(bytes))
+}
+
+/// Replaces a file as a whole. It is for a tmpfs: nothing is flushed to a disk.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, bytes)?;
+    fs::rename(&temporary, path)
+}
+
+/// Writes a record.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn save<T: Serialize>(folder: &Path, record: &T) -> io::Result<()> {
+    write_atomically(&folder.join("record.json"), &serde_json::to_vec(record)?)
+}
+
+/// Every record below `folder`, and the names of folders without a readable one.
+pub fn load<T: DeserializeOwned>(folder: &Path) -> (Vec<T>, Vec<String>) {
+    let (mut records, mut orphans) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let parsed = fs::read(entry.path().join("record.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        match parsed {
+            Some(record) => records.push(record),
+            None => orphans.push(entry.file_name().to_string_lossy().into_owned()),
+        }
+    }
+    (records, orphans)
+}
+
+/// A prost message inside of JSON.
+mod proto {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use prost::Message;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<M: Message, S: Serializer>(message: &M, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(message.encode_to_vec()))
+    }
+
+    pub fn deserialize<'de, M: Message + Default, D: Deserializer<'de>>(deserializer: D) -> Result<M, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text).map_err(D::Error::custom)?;
+        M::decode(&bytes[..]).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,144 @@
+//! Statistics of containers and pods, from a handful of files of their cgroups each.
+use machine::cri;
+
+use crate::cgroup::{Cgroup, field};
+use crate::runtime::{Container, Runtime};
+use crate::state::{Phase, SandboxRecord, now};
+
+fn value(value: u64) -> Option<cri::UInt64Value> {
+    Some(cri::UInt64Value { value })
+}
+
+/// A limit that is none counts as none.
+fn limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+fn cpu(cgroup: &Cgroup) -> cri::CpuUsage {
+    let microseconds = field(&cgroup.read("cpu.stat"), "usage_usec").unwrap_or(0);
+    cri::CpuUsage {
+        timestamp: now(),
+        usage_core_nano_seconds: value(microseconds * 1000),
+        usage_nano_cores: None,
+        psi: psi(&cgroup.read("cpu.pressure")),
+    }
+}
+
+fn memory(cgroup: &Cgroup) -> cri::MemoryUsage {
+    let stat = cgroup.read("memory.stat");
+    let of = |name: &str| field(&stat, name).unwrap_or(0);
+    let usage = limit(&cgroup.read("memory.current")).unwrap_or(0);
+    let working_set = usage.saturating_sub(of("inactive_file"));
+    cri::MemoryUsage {
+        timestamp: now(),
+        working_set_bytes: value(working_set),
+        available_bytes: limit(&cgroup.read("memory.max")).and_then(|limit| value(limit.saturating_sub(working_set))),
+        usage_bytes: value(usage),
+        rss_bytes: value(of("anon")),
+        page_faults: value(of("pgfault")),
+        major_page_faults: value(of("pgmajfault")),
+        psi: psi(&cgroup.read("memory.pressure")),
+    }
+}
+
+fn swap(cgroup: &Cgroup) -> cri::SwapUsage {
+    let usage = limit(&cgroup.read("memory.swap.current")).unwrap_or(0);
+    cri::SwapUsage {
+        timestamp: now(),
+        swap_available_bytes: limit(&cgroup.read("memory.swap.max")).and_then(|limit| value(limit.saturating_sub(usage))),
+        swap_usage_bytes: value(usage),
+    }
+}
+
+fn io(cgroup: &Cgroup) -> cri::IoUsage {
+    cri::IoUsage { timestamp: now(), psi: psi(&cgroup.read("io.pressure")) }
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same for `full`.
+fn psi(text: &str) -> Option<cri::PsiStats> {
+    let line = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
+        let of = |name: &str| line.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+        let average = |name: &str| of(name).and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        Some(cri::PsiData {
+            // The kernel counts microseconds.
+            total: of("total").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) * 1000,
+            avg10: average("avg10"),
+            avg60: average("avg60"),
+            avg300: average("avg300"),
+        })
+    };
+    (!text.is_empty()).then(|| cri::PsiStats { full: line("full"), some: line("some") })
+}
+
+/// What the writable layers lie on.
+fn file_system() -> Option<cri::FilesystemIdentifier> {
+    Some(cri::FilesystemIdentifier { mountpoint: machine::paths::RUNTIME_STATE.into() })
+}
+
+impl Runtime {
+    /// One container's statistics.
+    pub async fn container_stats(&self, container: &Container) -> cri::ContainerStats {
+        let record = container.record();
+        let attributes = cri::ContainerAttributes {
+            id: record.id.clone(),
+            metadata: record.config.metadata.clone(),
+            labels: record.config.labels.clone(),
+            annotations: record.config.annotations.clone(),
+        };
+        let used = self.images.usage(&record.id).await.unwrap_or_default();
+        let layer = cri::FilesystemUsage { timestamp: now(), fs_id: file_system(), used_bytes: value(used.bytes), inodes_used: value(used.inodes) };
+        let mut stats = cri::ContainerStats { attributes: Some(attributes), writable_layer: Some(layer), ..Default::default() };
+        if record.phase == Phase::Running {
+            let cgroup = container.cgroup();
+            stats.cpu = Some(cpu(&cgroup));
+            stats.memory = Some(memory(&cgroup));
+            stats.swap = Some(swap(&cgroup));
+            stats.io = Some(io(&cgroup));
+        }
+        stats
+    }
+
+    /// A pod's statistics, with its containers'.
+    pub async fn sandbox_stats(&self, record: &SandboxRecord) -> cri::PodSandboxStats {
+        let parent = record.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).unwrap_or_default();
+        let cgroup = Cgroup::new(&parent, "");
+        let mut containers = Vec::new();
+        for container in self.containers_of(Some(&record.id)) {
+            if container.phase() == Phase::Running {
+                containers.push(self.container_stats(&container).await);
+            }
+        }
+        let processes = limit(&cgroup.read("pids.current")).unwrap_or(0);
+        cri::PodSandboxStats {
+            attributes: Some(cri::PodSandboxAttributes {
+                id: record.id.clone(),
+                metadata: record.config.metadata.clone(),
+                labels: record.config.labels.clone(),
+                annotations: record.config.annotations.clone(),
+            }),
+            linux: Some(cri::LinuxPodSandboxStats {
+                cpu: Some(cpu(&cgroup)),
+                memory: Some(memory(&cgroup)),
+                network: None,
+                process: Some(cri::ProcessUsage { timestamp: now(), process_count: value(processes) }),
+                containers,
+                io: Some(io(&cgroup)),
+            }),
+            windows: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_read_in_nanoseconds() {
+        let stats = psi("some avg10=1.50 avg60=0.00 avg300=0.00 total=12\nfull avg10=0.00 avg60=0.25 avg300=0.00 total=3\n").unwrap();
+        assert_eq!((stats.some.as_ref().unwrap().avg10, stats.some.unwrap().total), (1.5, 12_000));
+        assert_eq!(stats.full.unwrap().avg60, 0.25);
+        assert!(psi("").is_none());
+    }
+}

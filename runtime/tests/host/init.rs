@@ -1,0 +1,134 @@
+//! The test's PID 1: exit ledger, fd store and readiness, as `machine/proto/socket.proto` has them.
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use machine::socket::{Empty, Error, Exit, ExitKey, FdNames, Reply, Request, reply::Result as Answer, request::Call};
+use prost::Message;
+use sys::framed::FramedSocket;
+use tokio::sync::Notify;
+
+#[derive(Default)]
+struct State {
+    exits: Vec<Exit>,
+    told: usize,
+    descriptors: BTreeMap<String, Vec<OwnedFd>>,
+    ready: bool,
+}
+
+/// Shared by all connections.
+#[derive(Clone, Default)]
+pub struct Init {
+    state: Rc<RefCell<State>>,
+    news: Rc<Notify>,
+}
+
+impl Init {
+    pub fn ready(&self) -> bool {
+        self.state.borrow().ready
+    }
+
+    pub fn forget_ready(&self) {
+        self.state.borrow_mut().ready = false;
+    }
+
+    /// Exits that nobody has acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.state.borrow().exits.len()
+    }
+
+    pub fn stored(&self) -> usize {
+        self.state.borrow().descriptors.len()
+    }
+}
+
+/// Listens and reaps on a thread of its own kind: a local task set.
+pub fn start() -> std::io::Result<Init> {
+    let init = Init::default();
+    let listener = tokio::net::UnixListener::bind(machine::paths::MACHINE_SOCKET)?;
+    let mut children = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
+    let local = init.clone();
+    crate::stories::spawn_local(async move {
+        loop {
+            reap(&local);
+            children.recv().await;
+        }
+    });
+    let local = init.clone();
+    crate::stories::spawn_local(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let Ok(socket) = connection.into_std().and_then(|socket| FramedSocket::new(socket, machine::socket::MAX_FRAME)) else { continue };
+            crate::stories::spawn_local(serve(local.clone(), socket));
+        }
+    });
+    Ok(init)
+}
+
+fn reap(init: &Init) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    loop {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let Some(pid) = waitid(Id::All, flags).ok().and_then(|status| status.pid()) else { return };
+        let start_time = sys::pidfd::start_time(pid.as_raw()).unwrap_or(0);
+        let Ok(Some(wait_status)) = sys::pidfd::reap(pid.as_raw()) else { return };
+        let exit = Exit { pid: pid.as_raw(), start_time, wait_status, unix_nanos: 1 };
+        init.state.borrow_mut().exits.push(exit);
+        init.news.notify_waiters();
+    }
+}
+
+async fn serve(init: Init, mut socket: FramedSocket) {
+    while let Ok(Some((frame, descriptors))) = socket.recv().await {
+        let Ok(request) = Request::decode(&frame[..]) else { return };
+        let Some(call) = request.call else { return };
+        if matches!(call, Call::WatchExits(_)) {
+            return watch(init, socket, request.id).await;
+        }
+        let (answer, raw) = answer(&init, call, descriptors);
+        let reply = Reply { id: request.id, more: false, result: Some(answer) };
+        if socket.send(&reply.encode_to_vec(), &raw).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(init: &Init, call: Call, descriptors: Vec<OwnedFd>) -> (Answer, Vec<i32>) {
+    let mut state = init.state.borrow_mut();
+    let done = Answer::Done(Empty {});
+    match call {
+        Call::Ready(_) => state.ready = true,
+        Call::AckExit(ExitKey { pid, start_time }) => {
+            state.exits.retain(|exit| (exit.pid, exit.start_time) != (pid, start_time));
+            state.told = 0;
+        }
+        Call::FdPut(name) => drop(state.descriptors.insert(name.name, descriptors)),
+        Call::FdRemove(name) => drop(state.descriptors.remove(&name.name)),
+        Call::FdGet(name) => {
+            let Some(kept) = state.descriptors.get(&name.name) else {
+                return (Answer::Error(Error { code: 2, message: format!("no descriptors named {}", name.name) }), Vec::new());
+            };
+            return (done, kept.iter().map(AsRawFd::as_raw_fd).collect());
+        }
+        Call::FdList(_) => return (Answer::FdNames(FdNames { names: state.descriptors.keys().cloned().collect() }), Vec::new()),
+        _ => return (Answer::Error(Error { code: 1, message: "not in this test".into() }), Vec::new()),
+    }
+    (done, Vec::new())
+}
+
+async fn watch(init: Init, socket: FramedSocket, id: u64) {
+    let mut sent: Vec<(i32, u64)> = Vec::new();
+    loop {
+        let news = init.news.notified();
+        let fresh: Vec<Exit> = init.state.borrow().exits.iter().filter(|exit| !sent.contains(&(exit.pid, exit.start_time))).cloned().collect();
+        for exit in fresh {
+            sent.push((exit.pid, exit.start_time));
+            let reply = Reply { id, more: true, result: Some(Answer::Exit(exit)) };
+            if socket.send(&reply.encode_to_vec(), &[]).await.is_err() {
+                return;
+            }
+        }
+        // A runtime that is gone is noticed at the next send.
+        news.await;
+    }
+}

@@ -1,0 +1,295 @@
+//! What a user would notice.
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use machine::cri::runtime_service_client::RuntimeServiceClient;
+use machine::cri::{self, NamespaceMode};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::init::Init;
+
+const IMAGE: &str = "test.local/busybox:1";
+
+/// On the test's own thread.
+pub fn spawn_local(task: impl Future<Output = ()> + 'static) {
+    drop(tokio::task::spawn_local(task));
+}
+
+type Outcome = Result<(), String>;
+
+struct Ring {
+    init: Init,
+    runtime: Child,
+    client: RuntimeServiceClient<Channel>,
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl Ring {
+    async fn start(init: Init) -> Result<Self, String> {
+        let runtime = spawn_runtime()?;
+        let client = connect(&init).await?;
+        Ok(Self { init, runtime, client })
+    }
+
+    /// kill -9, and a new one.
+    async fn kill_runtime(&mut self) -> Outcome {
+        self.init.forget_ready();
+        self.runtime.kill().map_err(text)?;
+        self.runtime = spawn_runtime()?;
+        self.client = connect(&self.init).await?;
+        Ok(())
+    }
+
+    async fn sandbox(&mut self, name: &str, pid: NamespaceMode) -> Result<(String, cri::PodSandboxConfig), String> {
+        let host = NamespaceMode::Node as i32;
+        let options = cri::NamespaceOption { network: host, pid: pid as i32, ..Default::default() };
+        let config = cri::PodSandboxConfig {
+            metadata: Some(cri::PodSandboxMetadata { name: name.into(), uid: name.into(), namespace: "test".into(), attempt: 0 }),
+            log_directory: format!("/var/log/pods/{name}"),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                cgroup_parent: format!("/pintle-test-{}/{name}", std::process::id()),
+                security_context: Some(cri::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let id = self.client.run_pod_sandbox(request).await.map_err(text)?.into_inner().pod_sandbox_id;
+        Ok((id, config))
+    }
+
+    async fn create(&mut self, sandbox: &(String, cri::PodSandboxConfig), name: &str, command: &[&str], change: impl FnOnce(&mut cri::ContainerConfig)) -> Result<String, String> {
+        let mut config = cri::ContainerConfig {
+            metadata: Some(cri::ContainerMetadata { name: name.into(), attempt: 0 }),
+            image: Some(cri::ImageSpec { image: IMAGE.into(), ..Default::default() }),
+            command: command.iter().map(|part| (*part).to_owned()).collect(),
+            log_path: format!("{name}.log"),
+            linux: Some(cri::LinuxContainerConfig {
+                security_context: Some(cri::LinuxContainerSecurityContext {
+                    namespace_options: sandbox.1.linux.as_ref().and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()),
+                    seccomp: Some(cri::SecurityProfile { profile_type: 0, ..Default::default() }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        change(&mut config);
+        let request = cri::CreateContainerRequest { pod_sandbox_id: sandbox.0.clone(), config: Some(config), sandbox_config: Some(sandbox.1.clone()) };
+        Ok(self.client.create_container(request).await.map_err(text)?.into_inner().container_id)
+    }
+
+    async fn begin(&mut self, id: &str) -> Outcome {
+        self.client.start_container(cri::StartContainerRequest { container_id: id.into() }).await.map(drop).map_err(text)
+    }
+
+    async fn run(&mut self, sandbox: &(String, cri::PodSandboxConfig), name: &str, command: &[&str]) -> Result<String, String> {
+        let id = self.create(sandbox, name, command, |_| {}).await?;
+        self.begin(&id).await?;
+        Ok(id)
+    }
+
+    async fn status(&mut self, id: &str) -> Result<cri::ContainerStatus, String> {
+        let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: false };
+        self.client.container_status(request).await.map_err(text)?.into_inner().status.ok_or_else(|| "no status".into())
+    }
+
+    async fn exited(&mut self, id: &str) -> Result<cri::ContainerStatus, String> {
+        for _ in 0..500 {
+            let status = self.status(id).await?;
+            if status.state() == cri::ContainerState::ContainerExited {
+                return Ok(status);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Err(format!("container {id} has not exited within 10 s"))
+    }
+
+    async fn exec(&mut self, id: &str, command: &[&str]) -> Result<(String, i32), String> {
+        let cmd = command.iter().map(|part| (*part).to_owned()).collect();
+        let request = cri::ExecSyncRequest { container_id: id.into(), cmd, timeout: 10 };
+        let answer = self.client.exec_sync(request).await.map_err(text)?.into_inner();
+        Ok((String::from_utf8_lossy(&answer.stdout).into_owned() + &String::from_utf8_lossy(&answer.stderr), answer.exit_code))
+    }
+
+    async fn remove(&mut self, sandbox: &str) -> Outcome {
+        self.client.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.into() }).await.map_err(text)?;
+        self.client.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.into() }).await.map(drop).map_err(text)
+    }
+}
+
+fn spawn_runtime() -> Result<Child, String> {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_pintle-runtime"));
+    Command::new(program).spawn().map_err(text)
+}
+
+async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
+    for _ in 0..500 {
+        if init.ready() {
+            let endpoint = Endpoint::from_static("http://localhost");
+            let connector = tower::service_fn(|_: Uri| async {
+                let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(socket))
+            });
+            return endpoint.connect_with_connector(connector).await.map(RuntimeServiceClient::new).map_err(text);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err("the runtime was not ready within 10 s".into())
+}
+
+fn check(what: bool, message: impl Into<String>) -> Outcome {
+    if what { Ok(()) } else { Err(message.into()) }
+}
+
+async fn a_container_runs_logs_and_ends_with_its_code(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("basic", NamespaceMode::Container).await?;
+    let id = ring.run(&pod, "one", &["sh", "-c", "echo out; echo err >&2; exit 3"]).await?;
+    let status = ring.exited(&id).await?;
+    check(status.exit_code == 3 && status.reason == "Error", format!("{status:?}"))?;
+    let log = fs::read_to_string("/var/log/pods/basic/one.log").map_err(text)?;
+    check(log.contains(" stdout F out\n") && log.contains(" stderr F err\n"), log)?;
+    ring.remove(&pod.0).await
+}
+
+async fn exec_has_the_containers_restrictions(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("exec", NamespaceMode::Container).await?;
+    let id = ring.run(&pod, "main", &["sleep", "1000"]).await?;
+    let (status, code) = ring.exec(&id, &["grep", "-E", "Seccomp:|CapEff|CapBnd", "/proc/self/status"]).await?;
+    check(code == 0 && status.contains("Seccomp:\t2") && status.contains("CapEff:\t00000000a80425fb"), status)?;
+    let (_, code) = ring.exec(&id, &["sh", "-c", "exit 7"]).await?;
+    check(code == 7, format!("exit code {code}"))?;
+    let error = ring.exec(&id, &["nope"]).await.unwrap_err();
+    check(error.contains("exec: \"nope\": executable file not found in $PATH"), error)?;
+    let (output, code) = ring.exec(&id, &["sh", "-c", "mknod /tmp/tty b 8 0 && head -c1 /tmp/tty"]).await?;
+    check(code != 0 && output.contains("Operation not permitted"), format!("{code} {output}"))?;
+    ring.remove(&pod.0).await
+}
+
+async fn a_missing_program_fails_the_start(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("missing", NamespaceMode::Container).await?;
+    let id = ring.create(&pod, "main", &["/no/such"], |_| {}).await?;
+    let error = ring.begin(&id).await.unwrap_err();
+    check(error.contains("no such file or directory"), error)?;
+    let status = ring.status(&id).await?;
+    check(status.exit_code == 127 && status.reason == "StartError", format!("{status:?}"))?;
+    ring.remove(&pod.0).await
+}
+
+async fn a_container_is_stopped_in_its_grace_or_killed(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("stop", NamespaceMode::Container).await?;
+    let polite = ring.run(&pod, "polite", &["sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"]).await?;
+    let deaf = ring.run(&pod, "deaf", &["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for (id, code) in [(&polite, 5), (&deaf, 137)] {
+        ring.client.stop_container(cri::StopContainerRequest { container_id: id.clone(), timeout: 2 }).await.map_err(text)?;
+        let status = ring.exited(id).await?;
+        check(status.exit_code == code, format!("{status:?}"))?;
+    }
+    ring.remove(&pod.0).await
+}
+
+async fn users_groups_and_files(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("user", NamespaceMode::Container).await?;
+    let change = |config: &mut cri::ContainerConfig| {
+        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        security.run_as_user = Some(cri::Int64Value { value: 1000 });
+        security.no_new_privs = true;
+        security.readonly_rootfs = true;
+    };
+    let id = ring.create(&pod, "main", &["sh", "-c", "id; echo $FROM $HOME; echo again > /dev/stdout; echo x > /tmp/x || echo read-only; grep NoNewPrivs /proc/self/status"], change).await?;
+    ring.begin(&id).await?;
+    ring.exited(&id).await?;
+    let log = fs::read_to_string("/var/log/pods/user/main.log").map_err(text)?;
+    check(log.contains("uid=1000") && log.contains("77") && log.contains("image /tmp") && log.contains("again"), log.clone())?;
+    check(log.contains("read-only") && log.contains("NoNewPrivs:\t1"), log)?;
+    ring.remove(&pod.0).await
+}
+
+async fn nothing_is_lost_when_the_runtime_is_killed(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("kill", NamespaceMode::Container).await?;
+    let counting = ring.run(&pod, "counting", &["sh", "-c", "for i in $(seq 1 300); do echo line $i; sleep 0.01; done; exit 9"]).await?;
+    let short = ring.run(&pod, "short", &["sh", "-c", "sleep 0.5; exit 4"]).await?;
+    let pid = ring.status(&counting).await?.started_at;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        ring.kill_runtime().await?;
+    }
+    check(ring.status(&counting).await?.started_at == pid, "the container was started anew")?;
+    check(ring.exited(&short).await?.exit_code == 4, "the short container's code")?;
+    check(ring.exited(&counting).await?.exit_code == 9, "the counting container's code")?;
+    let log = fs::read_to_string("/var/log/pods/kill/counting.log").map_err(text)?;
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.split(" F ").nth(1)).collect();
+    let wanted: Vec<String> = (1..=300).map(|number| format!("line {number}")).collect();
+    check(lines == wanted, format!("{} lines of 300: {:?}", lines.len(), lines.last()))?;
+    ring.remove(&pod.0).await
+}
+
+async fn a_shared_pid_namespace_has_one_pause_process(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("shared", NamespaceMode::Pod).await?;
+    let one = ring.run(&pod, "one", &["sleep", "1234"]).await?;
+    let two = ring.run(&pod, "two", &["sleep", "1000"]).await?;
+    let (seen, _) = ring.exec(&two, &["sh", "-c", "cat /proc/[0-9]*/cmdline"]).await?;
+    check(seen.contains("1234") && seen.contains("pause"), seen)?;
+    let _ = one;
+    ring.remove(&pod.0).await
+}
+
+async fn nothing_remains(ring: &mut Ring) -> Outcome {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(text)?;
+    let left: Vec<&str> = mounts.lines().filter(|line| line.contains("/run/pintle/runtime/")).collect();
+    check(left.is_empty(), left.join("\n"))?;
+    for folder in ["sandboxes", "containers", "launch", "exec", "ns"] {
+        let path = Path::new("/run/pintle/runtime").join(folder);
+        let names: Vec<_> = fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+        check(names.is_empty(), format!("{}: {names:?}", path.display()))?;
+    }
+    for _ in 0..100 {
+        if ring.init.unacknowledged() == 0 && ring.init.stored() == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(format!("{} exits unacknowledged, {} descriptors kept", ring.init.unacknowledged(), ring.init.stored()))
+}
+
+/// Runs the stories whose names hold `filter`; returns how many failed.
+pub async fn run(init: Init, filter: &str) -> usize {
+    let mut ring = match Ring::start(init).await {
+        Ok(ring) => ring,
+        Err(error) => {
+            println!("FAILED start: {error}");
+            return 1;
+        }
+    };
+    let mut failed = 0;
+    let mut passed = 0;
+    macro_rules! story {
+        ($($name:ident),*) => {$(
+            if stringify!($name).contains(filter) {
+                match $name(&mut ring).await {
+                    Ok(()) => { passed += 1; println!("passed {}", stringify!($name)); }
+                    Err(error) => { failed += 1; println!("FAILED {}: {error}", stringify!($name)); }
+                }
+            }
+        )*};
+    }
+    story!(
+        a_container_runs_logs_and_ends_with_its_code,
+        exec_has_the_containers_restrictions,
+        a_missing_program_fails_the_start,
+        a_container_is_stopped_in_its_grace_or_killed,
+        users_groups_and_files,
+        nothing_is_lost_when_the_runtime_is_killed,
+        a_shared_pid_namespace_has_one_pause_process,
+        nothing_remains
+    );
+    let _ = ring.runtime.kill();
+    println!("{passed} passed, {failed} failed");
+    failed
+}
