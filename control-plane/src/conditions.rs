@@ -39,6 +39,26 @@ pub async fn etcd(input: &Input) -> Result<()> {
 /// Says what it answered, or that it did not.
 pub async fn api_server(client: &Client) -> Result<()> {
     let request = http::Request::get("/readyz").body(Vec::new())?;
-    timeout(DEADLINE, client.request_text(request)).await.context("no answer within 5 s")??;
-    Ok(())
+    match timeout(DEADLINE, client.request_text(request)).await.context("no answer within 5 s")? {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => bail!("not ready: {}", failed_checks(&status.message)),
+        Err(error) => Err(error).context("ask /readyz"),
+    }
+}
+
+/// The names of the checks that failed, of the report that /readyz gives: lines of `[+]name ok` and `[-]name failed: …`.
+fn failed_checks(report: &str) -> String {
+    let names = report.lines().filter_map(|line| line.strip_prefix("[-]")?.split(' ').next());
+    names.take(20).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_failed_checks_are_named() {
+        let report = "[+]ping ok\n[-]etcd-readiness failed: reason withheld\n[-]poststarthook/rbac/bootstrap-roles failed\n";
+        assert_eq!(failed_checks(report), "etcd-readiness, poststarthook/rbac/bootstrap-roles");
+    }
 }
