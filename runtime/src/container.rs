@@ -1,37 +1,32 @@
-//! A container's life: create, start, stop, remove.
+//! Making containers: everything about one is decided and on file before anything of it runs.
 use std::fs;
 use std::io;
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use machine::cri;
 use tonic::Status;
 
-use crate::exits::Exit;
+mod start;
+mod stop;
+
 use crate::image::{Image, Snapshot};
-use crate::io::{ContainerIo, Ours, Pipes, open_log};
-use crate::launch::{self, Failure, Launched, Request};
+use crate::pod;
 use crate::runtime::{Container, Runtime, folder, internal, lock, namespaces};
 use crate::spec::{self, capabilities, devices, user};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
-use crate::{cgroup, pod};
-
-/// How long a killed process may take to be gone.
-const KILL_DEADLINE: Duration = Duration::from_secs(30);
-/// How long output may keep coming after the process has ended.
-const DRAIN: Duration = Duration::from_secs(1);
-/// The most of a termination message or failure that is kept.
-const MAX_MESSAGE: usize = 4096;
 
 impl Runtime {
     /// Makes a container that can be started.
     ///
     /// # Errors
     /// `NotFound` for an unknown sandbox or image, `FailedPrecondition` in a stopped sandbox, `InvalidArgument` for what cannot be.
-    pub async fn create_container(&self, sandbox_id: &str, config: cri::ContainerConfig) -> Result<String, Status> {
+    pub async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: cri::ContainerConfig,
+    ) -> Result<String, Status> {
         let sandbox = self.sandbox(sandbox_id)?.record();
         if !sandbox.ready {
             return Err(Status::failed_precondition(format!("the pod sandbox {sandbox_id} is not ready")));
@@ -43,7 +38,8 @@ impl Runtime {
         let image = self.image(&name)?;
         let id = state::new_id().map_err(|error| internal("make a container id", &error))?;
         let folder = folder("containers", &id);
-        fs::create_dir_all(folder.join("rootfs")).map_err(|error| internal("make the container's folder", &error))?;
+        fs::create_dir_all(folder.join("rootfs"))
+            .map_err(|error| internal("make the container's folder", &error))?;
         let record = new_record(&id, &sandbox, config, &image);
         let container = Container::new(record);
         let _busy = container.busy.lock().await;
@@ -70,21 +66,33 @@ impl Runtime {
         found.ok_or_else(|| Status::not_found(format!("image {name:?} is not present; pull it first")))
     }
 
-    async fn prepare(&self, container: &Container, sandbox: &SandboxRecord, image: &Image) -> Result<(), Status> {
+    async fn prepare(
+        &self,
+        container: &Container,
+        sandbox: &SandboxRecord,
+        image: &Image,
+    ) -> Result<(), Status> {
         let record = container.record();
         let folder = folder("containers", &record.id);
         let rootfs = folder.join("rootfs");
-        let layers = self.images.prepare(&record.id, image).await.map_err(|error| internal("make the writable layer", &error))?;
+        let layers = self
+            .images
+            .prepare(&record.id, image)
+            .await
+            .map_err(|error| internal("make the writable layer", &error))?;
         mount_layers(&layers, &rootfs).map_err(|error| internal("mount the container's root", &error))?;
         let config = &record.config;
         let linux = config.linux.clone().unwrap_or_default();
         let security = linux.security_context.clone().unwrap_or_default();
         let (passwd, group) = user::databases(&rootfs);
-        let image_user = image.config.config().as_ref().and_then(|image| image.user().clone()).unwrap_or_default();
-        let user = user::decide(&security, &image_user, &passwd, &group).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let image_user =
+            image.config.config().as_ref().and_then(|image| image.user().clone()).unwrap_or_default();
+        let user = user::decide(&security, &image_user, &passwd, &group)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let capabilities = capabilities::decide(security.capabilities.as_ref(), security.privileged)
             .map_err(|name| Status::invalid_argument(format!("unknown capability {name:?}")))?;
-        let mut nodes = devices::find(&config.devices).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut nodes =
+            devices::find(&config.devices).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if security.privileged {
             nodes.extend(devices::all());
         }
@@ -118,21 +126,30 @@ impl Runtime {
             hostname: &pod::hostname_of(sandbox),
         };
         let spec = spec::build(&input).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let text = serde_json::to_vec(&spec).map_err(|error| internal("write the container's spec", &error))?;
-        fs::write(folder.join("config.json"), text).map_err(|error| internal("write the container's spec", &error))?;
+        let text =
+            serde_json::to_vec(&spec).map_err(|error| internal("write the container's spec", &error))?;
+        fs::write(folder.join("config.json"), text)
+            .map_err(|error| internal("write the container's spec", &error))?;
         container.update(|record| {
             record.seccomp = seccomp;
             record.privileged = security.privileged;
-            record.user = spec::user_record::UserRecord { uid: user.uid, gid: user.gid, groups: user.groups.clone() };
+            record.user =
+                spec::user_record::UserRecord { uid: user.uid, gid: user.gid, groups: user.groups.clone() };
             record.stop_signal = stop_signal(config, image);
         })?;
         Ok(())
     }
 
     /// The compiled system call filter.
-    fn filter(&self, security: &cri::LinuxContainerSecurityContext, capabilities: &capabilities::Sets) -> Result<Option<PathBuf>, Status> {
+    fn filter(
+        &self,
+        security: &cri::LinuxContainerSecurityContext,
+        capabilities: &capabilities::Sets,
+    ) -> Result<Option<PathBuf>, Status> {
         use cri::security_profile::ProfileType;
-        let Some(profile) = security.seccomp.as_ref().filter(|_| !security.privileged) else { return Ok(None) };
+        let Some(profile) = security.seccomp.as_ref().filter(|_| !security.privileged) else {
+            return Ok(None);
+        };
         let compiled = match profile.profile_type() {
             ProfileType::Unconfined => return Ok(None),
             ProfileType::RuntimeDefault => self.seccomp.runtime_default(&capabilities.granted),
@@ -145,7 +162,12 @@ impl Runtime {
     }
 
     /// Mounts with host paths that exist; image volumes are mounted below the container's folder.
-    async fn mounts(&self, container: &Container, rootfs: &Path, config: &cri::ContainerConfig) -> Result<Vec<cri::Mount>, Status> {
+    async fn mounts(
+        &self,
+        container: &Container,
+        rootfs: &Path,
+        config: &cri::ContainerConfig,
+    ) -> Result<Vec<cri::Mount>, Status> {
         let id = container.record().id;
         let mut mounts = config.mounts.clone();
         for (index, mount) in mounts.iter_mut().enumerate() {
@@ -153,13 +175,22 @@ impl Runtime {
                 let image = self.image(&wanted.image)?;
                 let name = format!("{id}-{index}");
                 container.update(|record| record.volumes.push(name.clone()))?;
-                let layers = self.images.prepare(&name, &image).await.map_err(|error| internal("mount an image volume", &error))?;
+                let layers = self
+                    .images
+                    .prepare(&name, &image)
+                    .await
+                    .map_err(|error| internal("mount an image volume", &error))?;
                 let target = folder("containers", &id).join(format!("volume-{index}"));
                 fs::create_dir_all(&target).map_err(|error| internal("mount an image volume", &error))?;
                 mount_layers(&layers, &target).map_err(|error| internal("mount an image volume", &error))?;
-                let inside = sys::beneath::open_in_root(&target, Path::new(mount.image_sub_path.trim_start_matches('/').if_empty(".")))
-                    .and_then(|file| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())))
-                    .map_err(|error| Status::invalid_argument(format!("image volume path {:?}: {error}", mount.image_sub_path)))?;
+                let inside = sys::beneath::open_in_root(
+                    &target,
+                    Path::new(mount.image_sub_path.trim_start_matches('/').if_empty(".")),
+                )
+                .and_then(|file| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())))
+                .map_err(|error| {
+                    Status::invalid_argument(format!("image volume path {:?}: {error}", mount.image_sub_path))
+                })?;
                 mount.host_path = inside.to_string_lossy().into_owned();
                 mount.readonly = true;
                 continue;
@@ -168,8 +199,9 @@ impl Runtime {
                 return Err(Status::invalid_argument("a mount needs a host path and a container path"));
             }
             if !Path::new(&mount.host_path).exists() {
-                fs::create_dir_all(&mount.host_path)
-                    .map_err(|error| internal(&format!("make the mount source {}", mount.host_path), &error))?;
+                fs::create_dir_all(&mount.host_path).map_err(|error| {
+                    internal(&format!("make the mount source {}", mount.host_path), &error)
+                })?;
             }
             if !mount.container_path.starts_with('/') {
                 mount.container_path.insert(0, '/');
@@ -177,259 +209,6 @@ impl Runtime {
         }
         let _ = rootfs;
         Ok(mounts)
-    }
-
-    /// Starts a created container; returns once its program runs.
-    ///
-    /// # Errors
-    /// `FailedPrecondition` unless it is created; `Unknown` with the reason when its program cannot run, and the container has ended then.
-    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Status> {
-        let container = self.container(id)?;
-        let busy = container.busy.lock().await;
-        let record = container.record();
-        if record.phase != Phase::Created {
-            return Err(Status::failed_precondition(format!("container {id} is not in the created state but {:?}", record.phase)));
-        }
-        if !self.sandbox(&record.sandbox_id)?.record().ready {
-            return Err(Status::failed_precondition(format!("the pod sandbox {} is not ready", record.sandbox_id)));
-        }
-        container.update(|record| record.phase = Phase::Starting)?;
-        // In a task of its own: a client that goes away leaves no container half started.
-        let (runtime, starting) = (Arc::clone(self), Arc::clone(&container));
-        let result = tokio::spawn(async move { runtime.start(&starting).await }).await;
-        drop(busy);
-        match result {
-            Ok(Ok(())) => {
-                self.publish(&container, cri::ContainerEventType::ContainerStartedEvent);
-                Ok(())
-            }
-            Ok(Err(failure)) => Err(Status::unknown(format!("failed to start container {id:?}: {}", failure.message))),
-            Err(error) => Err(internal("start the container", &error)),
-        }
-    }
-
-    async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Failure> {
-        let launching = self.exits.launching();
-        match self.launch(container).await {
-            Ok(launched) => {
-                let starting = launched.starting;
-                let exit = self.exits.wait((launched.pid, launched.start_time), lock(&container.pidfd).clone());
-                drop(launching);
-                let begun = self.begin(container, starting).await;
-                if let Err(failure) = &begun {
-                    let _ = container.cgroup().kill();
-                    let _ = container.update(|record| {
-                        record.reason = "StartError".into();
-                        record.message = shorten(&failure.message);
-                        record.exit_code = failure.exit_code;
-                    });
-                }
-                let (runtime, watched) = (Arc::clone(self), Arc::clone(container));
-                let watcher = tokio::spawn(async move { runtime.ended(&watched, exit.await).await });
-                if begun.is_err() {
-                    let _ = tokio::time::timeout(KILL_DEADLINE, watcher).await;
-                }
-                begun
-            }
-            Err(failure) => {
-                drop(launching);
-                self.never_ran(container, &failure).await;
-                Err(failure)
-            }
-        }
-    }
-
-    /// Makes the container's init, which waits for the word to go on.
-    async fn launch(&self, container: &Container) -> Result<Launched, Failure> {
-        let record = container.record();
-        let failed = |what: &str, error: &dyn std::fmt::Display| Failure::other(format!("{what}: {error}"));
-        let resources = record.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
-        let cgroup = container.cgroup();
-        cgroup.create(&cgroup::settings(&resources, true)).map_err(|error| failed("limit the container", &error))?;
-        let bundle = folder("containers", &record.id);
-        let console = record.config.tty.then(|| bundle.join("c.sock"));
-        let request = Request::Create(launch::Container {
-            id: record.id.clone(),
-            root: folder("launch", ""),
-            bundle,
-            seccomp: record.seccomp.clone(),
-            console: console.clone(),
-        });
-        let log = open_log(&record.log_path).map_err(|error| failed("open the container's log", &error))?;
-        let (launched, ours) = if record.config.tty {
-            let mut launched = launch::launch(&request, &[]).await?;
-            let terminal = launched.terminal.take().ok_or_else(|| Failure::other("no terminal arrived"))?;
-            (launched, Ours { outputs: vec![terminal], stdin: None })
-        } else {
-            let pipes = Pipes::new(record.config.stdin, record.user.uid, record.user.gid)
-                .map_err(|error| failed("make the container's pipes", &error))?;
-            let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
-            (launch::launch(&request, &theirs).await?, pipes.ours)
-        };
-        container
-            .update(|record| (record.pid, record.start_time) = (launched.pid, launched.start_time))
-            .map_err(|error| failed("record the container", &error.message()))?;
-        let mut kept = vec![launched.pidfd.as_raw_fd()];
-        kept.extend(ours.raw());
-        self.keep(&record.id, &kept).await;
-        let pidfd = launched.pidfd.try_clone().and_then(crate::io::watch).map_err(|error| failed("watch the container", &error))?;
-        *lock(&container.pidfd) = Some(pidfd);
-        let io = ContainerIo::start(ours, log).map_err(|error| failed("read the container's output", &error))?;
-        *lock(&container.io) = Some(io);
-        Ok(launched)
-    }
-
-    /// Restricts devices, then gives the word.
-    async fn begin(&self, container: &Container, starting: launch::Starting) -> Result<(), Failure> {
-        let record = container.record();
-        let failed = |what: &str, error: io::Error| Failure::other(format!("{what}: {error}"));
-        if !record.privileged {
-            let nodes = devices::find(&record.config.devices).map_err(|error| failed("look up devices", error))?;
-            let restrict = fs::File::open(container.cgroup().folder())
-                .and_then(|cgroup| sys::device_filter::restrict(&cgroup, &devices::allowed(&nodes)));
-            restrict.map_err(|error| failed("restrict the container's devices", error))?;
-        }
-        let path = folder("launch", &record.id).join("notify.sock");
-        std::os::unix::net::UnixStream::connect(path)
-            .and_then(|mut socket| socket.write_all(b"start container"))
-            .map_err(|error| failed("tell the container's init to go on", error))?;
-        container
-            .update(|record| {
-                record.phase = Phase::Running;
-                record.started_at = state::now();
-            })
-            .map_err(|error| Failure::other(error.message()))?;
-        starting.finished().await
-    }
-
-    async fn never_ran(&self, container: &Container, failure: &Failure) {
-        let record = container.record();
-        if let Err(error) = container.cgroup().remove(KILL_DEADLINE).await {
-            tracing::warn!(container = record.id, %error, "clean up after a failed start");
-        }
-        let _ = pod::remove_folder(&folder("launch", &record.id));
-        let _ = container.update(|record| {
-            record.phase = Phase::Exited;
-            record.finished_at = state::now();
-            record.exit_code = failure.exit_code;
-            record.reason = "StartError".into();
-            record.message = shorten(&failure.message);
-        });
-        container.ended.send_replace(true);
-    }
-
-    /// Records how a container ended, once.
-    pub(crate) async fn ended(self: Arc<Self>, container: &Arc<Container>, exit: Exit) {
-        let cgroup = container.cgroup();
-        let out_of_memory = cgroup.oom_kills() > 0;
-        // In a shared pid namespace others of the container may live on.
-        if let Err(error) = cgroup.kill() {
-            tracing::warn!(%error, "end what a container left behind");
-        }
-        let io = lock(&container.io).clone();
-        if let Some(io) = io {
-            let _ = tokio::time::timeout(DRAIN, io.drained()).await;
-        }
-        let result = container.update(|record| {
-            record.phase = if record.phase == Phase::Removing { Phase::Removing } else { Phase::Exited };
-            record.finished_at = exit.at;
-            if record.reason.is_empty() {
-                record.exit_code = exit.code;
-                record.reason = match (out_of_memory, exit.code) {
-                    (true, _) => "OOMKilled",
-                    (_, 0) => "Completed",
-                    _ => "Error",
-                }
-                .into();
-            }
-        });
-        let record = container.record();
-        match result {
-            // Only what is on record may be forgotten elsewhere.
-            Ok(_) => self.exits.acknowledge((record.pid, record.start_time)),
-            Err(error) => tracing::error!(container = record.id, %error, "record a container's exit"),
-        }
-        container.ended.send_replace(true);
-        self.publish(container, cri::ContainerEventType::ContainerStoppedEvent);
-        if let Err(error) = cgroup.remove(KILL_DEADLINE).await {
-            tracing::warn!(container = record.id, %error, "remove the cgroup of a container that has ended");
-        }
-        let _ = pod::remove_folder(&folder("launch", &record.id));
-        if let Some(machine) = &self.machine {
-            let _ = machine.remove(&format!("container/{}", record.id)).await;
-        }
-    }
-
-    /// Ends a container: its stop signal, after `grace` everything of it is killed.
-    ///
-    /// # Errors
-    /// `DeadlineExceeded` when it cannot even be killed.
-    pub async fn stop_container(&self, container: &Container, grace: Duration) -> Result<(), Status> {
-        let mut ended = container.ended.subscribe();
-        if container.phase() == Phase::Starting {
-            // Whoever starts it is quick.
-            let _ = tokio::time::timeout(KILL_DEADLINE, container.busy.lock()).await;
-        }
-        if container.phase() != Phase::Running {
-            return Ok(());
-        }
-        let record = container.record();
-        if grace > Duration::ZERO {
-            let pidfd = lock(&container.pidfd).clone();
-            match pidfd {
-                Some(pidfd) => drop(sys::pidfd::signal(pidfd.get_ref(), record.stop_signal)),
-                None => tracing::warn!(container = record.id, "no pidfd to signal"),
-            }
-            if tokio::time::timeout(grace, ended.wait_for(|ended| *ended)).await.is_ok() {
-                return Ok(());
-            }
-        }
-        let pidfd = lock(&container.pidfd).clone();
-        if let Some(pidfd) = pidfd {
-            let _ = sys::pidfd::signal(pidfd.get_ref(), nix::libc::SIGKILL);
-        }
-        container.cgroup().kill().map_err(|error| internal("kill the container", &error))?;
-        match tokio::time::timeout(KILL_DEADLINE, ended.wait_for(|ended| *ended)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Status::deadline_exceeded(format!("container {} was killed but has not ended within 30 s", record.id))),
-        }
-    }
-
-    /// Removes a container, ending it first.
-    ///
-    /// # Errors
-    /// `Internal` with what could not be removed; a further call tries again.
-    pub async fn remove_container(&self, id: &str) -> Result<(), Status> {
-        let Ok(container) = self.container(id) else { return Ok(()) };
-        self.stop_container(&container, Duration::ZERO).await?;
-        let _busy = container.busy.lock().await;
-        let record = container.update(|record| record.phase = Phase::Removing)?;
-        self.erase(&record).await?;
-        lock(&self.containers).remove(&record.id);
-        self.publish(&container, cri::ContainerEventType::ContainerDeletedEvent);
-        Ok(())
-    }
-
-    /// Removes every trace of a container that does not run.
-    pub(crate) async fn erase(&self, record: &ContainerRecord) -> Result<(), Status> {
-        let failed = |error: &dyn std::fmt::Display| internal(&format!("remove container {}", record.id), error);
-        crate::cgroup::Cgroup::new(&record.cgroup_parent, &record.id).remove(KILL_DEADLINE).await.map_err(|error| failed(&error))?;
-        let bundle = folder("containers", &record.id);
-        crate::namespaces::unmount(&bundle.join("rootfs")).map_err(|error| failed(&error))?;
-        for entry in fs::read_dir(&bundle).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("volume-") {
-                crate::namespaces::unmount(&entry.path()).map_err(|error| failed(&error))?;
-            }
-        }
-        for name in record.volumes.iter().chain([&record.id]) {
-            self.images.remove(name).await.map_err(|error| failed(&error))?;
-        }
-        pod::remove_folder(&folder("launch", &record.id)).map_err(|error| failed(&error))?;
-        if let Some(machine) = &self.machine {
-            machine.remove(&format!("container/{}", record.id)).await.map_err(|error| failed(&error))?;
-        }
-        // Last, since the record lies in it.
-        pod::remove_folder(&bundle).map_err(|error| failed(&error))
     }
 }
 
@@ -443,11 +222,12 @@ impl IfEmpty for str {
     }
 }
 
-fn shorten(message: &str) -> String {
-    message.chars().take(MAX_MESSAGE).collect()
-}
-
-fn new_record(id: &str, sandbox: &SandboxRecord, config: cri::ContainerConfig, image: &Image) -> ContainerRecord {
+fn new_record(
+    id: &str,
+    sandbox: &SandboxRecord,
+    config: cri::ContainerConfig,
+    image: &Image,
+) -> ContainerRecord {
     let log_path = match (sandbox.config.log_directory.as_str(), config.log_path.as_str()) {
         ("", _) | (_, "") => String::new(),
         (folder, file) => format!("{folder}/{file}"),
@@ -467,7 +247,13 @@ fn new_record(id: &str, sandbox: &SandboxRecord, config: cri::ContainerConfig, i
         pid: 0,
         start_time: 0,
         log_path,
-        cgroup_parent: sandbox.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).filter(|parent| !parent.is_empty()).unwrap_or_else(|| "/kubepods".into()),
+        cgroup_parent: sandbox
+            .config
+            .linux
+            .as_ref()
+            .map(|linux| linux.cgroup_parent.clone())
+            .filter(|parent| !parent.is_empty())
+            .unwrap_or_else(|| "/kubepods".into()),
         stop_signal: nix::libc::SIGTERM,
         seccomp: None,
         privileged: false,
@@ -479,7 +265,8 @@ fn new_record(id: &str, sandbox: &SandboxRecord, config: cri::ContainerConfig, i
 /// CRI numbers its signals in an order of its own; the names are the kernel's.
 fn stop_signal(config: &cri::ContainerConfig, image: &Image) -> i32 {
     let requested = config.stop_signal().as_str_name().to_owned();
-    let of_image = || image.config.config().as_ref().and_then(|image| image.stop_signal().clone()).unwrap_or_default();
+    let of_image =
+        || image.config.config().as_ref().and_then(|image| image.stop_signal().clone()).unwrap_or_default();
     let name = if config.stop_signal == 0 { of_image() } else { requested };
     signal_number(&name).unwrap_or(nix::libc::SIGTERM)
 }
@@ -493,7 +280,8 @@ fn signal_number(name: &str) -> Option<i32> {
     let short = name.strip_prefix("SIG").unwrap_or(&name);
     // Real-time signals count from 34 with glibc, as Go and Docker count.
     if let Some(rest) = short.strip_prefix("RTMIN") {
-        return (rest.is_empty() || rest.starts_with('+')).then(|| 34 + rest.trim_start_matches('+').parse::<i32>().unwrap_or(0));
+        return (rest.is_empty() || rest.starts_with('+'))
+            .then(|| 34 + rest.trim_start_matches('+').parse::<i32>().unwrap_or(0));
     }
     if let Some(rest) = short.strip_prefix("RTMAX") {
         let back = rest.trim_start_matches(['-', '_', 'M']).trim_start_matches("INUS");
@@ -505,11 +293,15 @@ fn signal_number(name: &str) -> Option<i32> {
 /// The AppArmor profile to enter; none on a kernel without AppArmor.
 fn apparmor(security: &cri::LinuxContainerSecurityContext) -> Result<Option<String>, Status> {
     use cri::security_profile::ProfileType;
-    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'));
+    let enabled =
+        fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'));
     match security.apparmor.as_ref().map(|profile| (profile.profile_type(), profile)) {
         Some((ProfileType::Localhost, profile)) if !security.privileged => {
             if !enabled {
-                return Err(Status::invalid_argument(format!("the AppArmor profile {} is asked for, but the kernel has no AppArmor", profile.localhost_ref)));
+                return Err(Status::invalid_argument(format!(
+                    "the AppArmor profile {} is asked for, but the kernel has no AppArmor",
+                    profile.localhost_ref
+                )));
             }
             Ok(Some(profile.localhost_ref.trim_start_matches("localhost/").to_owned()))
         }

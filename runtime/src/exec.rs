@@ -60,11 +60,20 @@ impl Runtime {
     ///
     /// # Errors
     /// `FailedPrecondition` unless the container runs; `Unknown` with the reason when the command cannot be run.
-    pub async fn exec(&self, id: &str, command: &[String], terminal: bool, stdin: bool) -> Result<Running, Status> {
+    pub async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        terminal: bool,
+        stdin: bool,
+    ) -> Result<Running, Status> {
         let container = self.container(id)?;
         let record = container.record();
         if record.phase != Phase::Running {
-            return Err(Status::failed_precondition(format!("container {id} is not running but {:?}", record.phase)));
+            return Err(Status::failed_precondition(format!(
+                "container {id} is not running but {:?}",
+                record.phase
+            )));
         }
         if command.is_empty() {
             return Err(Status::invalid_argument("no command to execute"));
@@ -95,11 +104,14 @@ impl Runtime {
             process: root.join("process.json"),
         };
         let launching = self.exits.launching();
-        let failed = |error: launch::Failure| Status::unknown(format!("failed to exec in container {id:?}: {}", error.message));
+        let failed = |error: launch::Failure| {
+            Status::unknown(format!("failed to exec in container {id:?}: {}", error.message))
+        };
         let (mut launched, ours) = if terminal {
             (launch(&request, &[]).await.map_err(failed)?, None)
         } else {
-            let pipes = Pipes::new(stdin, record.user.uid, record.user.gid).map_err(|error| internal("make pipes for an exec", &error))?;
+            let pipes = Pipes::new(stdin, record.user.uid, record.user.gid)
+                .map_err(|error| internal("make pipes for an exec", &error))?;
             let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
             (launch(&request, &theirs).await.map_err(failed)?, Some(pipes.ours))
         };
@@ -125,11 +137,18 @@ impl Runtime {
     ///
     /// # Errors
     /// As [`Runtime::exec`]; `DeadlineExceeded` after `timeout`, and the command is killed then.
-    pub async fn exec_sync(&self, id: &str, command: &[String], timeout: Option<Duration>) -> Result<(Vec<u8>, Vec<u8>, i32), Status> {
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<(Vec<u8>, Vec<u8>, i32), Status> {
         let mut running = self.exec(id, command, false, false).await?;
         tracing::trace!(pid = running.key.0, folder = ?running.folder, "exec");
         let mut outputs = std::mem::take(&mut running.ours.outputs).into_iter();
-        let (Some(stdout), Some(stderr)) = (outputs.next(), outputs.next()) else { return Err(Status::internal("an exec has no pipes")) };
+        let (Some(stdout), Some(stderr)) = (outputs.next(), outputs.next()) else {
+            return Err(Status::internal("an exec has no pipes"));
+        };
         let (out, err) = (Collected::default(), Collected::default());
         let reading = tokio::spawn({
             let (out, err) = (out.clone(), err.clone());
@@ -142,7 +161,9 @@ impl Runtime {
         let Some(code) = code else {
             running.kill();
             reading.abort();
-            return Err(Status::deadline_exceeded(format!("command {command:?} timed out after {timeout:?}")));
+            return Err(Status::deadline_exceeded(format!(
+                "command {command:?} timed out after {timeout:?}"
+            )));
         };
         // A child of the command may hold the pipes open for ever.
         let abort = reading.abort_handle();

@@ -95,7 +95,11 @@ impl Exits {
 
     /// Waits for a process's end. Where the ledger stays silent about a process that is gone, [`Exit::unknown`].
     /// It counts from the call, not from the first poll.
-    pub fn wait(&self, key: Key, pidfd: Option<Arc<AsyncFd<OwnedFd>>>) -> impl Future<Output = Exit> + Send + use<> {
+    pub fn wait(
+        &self,
+        key: Key,
+        pidfd: Option<Arc<AsyncFd<OwnedFd>>>,
+    ) -> impl Future<Output = Exit> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut table = self.lock();
@@ -107,7 +111,12 @@ impl Exits {
         self.clone().watch(key, pidfd, receiver)
     }
 
-    async fn watch(self, key: Key, pidfd: Option<Arc<AsyncFd<OwnedFd>>>, receiver: oneshot::Receiver<Exit>) -> Exit {
+    async fn watch(
+        self,
+        key: Key,
+        pidfd: Option<Arc<AsyncFd<OwnedFd>>>,
+        receiver: oneshot::Receiver<Exit>,
+    ) -> Exit {
         let gone = async {
             match pidfd {
                 Some(pidfd) => drop(pidfd.readable().await),

@@ -60,7 +60,9 @@ impl Pipes {
         } else {
             (std::fs::File::open("/dev/null")?.into(), None)
         };
-        for end in [&stdout_theirs, &stderr_theirs].into_iter().chain(stdin.is_some().then_some(&stdin_theirs)) {
+        for end in
+            [&stdout_theirs, &stderr_theirs].into_iter().chain(stdin.is_some().then_some(&stdin_theirs))
+        {
             std::os::unix::fs::fchown(end, Some(uid), Some(gid))?;
         }
         let ours = Ours { outputs: vec![stdout, stderr], stdin };

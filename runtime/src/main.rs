@@ -43,16 +43,22 @@ async fn serve() -> anyhow::Result<()> {
         let path = Path::new(paths::RUNTIME_RUN).join(folder);
         std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
     }
-    let store = image::Store::open(Path::new(paths::RUNTIME_STATE), Path::new(paths::BUNDLE), runtime::settings::registries())
-        .context("open the image store")?;
-    let network = PodNetwork::restore(&Path::new(paths::RUNTIME_RUN).join("network")).context("open the pod network")?;
+    let store = image::Store::open(
+        Path::new(paths::RUNTIME_STATE),
+        Path::new(paths::BUNDLE),
+        runtime::settings::registries(),
+    )
+    .context("open the image store")?;
+    let network = PodNetwork::restore(&Path::new(paths::RUNTIME_RUN).join("network"))
+        .context("open the pod network")?;
     let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone());
     runtime.restore().await;
 
     let streams = Server::new(Arc::new(Backend(Arc::clone(&runtime))));
     tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?));
     tokio::spawn(image::serve_import(listen(paths::IMPORT_SOCKET)?, store.clone()));
-    let service = RuntimeServiceServer::new(Service { runtime, streams }).max_decoding_message_size(MAX_MESSAGE);
+    let service =
+        RuntimeServiceServer::new(Service { runtime, streams }).max_decoding_message_size(MAX_MESSAGE);
     let images = ImageServiceServer::new(image::Service(store)).max_decoding_message_size(MAX_MESSAGE);
     let listener = listen(paths::CRI_SOCKET)?;
     if let Some(machine) = machine {
@@ -71,10 +77,13 @@ async fn serve() -> anyhow::Result<()> {
 fn listen(path: &str) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(|| format!("remove {path}")),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {path}"));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).with_context(|| format!("listen at {path}"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(|| format!("restrict {path}"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("restrict {path}"))?;
     Ok(listener)
 }

@@ -81,10 +81,15 @@ pub fn unmount(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Names the one that is not the pod's.
-pub fn check_sysctls<'a>(names: impl Iterator<Item = &'a String>, own_network: bool, own_ipc: bool) -> Result<(), String> {
+pub fn check_sysctls<'a>(
+    names: impl Iterator<Item = &'a String>,
+    own_network: bool,
+    own_ipc: bool,
+) -> Result<(), String> {
     for name in names {
         let dotted = name.replace('/', ".");
-        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| dotted.starts_with(prefix)) || dotted == "kernel.sem";
+        let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| dotted.starts_with(prefix))
+            || dotted == "kernel.sem";
         let network = dotted.starts_with("net.");
         if dotted.contains("..") || !((ipc && own_ipc) || (network && own_network)) {
             return Err(format!("sysctl {name:?} is not in a namespace of this pod"));

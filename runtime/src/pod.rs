@@ -19,7 +19,10 @@ use crate::state::{self, SandboxRecord};
 /// The namespace options of a pod.
 pub fn options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
     let linux = config.linux.as_ref();
-    linux.and_then(|linux| linux.security_context.as_ref()).and_then(|security| security.namespace_options.clone()).unwrap_or_default()
+    linux
+        .and_then(|linux| linux.security_context.as_ref())
+        .and_then(|security| security.namespace_options.clone())
+        .unwrap_or_default()
 }
 
 fn is_host(mode: i32) -> bool {
@@ -31,22 +34,31 @@ impl Runtime {
     ///
     /// # Errors
     /// `InvalidArgument` for what cannot be, `Internal` with the step that failed.
-    pub async fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: String) -> Result<String, Status> {
+    pub async fn run_sandbox(
+        &self,
+        config: cri::PodSandboxConfig,
+        handler: String,
+    ) -> Result<String, Status> {
         if config.metadata.is_none() {
             return Err(Status::invalid_argument("the sandbox config has no metadata"));
         }
         if !handler.is_empty() && handler != crate::cri::HANDLER {
-            return Err(Status::invalid_argument(format!("no runtime handler named {handler:?} is configured")));
+            return Err(Status::invalid_argument(format!(
+                "no runtime handler named {handler:?} is configured"
+            )));
         }
         let modes = options(&config);
         if modes.userns_options.as_ref().is_some_and(|options| options.mode() == cri::NamespaceMode::Pod) {
-            return Err(Status::unimplemented("pods with a user namespace (hostUsers: false) are not supported yet"));
+            return Err(Status::unimplemented(
+                "pods with a user namespace (hostUsers: false) are not supported yet",
+            ));
         }
         let sysctls = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
         namespaces::check_sysctls(sysctls.keys(), !is_host(modes.network), !is_host(modes.ipc))
             .map_err(Status::invalid_argument)?;
         let id = state::new_id().map_err(|error| internal("make a sandbox id", &error))?;
-        fs::create_dir_all(folder("sandboxes", &id)).map_err(|error| internal("make the sandbox's folder", &error))?;
+        fs::create_dir_all(folder("sandboxes", &id))
+            .map_err(|error| internal("make the sandbox's folder", &error))?;
         let sandbox = Sandbox::new(SandboxRecord {
             id: id.clone(),
             config,
@@ -83,9 +95,13 @@ impl Runtime {
         fs::create_dir_all(&pins).map_err(|error| internal("make a folder for namespaces", &error))?;
         let network = (!is_host(modes.network)).then(|| pins.join("net"));
         if let Some(path) = &network {
-            self.network.create_netns(path).await.map_err(|error| internal("make the pod's network namespace", &error))?;
+            self.network
+                .create_netns(path)
+                .await
+                .map_err(|error| internal("make the pod's network namespace", &error))?;
         }
-        let hostname = hostname(&record.config).map_err(|error| internal("read the node's hostname", &error))?;
+        let hostname =
+            hostname(&record.config).map_err(|error| internal("read the node's hostname", &error))?;
         let linux = record.config.linux.as_ref();
         let request = namespaces::Request {
             ipc: (!is_host(modes.ipc)).then(|| pins.join("ipc")),
@@ -95,7 +111,8 @@ impl Runtime {
             sysctls: linux.map(|linux| linux.sysctls.clone().into_iter().collect()).unwrap_or_default(),
         };
         namespaces::create(request).map_err(|error| internal("make the pod's namespaces", &error))?;
-        files(&record, &hostname, is_host(modes.ipc)).map_err(|error| internal("write the pod's files", &error))?;
+        files(&record, &hostname, is_host(modes.ipc))
+            .map_err(|error| internal("write the pod's files", &error))?;
         if modes.pid() == cri::NamespaceMode::Pod {
             self.pause(sandbox).await?;
         }
@@ -122,7 +139,9 @@ impl Runtime {
         let root = folder("empty", "");
         fs::create_dir_all(&root).map_err(|error| internal("make an empty folder", &error))?;
         let launching = self.exits.launching();
-        let launched = launch(&Request::Pause { root }, &[]).await.map_err(|error| internal("start a pause process", &error))?;
+        let launched = launch(&Request::Pause { root }, &[])
+            .await
+            .map_err(|error| internal("start a pause process", &error))?;
         sandbox.update(|record| record.pause = Some((launched.pid, launched.start_time)))?;
         let exit = self.exits.wait((launched.pid, launched.start_time), None);
         drop(launching);
@@ -155,7 +174,8 @@ impl Runtime {
         self.network.teardown(&record.id).await.map_err(|error| internal("disconnect the pod", &error))?;
         if let Some((pid, start_time)) = record.pause {
             if sys::pidfd::start_time(pid).ok() == Some(start_time) {
-                let _ = sys::pidfd::open(pid).and_then(|pidfd| sys::pidfd::signal(&pidfd, nix::libc::SIGKILL));
+                let _ =
+                    sys::pidfd::open(pid).and_then(|pidfd| sys::pidfd::signal(&pidfd, nix::libc::SIGKILL));
             }
         }
         let pins = folder("ns", &record.id);
@@ -187,7 +207,8 @@ impl Runtime {
         for container in self.containers_of(Some(&id)) {
             self.remove_container(&container.record().id).await?;
         }
-        remove_folder(&folder("sandboxes", &id)).map_err(|error| internal("remove the sandbox's folder", &error))?;
+        remove_folder(&folder("sandboxes", &id))
+            .map_err(|error| internal("remove the sandbox's folder", &error))?;
         lock(&self.sandboxes).remove(&id);
         Ok(())
     }
@@ -234,7 +255,9 @@ fn files(record: &SandboxRecord, hostname: &str, host_ipc: bool) -> io::Result<(
     let hosts = fs::read("/etc/hosts").unwrap_or_else(|_| b"127.0.0.1 localhost\n::1 localhost\n".to_vec());
     fs::write(folder.join("hosts"), hosts)?;
     let resolver = match &record.config.dns_config {
-        Some(dns) if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) => resolv_conf(dns).into_bytes(),
+        Some(dns) if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) => {
+            resolv_conf(dns).into_bytes()
+        }
         _ => fs::read("/etc/resolv.conf").unwrap_or_default(),
     };
     fs::write(folder.join("resolv.conf"), resolver)?;

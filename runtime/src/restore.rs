@@ -108,14 +108,22 @@ impl Runtime {
 
     /// Removes writable layers, network attachments and descriptors that belong to nobody: of a life before a reboot, or half made.
     async fn sweep(&self) {
-        let containers: Vec<ContainerRecord> = self.containers_of(None).iter().map(|container| container.record()).collect();
-        let known: BTreeSet<&String> = containers.iter().flat_map(|record| record.volumes.iter().chain([&record.id])).collect();
+        let containers: Vec<ContainerRecord> =
+            self.containers_of(None).iter().map(|container| container.record()).collect();
+        let known: BTreeSet<&String> =
+            containers.iter().flat_map(|record| record.volumes.iter().chain([&record.id])).collect();
         for layer in self.images.0.snapshots().iter().filter(|layer| !known.contains(layer)) {
             if let Err(error) = self.images.remove(layer).await {
                 tracing::warn!(layer, %error, "remove a writable layer that belongs to nobody");
             }
         }
-        let live = self.all_sandboxes().iter().map(|sandbox| sandbox.record()).filter(|record| record.ready).map(|record| record.id).collect();
+        let live = self
+            .all_sandboxes()
+            .iter()
+            .map(|sandbox| sandbox.record())
+            .filter(|record| record.ready)
+            .map(|record| record.id)
+            .collect();
         if let Err(error) = self.network.collect(&live).await {
             tracing::warn!(%error, "collect network attachments that belong to nobody");
         }

@@ -114,7 +114,10 @@ impl Container {
     }
 
     /// Changes the record, on file and here.
-    pub(crate) fn update(&self, change: impl FnOnce(&mut ContainerRecord)) -> Result<ContainerRecord, Status> {
+    pub(crate) fn update(
+        &self,
+        change: impl FnOnce(&mut ContainerRecord),
+    ) -> Result<ContainerRecord, Status> {
         let mut record = lock(&self.record);
         let mut next = record.clone();
         change(&mut next);
@@ -151,7 +154,8 @@ impl Runtime {
     /// # Errors
     /// `NotFound`.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, Status> {
-        find(&lock(&self.containers), id).ok_or_else(|| Status::not_found(format!("container {id:?} does not exist")))
+        find(&lock(&self.containers), id)
+            .ok_or_else(|| Status::not_found(format!("container {id:?} does not exist")))
     }
 
     /// A sandbox by its id or an unambiguous beginning of it.
@@ -159,13 +163,15 @@ impl Runtime {
     /// # Errors
     /// `NotFound`.
     pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Status> {
-        find(&lock(&self.sandboxes), id).ok_or_else(|| Status::not_found(format!("pod sandbox {id:?} does not exist")))
+        find(&lock(&self.sandboxes), id)
+            .ok_or_else(|| Status::not_found(format!("pod sandbox {id:?} does not exist")))
     }
 
     /// Every container, or those of one sandbox.
     pub fn containers_of(&self, sandbox: Option<&str>) -> Vec<Arc<Container>> {
         let all = lock(&self.containers);
-        let mine = |container: &&Arc<Container>| sandbox.is_none_or(|id| lock(&container.record).sandbox_id == id);
+        let mine =
+            |container: &&Arc<Container>| sandbox.is_none_or(|id| lock(&container.record).sandbox_id == id);
         all.values().filter(mine).cloned().collect()
     }
 
@@ -200,7 +206,10 @@ impl Runtime {
             return;
         }
         let record = container.record();
-        let sandbox = self.sandbox(&record.sandbox_id).ok().map(|sandbox| crate::cri::convert::sandbox_status(&sandbox.record()));
+        let sandbox = self
+            .sandbox(&record.sandbox_id)
+            .ok()
+            .map(|sandbox| crate::cri::convert::sandbox_status(&sandbox.record()));
         let statuses = self
             .containers_of(Some(&record.sandbox_id))
             .iter()
@@ -236,7 +245,11 @@ pub(crate) fn internal(what: &str, error: &dyn std::fmt::Display) -> Status {
 }
 
 /// The namespaces a container joins.
-pub(crate) fn namespaces(sandbox: &SandboxRecord, options: &cri::NamespaceOption, target: Option<i32>) -> crate::spec::Namespaces {
+pub(crate) fn namespaces(
+    sandbox: &SandboxRecord,
+    options: &cri::NamespaceOption,
+    target: Option<i32>,
+) -> crate::spec::Namespaces {
     let pinned = |kind: &str| Some(folder("ns", &sandbox.id).join(kind).to_string_lossy().into_owned());
     let of_pod = crate::pod::options(&sandbox.config);
     let host = cri::NamespaceMode::Node as i32;

@@ -3,11 +3,16 @@ use machine::config::{MachineConfig, Registry};
 
 /// The active config; on a host without one, nothing is set.
 fn config() -> MachineConfig {
-    let Ok(text) = std::fs::read_to_string(machine::paths::ACTIVE_CONFIG) else { return MachineConfig::default() };
+    let Ok(text) = std::fs::read_to_string(machine::paths::ACTIVE_CONFIG) else {
+        return MachineConfig::default();
+    };
     match machine::config::parse(machine::paths::ACTIVE_CONFIG, &text) {
         Ok(config) => config,
         Err(faults) => {
-            tracing::error!(faults = faults.len(), "the active machine config cannot be understood; registries and networks are not set");
+            tracing::error!(
+                faults = faults.len(),
+                "the active machine config cannot be understood; registries and networks are not set"
+            );
             MachineConfig::default()
         }
     }

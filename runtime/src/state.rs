@@ -107,7 +107,9 @@ pub fn save<T: Serialize>(folder: &Path, record: &T) -> io::Result<()> {
 pub fn load<T: DeserializeOwned>(folder: &Path) -> (Vec<T>, Vec<String>) {
     let (mut records, mut orphans) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let parsed = fs::read(entry.path().join("record.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let parsed = fs::read(entry.path().join("record.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
         match parsed {
             Some(record) => records.push(record),
             None => orphans.push(entry.file_name().to_string_lossy().into_owned()),
@@ -127,7 +129,9 @@ mod proto {
         serializer.serialize_str(&STANDARD.encode(message.encode_to_vec()))
     }
 
-    pub fn deserialize<'de, M: Message + Default, D: Deserializer<'de>>(deserializer: D) -> Result<M, D::Error> {
+    pub fn deserialize<'de, M: Message + Default, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<M, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = STANDARD.decode(text).map_err(D::Error::custom)?;
         M::decode(&bytes[..]).map_err(D::Error::custom)

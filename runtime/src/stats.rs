@@ -32,7 +32,8 @@ fn memory(cgroup: &Cgroup) -> cri::MemoryUsage {
     cri::MemoryUsage {
         timestamp: now(),
         working_set_bytes: value(working_set),
-        available_bytes: limit(&cgroup.read("memory.max")).and_then(|limit| value(limit.saturating_sub(working_set))),
+        available_bytes: limit(&cgroup.read("memory.max"))
+            .and_then(|limit| value(limit.saturating_sub(working_set))),
         usage_bytes: value(usage),
         rss_bytes: value(of("anon")),
         page_faults: value(of("pgfault")),
@@ -45,7 +46,8 @@ fn swap(cgroup: &Cgroup) -> cri::SwapUsage {
     let usage = limit(&cgroup.read("memory.swap.current")).unwrap_or(0);
     cri::SwapUsage {
         timestamp: now(),
-        swap_available_bytes: limit(&cgroup.read("memory.swap.max")).and_then(|limit| value(limit.saturating_sub(usage))),
+        swap_available_bytes: limit(&cgroup.read("memory.swap.max"))
+            .and_then(|limit| value(limit.saturating_sub(usage))),
         swap_usage_bytes: value(usage),
     }
 }
@@ -87,8 +89,17 @@ impl Runtime {
             annotations: record.config.annotations.clone(),
         };
         let used = self.images.usage(&record.id).await.unwrap_or_default();
-        let layer = cri::FilesystemUsage { timestamp: now(), fs_id: file_system(), used_bytes: value(used.bytes), inodes_used: value(used.inodes) };
-        let mut stats = cri::ContainerStats { attributes: Some(attributes), writable_layer: Some(layer), ..Default::default() };
+        let layer = cri::FilesystemUsage {
+            timestamp: now(),
+            fs_id: file_system(),
+            used_bytes: value(used.bytes),
+            inodes_used: value(used.inodes),
+        };
+        let mut stats = cri::ContainerStats {
+            attributes: Some(attributes),
+            writable_layer: Some(layer),
+            ..Default::default()
+        };
         if record.phase == Phase::Running {
             let cgroup = container.cgroup();
             stats.cpu = Some(cpu(&cgroup));
@@ -101,7 +112,8 @@ impl Runtime {
 
     /// A pod's statistics, with its containers'.
     pub async fn sandbox_stats(&self, record: &SandboxRecord) -> cri::PodSandboxStats {
-        let parent = record.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).unwrap_or_default();
+        let parent =
+            record.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).unwrap_or_default();
         let cgroup = Cgroup::new(&parent, "");
         let mut containers = Vec::new();
         for container in self.containers_of(Some(&record.id)) {

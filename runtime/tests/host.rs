@@ -12,6 +12,8 @@ mod init;
 #[path = "host/stories.rs"]
 mod stories;
 
+/// Our cgroup on the host.
+const CGROUP: &str = "pintle-host-ring";
 const INSIDE: &str = "PINTLE_HOST_RING";
 
 fn main() -> ExitCode {
@@ -24,23 +26,56 @@ fn main() -> ExitCode {
     }
     let filter = std::env::args().nth(1).filter(|argument| !argument.starts_with('-')).unwrap_or_default();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]);
-    let status = command.arg(std::env::current_exe().expect("our own path")).arg(filter).env(INSIDE, "1").status();
+    command.args([
+        "--mount",
+        "--net",
+        "--pid",
+        "--ipc",
+        "--uts",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "--propagation",
+        "private",
+    ]);
+    let status =
+        command.arg(std::env::current_exe().expect("our own path")).arg(filter).env(INSIDE, "1").status();
+    remove_cgroup();
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
 
+/// Everything of the test has ended with its PID 1, so only empty folders are left.
+fn remove_cgroup() {
+    let script = format!(
+        "mount -t cgroup2 cgroup2 /sys/fs/cgroup && find /sys/fs/cgroup/{CGROUP} -depth -type d -exec rmdir {{}} +"
+    );
+    let _ = Command::new("unshare").args(["--mount", "sh", "-c", &script]).status();
+}
+
 /// Folders that the runtime writes to become our own, and cgroup2 is mounted where it looks for it.
 fn prepare() -> std::io::Result<()> {
     let mount = |arguments: &[&str]| -> std::io::Result<()> {
         let status = Command::new("mount").args(arguments).status()?;
-        if status.success() { Ok(()) } else { Err(std::io::Error::other(format!("mount {arguments:?}: {status}"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(std::io::Error::other(format!("mount {arguments:?}: {status}")))
+        }
     };
     for folder in ["/run", "/var/lib", "/var/log"] {
         mount(&["-t", "tmpfs", "tmpfs", folder])?;
     }
+    // A cgroup of our own is the root of what the runtime sees, so that the host's tree is left alone.
+    mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])?;
+    let own = Path::new("/sys/fs/cgroup").join(CGROUP);
+    fs::create_dir_all(&own)?;
+    fs::write(own.join("cgroup.procs"), "0")?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)?;
+    // The kernel refuses a file system on top of itself.
+    nix::mount::umount("/sys/fs/cgroup")?;
     mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])?;
     fs::create_dir_all("/run/pintle")?;
     fs::create_dir_all(machine::paths::RUNTIME_STATE)?;
@@ -49,7 +84,14 @@ fn prepare() -> std::io::Result<()> {
     for folder in ["/run/upper", "/run/work"] {
         fs::create_dir_all(folder)?;
     }
-    mount(&["-t", "overlay", "-o", "lowerdir=/usr/lib,upperdir=/run/upper,workdir=/run/work", "overlay", "/usr/lib"])?;
+    mount(&[
+        "-t",
+        "overlay",
+        "-o",
+        "lowerdir=/usr/lib,upperdir=/run/upper,workdir=/run/work",
+        "overlay",
+        "/usr/lib",
+    ])?;
     bundle(Path::new(machine::paths::BUNDLE))
 }
 
@@ -60,7 +102,10 @@ fn bundle(folder: &Path) -> std::io::Result<()> {
         fs::create_dir_all(layer.join(name))?;
     }
     fs::copy("/bin/busybox", layer.join("bin/busybox"))?;
-    for name in ["sh", "true", "cat", "echo", "sleep", "id", "ls", "grep", "kill", "mount", "printf", "seq", "hostname", "mknod", "dd", "head"] {
+    for name in [
+        "sh", "true", "cat", "echo", "sleep", "id", "ls", "grep", "kill", "mount", "printf", "seq",
+        "hostname", "mknod", "dd", "head",
+    ] {
         std::os::unix::fs::symlink("busybox", layer.join("bin").join(name))?;
     }
     fs::write(layer.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/tmp:/bin/sh\n")?;

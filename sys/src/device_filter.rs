@@ -178,7 +178,9 @@ mod tests {
                 MOVE_IMMEDIATE => registers[destination] = immediate as u64,
                 MOVE_REGISTER => registers[destination] = registers[source],
                 AND => registers[destination] = u64::from(registers[destination] as u32 & immediate as u32),
-                SHIFT_RIGHT => registers[destination] = u64::from((registers[destination] as u32) >> immediate),
+                SHIFT_RIGHT => {
+                    registers[destination] = u64::from((registers[destination] as u32) >> immediate)
+                }
                 JUMP_NOT_EQUAL if registers[destination] != immediate as u64 => at += offset as usize,
                 JUMP_NOT_EQUAL => {}
                 EXIT => return registers[0],

@@ -42,10 +42,10 @@ fn set(context: &OwnedFd, key: &CStr, value: &CStr) -> io::Result<()> {
 }
 
 fn configure(context: &OwnedFd, command: u32, pair: Option<(&CStr, &CStr)>) -> io::Result<()> {
-    let (key, value) = pair.map_or((std::ptr::null(), std::ptr::null()), |(key, value)| (key.as_ptr(), value.as_ptr()));
+    let (key, value) =
+        pair.map_or((std::ptr::null(), std::ptr::null()), |(key, value)| (key.as_ptr(), value.as_ptr()));
     // SAFETY: key and value are null or C strings that outlive the call; the kernel copies them.
-    let result =
-        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) };
+    let result = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -56,13 +56,20 @@ pub fn default_sigchld() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
+/// Sets SIGPIPE's action to the default. Rust ignores it, and what is ignored stays so over execve: `yes | head` would never end.
+pub fn default_sigpipe() {
+    // SAFETY: SIG_DFL installs no handler, so no code of ours can run in signal context.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// When the process started, in clock ticks since boot (field 22 of /proc/PID/stat).
 ///
 /// # Errors
 /// When there is no such process.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    parse_start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be understood")))
+    parse_start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be understood"))
+    })
 }
 
 /// The command may hold spaces and brackets, so fields are counted from the last bracket.

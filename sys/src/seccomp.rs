@@ -11,7 +11,10 @@ use nix::libc;
 pub fn install(program: &[u8]) -> io::Result<()> {
     let count = program.len() / 8;
     if count == 0 || !program.len().is_multiple_of(8) || count > 4096 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a system call filter has 1 to 4096 instructions"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a system call filter has 1 to 4096 instructions",
+        ));
     }
     let mut instructions: Vec<libc::sock_filter> = program
         .chunks_exact(8)

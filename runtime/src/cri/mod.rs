@@ -36,7 +36,10 @@ fn answer<T>(message: T) -> Answer<T> {
     Ok(Response::new(message))
 }
 
-fn batches<T: Clone + Send + 'static, M: Send + 'static>(items: &[T], message: fn(Vec<T>) -> M) -> Answer<Streamed<M>> {
+fn batches<T: Clone + Send + 'static, M: Send + 'static>(
+    items: &[T],
+    message: fn(Vec<T>) -> M,
+) -> Answer<Streamed<M>> {
     let batches: Vec<_> = items.chunks(BATCH).map(|items| Ok(message(items.to_vec()))).collect();
     answer(Box::pin(tokio_stream::iter(batches)))
 }
@@ -69,7 +72,10 @@ impl Service {
             .collect()
     }
 
-    async fn all_container_stats(&self, filter: Option<cri::ContainerStatsFilter>) -> Vec<cri::ContainerStats> {
+    async fn all_container_stats(
+        &self,
+        filter: Option<cri::ContainerStatsFilter>,
+    ) -> Vec<cri::ContainerStats> {
         let filter = filter.unwrap_or_default();
         let mut stats = Vec::new();
         for container in self.runtime.containers_of(None) {
@@ -84,12 +90,18 @@ impl Service {
         stats
     }
 
-    async fn all_sandbox_stats(&self, filter: Option<cri::PodSandboxStatsFilter>) -> Vec<cri::PodSandboxStats> {
+    async fn all_sandbox_stats(
+        &self,
+        filter: Option<cri::PodSandboxStatsFilter>,
+    ) -> Vec<cri::PodSandboxStats> {
         let filter = filter.unwrap_or_default();
         let mut stats = Vec::new();
         for sandbox in self.runtime.all_sandboxes() {
             let record = sandbox.record();
-            if record.ready && record.id.starts_with(&filter.id) && selected(&record.config.labels, &filter.label_selector) {
+            if record.ready
+                && record.id.starts_with(&filter.id)
+                && selected(&record.config.labels, &filter.label_selector)
+            {
                 stats.push(self.runtime.sandbox_stats(&record).await);
             }
         }
@@ -106,12 +118,18 @@ impl Service {
 
     fn ready(&self, id: &str) -> Result<Arc<Sandbox>, Status> {
         let sandbox = self.runtime.sandbox(id)?;
-        if sandbox.record().ready { Ok(sandbox) } else { Err(Status::failed_precondition(format!("pod sandbox {id} is not ready"))) }
+        if sandbox.record().ready {
+            Ok(sandbox)
+        } else {
+            Err(Status::failed_precondition(format!("pod sandbox {id} is not ready")))
+        }
     }
 }
 
 /// Runs a change to its end although the client may go away in the middle.
-async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Status>> + Send + 'static) -> Result<T, Status> {
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
     match tokio::spawn(work).await {
         Ok(result) => result,
         Err(error) => Err(internal("a task of the runtime failed", &error)),
@@ -144,7 +162,8 @@ impl RuntimeService for Service {
             message: result.err().unwrap_or_default(),
         };
         let network = self.runtime.network.ready().await.map_err(|error| error.to_string());
-        let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        let features =
+            cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
         let handler = |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(features) };
         let counts = serde_json::json!({
             "sandboxes": self.runtime.all_sandboxes().len(), "containers": self.runtime.containers_of(None).len(),
@@ -159,89 +178,135 @@ impl RuntimeService for Service {
         })
     }
 
-    async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| Status::invalid_argument("no sandbox config"))?;
         let runtime = Arc::clone(&self.runtime);
-        let pod_sandbox_id = whole(async move { runtime.run_sandbox(config, request.runtime_handler).await }).await?;
+        let pod_sandbox_id =
+            whole(async move { runtime.run_sandbox(config, request.runtime_handler).await }).await?;
         answer(cri::RunPodSandboxResponse { pod_sandbox_id })
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<cri::StopPodSandboxRequest>) -> Answer<cri::StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
         let (runtime, id) = (Arc::clone(&self.runtime), request.into_inner().pod_sandbox_id);
         whole(async move { runtime.stop_sandbox(&id).await }).await?;
         answer(cri::StopPodSandboxResponse {})
     }
 
-    async fn remove_pod_sandbox(&self, request: Request<cri::RemovePodSandboxRequest>) -> Answer<cri::RemovePodSandboxResponse> {
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
         let (runtime, id) = (Arc::clone(&self.runtime), request.into_inner().pod_sandbox_id);
         whole(async move { runtime.remove_sandbox(&id).await }).await?;
         answer(cri::RemovePodSandboxResponse {})
     }
 
-    async fn pod_sandbox_status(&self, request: Request<cri::PodSandboxStatusRequest>) -> Answer<cri::PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
         let request = request.into_inner();
         let record = self.runtime.sandbox(&request.pod_sandbox_id)?.record();
         let containers = self.runtime.containers_of(Some(&record.id));
         answer(cri::PodSandboxStatusResponse {
             status: Some(convert::sandbox_status(&record)),
             info: verbose(&record, request.verbose),
-            containers_statuses: containers.iter().map(|container| convert::container_status(&container.record())).collect(),
+            containers_statuses: containers
+                .iter()
+                .map(|container| convert::container_status(&container.record()))
+                .collect(),
             timestamp: crate::state::now(),
         })
     }
 
-    async fn list_pod_sandbox(&self, request: Request<cri::ListPodSandboxRequest>) -> Answer<cri::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
         answer(cri::ListPodSandboxResponse { items: self.sandboxes(request.into_inner().filter) })
     }
 
     type StreamPodSandboxesStream = Streamed<cri::StreamPodSandboxesResponse>;
 
-    async fn stream_pod_sandboxes(&self, request: Request<cri::StreamPodSandboxesRequest>) -> Answer<Self::StreamPodSandboxesStream> {
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
         let items = self.sandboxes(request.into_inner().filter);
         batches(&items, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes })
     }
 
-    async fn create_container(&self, request: Request<cri::CreateContainerRequest>) -> Answer<cri::CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| Status::invalid_argument("no container config"))?;
         let runtime = Arc::clone(&self.runtime);
-        let container_id = whole(async move { runtime.create_container(&request.pod_sandbox_id, config).await }).await?;
+        let container_id =
+            whole(async move { runtime.create_container(&request.pod_sandbox_id, config).await }).await?;
         answer(cri::CreateContainerResponse { container_id })
     }
 
-    async fn start_container(&self, request: Request<cri::StartContainerRequest>) -> Answer<cri::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
         let (runtime, id) = (Arc::clone(&self.runtime), request.into_inner().container_id);
         whole(async move { runtime.start_container(&id).await }).await?;
         answer(cri::StartContainerResponse {})
     }
 
-    async fn stop_container(&self, request: Request<cri::StopContainerRequest>) -> Answer<cri::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
         let request = request.into_inner();
-        let Ok(container) = self.runtime.container(&request.container_id) else { return answer(cri::StopContainerResponse {}) };
+        let Ok(container) = self.runtime.container(&request.container_id) else {
+            return answer(cri::StopContainerResponse {});
+        };
         let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
         self.runtime.stop_container(&container, grace).await?;
         answer(cri::StopContainerResponse {})
     }
 
-    async fn remove_container(&self, request: Request<cri::RemoveContainerRequest>) -> Answer<cri::RemoveContainerResponse> {
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
         let (runtime, id) = (Arc::clone(&self.runtime), request.into_inner().container_id);
         whole(async move { runtime.remove_container(&id).await }).await?;
         answer(cri::RemoveContainerResponse {})
     }
 
-    async fn list_containers(&self, request: Request<cri::ListContainersRequest>) -> Answer<cri::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
         answer(cri::ListContainersResponse { containers: self.containers(request.into_inner().filter) })
     }
 
     type StreamContainersStream = Streamed<cri::StreamContainersResponse>;
 
-    async fn stream_containers(&self, request: Request<cri::StreamContainersRequest>) -> Answer<Self::StreamContainersStream> {
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
         let items = self.containers(request.into_inner().filter);
         batches(&items, |containers| cri::StreamContainersResponse { containers })
     }
 
-    async fn container_status(&self, request: Request<cri::ContainerStatusRequest>) -> Answer<cri::ContainerStatusResponse> {
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
         let request = request.into_inner();
         let record = self.runtime.container(&request.container_id)?.record();
         answer(cri::ContainerStatusResponse {
@@ -261,7 +326,10 @@ impl RuntimeService for Service {
         answer(cri::UpdateContainerResourcesResponse {})
     }
 
-    async fn reopen_container_log(&self, request: Request<cri::ReopenContainerLogRequest>) -> Answer<cri::ReopenContainerLogResponse> {
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
         let container = self.running(&request.into_inner().container_id)?;
         let io = crate::runtime::lock(&container.io).clone();
         if let Some(log) = io.as_ref().and_then(|io| io.log.as_ref()) {
@@ -272,8 +340,10 @@ impl RuntimeService for Service {
 
     async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
         let request = request.into_inner();
-        let timeout = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        let (stdout, stderr, exit_code) = self.runtime.exec_sync(&request.container_id, &request.cmd, timeout).await?;
+        let timeout =
+            u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let (stdout, stderr, exit_code) =
+            self.runtime.exec_sync(&request.container_id, &request.cmd, timeout).await?;
         answer(cri::ExecSyncResponse { stdout, stderr, exit_code })
     }
 
@@ -289,60 +359,108 @@ impl RuntimeService for Service {
         answer(cri::AttachResponse { url: self.streams.register_attach(request)? })
     }
 
-    async fn port_forward(&self, request: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
         let mut request = request.into_inner();
         request.pod_sandbox_id = self.ready(&request.pod_sandbox_id)?.record().id;
         answer(cri::PortForwardResponse { url: self.streams.register_port_forward(request)? })
     }
 
-    async fn container_stats(&self, request: Request<cri::ContainerStatsRequest>) -> Answer<cri::ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
         let container = self.runtime.container(&request.into_inner().container_id)?;
         answer(cri::ContainerStatsResponse { stats: Some(self.runtime.container_stats(&container).await) })
     }
 
-    async fn list_container_stats(&self, request: Request<cri::ListContainerStatsRequest>) -> Answer<cri::ListContainerStatsResponse> {
-        answer(cri::ListContainerStatsResponse { stats: self.all_container_stats(request.into_inner().filter).await })
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
+        answer(cri::ListContainerStatsResponse {
+            stats: self.all_container_stats(request.into_inner().filter).await,
+        })
     }
 
     type StreamContainerStatsStream = Streamed<cri::StreamContainerStatsResponse>;
 
-    async fn stream_container_stats(&self, request: Request<cri::StreamContainerStatsRequest>) -> Answer<Self::StreamContainerStatsStream> {
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
         let items = self.all_container_stats(request.into_inner().filter).await;
         batches(&items, |container_stats| cri::StreamContainerStatsResponse { container_stats })
     }
 
-    async fn pod_sandbox_stats(&self, request: Request<cri::PodSandboxStatsRequest>) -> Answer<cri::PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
         let record = self.runtime.sandbox(&request.into_inner().pod_sandbox_id)?.record();
         answer(cri::PodSandboxStatsResponse { stats: Some(self.runtime.sandbox_stats(&record).await) })
     }
 
-    async fn list_pod_sandbox_stats(&self, request: Request<cri::ListPodSandboxStatsRequest>) -> Answer<cri::ListPodSandboxStatsResponse> {
-        answer(cri::ListPodSandboxStatsResponse { stats: self.all_sandbox_stats(request.into_inner().filter).await })
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        answer(cri::ListPodSandboxStatsResponse {
+            stats: self.all_sandbox_stats(request.into_inner().filter).await,
+        })
     }
 
     type StreamPodSandboxStatsStream = Streamed<cri::StreamPodSandboxStatsResponse>;
 
-    async fn stream_pod_sandbox_stats(&self, request: Request<cri::StreamPodSandboxStatsRequest>) -> Answer<Self::StreamPodSandboxStatsStream> {
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
         let items = self.all_sandbox_stats(request.into_inner().filter).await;
         batches(&items, |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats })
     }
 
-    async fn update_runtime_config(&self, request: Request<cri::UpdateRuntimeConfigRequest>) -> Answer<cri::UpdateRuntimeConfigResponse> {
-        let config = request.into_inner().runtime_config.and_then(|config| config.network_config).unwrap_or_default();
-        let parse = |text: &str| text.trim().parse().map_err(|error| Status::invalid_argument(format!("pod CIDR {text:?}: {error}")));
-        let cidrs = config.pod_cidr.split(',').filter(|text| !text.is_empty()).map(parse).collect::<Result<Vec<_>, _>>()?;
+    async fn update_runtime_config(
+        &self,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
+        let config =
+            request.into_inner().runtime_config.and_then(|config| config.network_config).unwrap_or_default();
+        let parse = |text: &str| {
+            text.trim()
+                .parse()
+                .map_err(|error| Status::invalid_argument(format!("pod CIDR {text:?}: {error}")))
+        };
+        let cidrs = config
+            .pod_cidr
+            .split(',')
+            .filter(|text| !text.is_empty())
+            .map(parse)
+            .collect::<Result<Vec<_>, _>>()?;
         if !cidrs.is_empty() {
             let cluster = crate::settings::cluster_cidrs();
-            self.runtime.network.configure(&cidrs, &cluster).await.map_err(|error| internal("configure the pod network", &error))?;
+            self.runtime
+                .network
+                .configure(&cidrs, &cluster)
+                .await
+                .map_err(|error| internal("configure the pod network", &error))?;
         }
         answer(cri::UpdateRuntimeConfigResponse {})
     }
 
-    async fn checkpoint_container(&self, _: Request<cri::CheckpointContainerRequest>) -> Answer<cri::CheckpointContainerResponse> {
+    async fn checkpoint_container(
+        &self,
+        _: Request<cri::CheckpointContainerRequest>,
+    ) -> Answer<cri::CheckpointContainerResponse> {
         Err(Status::unimplemented("checkpoints are not supported"))
     }
 
-    async fn checkpoint_pod(&self, _: Request<cri::CheckpointPodRequest>) -> Answer<cri::CheckpointPodResponse> {
+    async fn checkpoint_pod(
+        &self,
+        _: Request<cri::CheckpointPodRequest>,
+    ) -> Answer<cri::CheckpointPodResponse> {
         Err(Status::unimplemented("checkpoints are not supported"))
     }
 
@@ -352,18 +470,27 @@ impl RuntimeService for Service {
 
     type GetContainerEventsStream = Streamed<cri::ContainerEventResponse>;
 
-    async fn get_container_events(&self, _: Request<cri::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
+    async fn get_container_events(
+        &self,
+        _: Request<cri::GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
         use tokio_stream::StreamExt;
         let events = tokio_stream::wrappers::BroadcastStream::new(self.runtime.events.subscribe());
         // A listener that cannot keep up must list anew rather than miss something in silence.
         answer(Box::pin(events.map(|event| event.map_err(|lag| Status::resource_exhausted(lag.to_string())))))
     }
 
-    async fn list_metric_descriptors(&self, _: Request<cri::ListMetricDescriptorsRequest>) -> Answer<cri::ListMetricDescriptorsResponse> {
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
         answer(cri::ListMetricDescriptorsResponse { descriptors: Vec::new() })
     }
 
-    async fn list_pod_sandbox_metrics(&self, _: Request<cri::ListPodSandboxMetricsRequest>) -> Answer<cri::ListPodSandboxMetricsResponse> {
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
         answer(cri::ListPodSandboxMetricsResponse { pod_metrics: Vec::new() })
     }
 
@@ -376,7 +503,10 @@ impl RuntimeService for Service {
         answer(Box::pin(tokio_stream::empty()))
     }
 
-    async fn runtime_config(&self, _: Request<cri::RuntimeConfigRequest>) -> Answer<cri::RuntimeConfigResponse> {
+    async fn runtime_config(
+        &self,
+        _: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
         let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs as i32 };
         answer(cri::RuntimeConfigResponse { linux: Some(linux) })
     }
@@ -410,7 +540,10 @@ impl Runtime {
         }
         if record.phase == Phase::Running {
             let changes = cgroup::settings(&resources, false);
-            container.cgroup().write(&changes).map_err(|error| internal("update the container's limits", &error))?;
+            container
+                .cgroup()
+                .write(&changes)
+                .map_err(|error| internal("update the container's limits", &error))?;
         }
         container.update(|record| {
             record.config.annotations.extend(annotations);

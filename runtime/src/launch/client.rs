@@ -53,7 +53,8 @@ impl Starting {
 /// When the process could not be made. What libcontainer left behind is the caller's to remove: the cgroup with everything in it, and the state folder.
 pub async fn launch(request: &Request, stdio: &[RawFd]) -> Result<Launched, Failure> {
     let failed = |what: &str, error: io::Error| Failure::other(format!("{what}: {error}"));
-    let (ours, theirs) = UnixStream::pair().map_err(|error| failed("make a socket for pintle-launch", error))?;
+    let (ours, theirs) =
+        UnixStream::pair().map_err(|error| failed("make a socket for pintle-launch", error))?;
     let mut child = tokio::process::Command::new(program())
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -63,7 +64,8 @@ pub async fn launch(request: &Request, stdio: &[RawFd]) -> Result<Launched, Fail
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed("start pintle-launch", error))?;
-    let mut socket = FramedSocket::new(ours, MAX_FRAME).map_err(|error| failed("speak to pintle-launch", error))?;
+    let mut socket =
+        FramedSocket::new(ours, MAX_FRAME).map_err(|error| failed("speak to pintle-launch", error))?;
     let body = serde_json::to_vec(request).map_err(|error| Failure::other(error.to_string()))?;
     let talk = async {
         socket.send(&body, stdio).await?;
@@ -102,6 +104,7 @@ pub async fn launch(request: &Request, stdio: &[RawFd]) -> Result<Launched, Fail
 fn program() -> std::path::PathBuf {
     let ours = std::env::current_exe().ok();
     let sibling = ours.as_deref().and_then(|path| path.parent()).map(|folder| folder.join("pintle-launch"));
-    sibling.filter(|path| path.exists()).unwrap_or_else(|| format!("{}/pintle-launch", machine::paths::BIN).into())
+    sibling
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| format!("{}/pintle-launch", machine::paths::BIN).into())
 }
-

@@ -43,6 +43,7 @@ impl Executor for Program {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let run = || -> Result<(), Failure> {
             let (path, arguments) = find(spec)?;
+            sys::pidfd::default_sigpipe();
             if let Some(program) = &self.seccomp {
                 sys::seccomp::install(program)
                     .map_err(|error| Failure::other(format!("load the seccomp filter: {error}")))?;
@@ -77,7 +78,8 @@ fn find(spec: &Spec) -> Result<(CString, Vec<CString>), Failure> {
         let metadata = std::fs::metadata(candidate).map_err(|error| error.raw_os_error().unwrap_or(0))?;
         Ok(metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     })?;
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Failure::other("an argument holds a zero byte"));
+    let text =
+        |bytes: &[u8]| CString::new(bytes).map_err(|_| Failure::other("an argument holds a zero byte"));
     let arguments = arguments.iter().map(|argument| text(argument.as_bytes())).collect::<Result<_, _>>()?;
     Ok((text(found.as_os_str().as_bytes())?, arguments))
 }
@@ -90,9 +92,10 @@ fn resolve(name: &str, path: &str, probe: impl Fn(&Path) -> Result<bool, i32>) -
             Ok(true) => Ok(name.into()),
             Ok(false) => Err(fail("permission denied", 126)),
             Err(nix::libc::EACCES) => Err(fail("permission denied", 126)),
-            Err(nix::libc::ENOENT | nix::libc::ENOTDIR) => {
-                Err(Failure { message: format!("exec: {name:?}: stat {name}: no such file or directory"), exit_code: 127 })
-            }
+            Err(nix::libc::ENOENT | nix::libc::ENOTDIR) => Err(Failure {
+                message: format!("exec: {name:?}: stat {name}: no such file or directory"),
+                exit_code: 127,
+            }),
             Err(errno) => Err(fail(nix::Error::from_raw(errno).desc(), 128)),
         };
     }
@@ -124,7 +127,10 @@ mod tests {
     fn a_program_is_searched_in_path_and_missing_ones_are_named_as_runc_names_them() {
         assert_eq!(resolve("sh", "/usr/bin:/bin", probe).unwrap(), Path::new("/bin/sh"));
         let missing = resolve("nope", "/usr/bin:/bin", probe).unwrap_err();
-        assert_eq!(missing, Failure { message: "exec: \"nope\": executable file not found in $PATH".into(), exit_code: 127 });
+        assert_eq!(
+            missing,
+            Failure { message: "exec: \"nope\": executable file not found in $PATH".into(), exit_code: 127 }
+        );
         assert_eq!(resolve("data", "/bin", probe).unwrap_err().exit_code, 126);
         let path = resolve("/no/such", "/bin", probe).unwrap_err();
         assert_eq!(path.message, "exec: \"/no/such\": stat /no/such: no such file or directory");

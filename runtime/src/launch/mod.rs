@@ -47,7 +47,10 @@ pub struct Container {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// Descriptors: the pidfd and, with a terminal, its master side.
-    Started { pid: i32, start_time: u64 },
+    Started {
+        pid: i32,
+        start_time: u64,
+    },
     Failed(Failure),
 }
 

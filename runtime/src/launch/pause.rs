@@ -45,7 +45,9 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     loop {
-        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive) {}
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+        {
+        }
         match signals.wait() {
             Ok(Signal::SIGTERM | Signal::SIGINT) => return ExitCode::SUCCESS,
             _ => {}

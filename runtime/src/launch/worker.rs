@@ -43,7 +43,8 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         Request::Create(container) => create(&container, stdio, socket),
         Request::Exec { container, process } => exec(&container, &process, stdio, socket),
         Request::Pause { root } => {
-            let pid = pause::start(&root).map_err(|error| Failure::other(format!("start a pause process: {error}")))?;
+            let pid = pause::start(&root)
+                .map_err(|error| Failure::other(format!("start a pause process: {error}")))?;
             started(pid, None)
         }
     }
@@ -136,9 +137,9 @@ struct Console(Option<UnixListener>);
 impl Console {
     fn listen(container: &Container) -> Result<Self, Failure> {
         let Some(path) = &container.console else { return Ok(Self(None)) };
-        UnixListener::bind(path)
-            .map(|listener| Self(Some(listener)))
-            .map_err(|error| Failure::other(format!("listen for the terminal at {}: {error}", path.display())))
+        UnixListener::bind(path).map(|listener| Self(Some(listener))).map_err(|error| {
+            Failure::other(format!("listen for the terminal at {}: {error}", path.display()))
+        })
     }
 
     fn receive(self) -> Result<Option<OwnedFd>, Failure> {

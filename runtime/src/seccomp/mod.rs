@@ -52,7 +52,9 @@ impl Cache {
             .map(|(capability, _)| *capability)
             .filter(|capability| capabilities.contains(*capability))
             .collect();
-        self.get(format!("runtime-default {}", relevant.join(" ")).as_bytes(), || compile_default(capabilities))
+        self.get(format!("runtime-default {}", relevant.join(" ")).as_bytes(), || {
+            compile_default(capabilities)
+        })
     }
 
     /// The program of a profile file of the node.
@@ -136,7 +138,11 @@ fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>, Error> {
 }
 
 /// Names that this libseccomp does not know are left out: they stay forbidden.
-fn allow(filter: &mut ScmpFilterContext, name: &str, conditions: &[ScmpArgCompare]) -> Result<(), SeccompError> {
+fn allow(
+    filter: &mut ScmpFilterContext,
+    name: &str,
+    conditions: &[ScmpArgCompare],
+) -> Result<(), SeccompError> {
     let Ok(call) = ScmpSyscall::from_name(name) else { return Ok(()) };
     filter.add_rule_conditional(ScmpAction::Allow, call, conditions).map(drop)
 }

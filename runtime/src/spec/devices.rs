@@ -29,7 +29,11 @@ pub fn find(requested: &[cri::Device]) -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for device in requested {
         let host = fs::canonicalize(&device.host_path).map_err(|error| named(&device.host_path, &error))?;
-        let container = Path::new(if device.container_path.is_empty() { &device.host_path } else { &device.container_path });
+        let container = Path::new(if device.container_path.is_empty() {
+            &device.host_path
+        } else {
+            &device.container_path
+        });
         collect(&host, container, access(&device.permissions), 0, &mut nodes)
             .map_err(|error| named(&device.host_path, &error))?;
     }
@@ -112,7 +116,12 @@ pub fn to_oci(nodes: &[Node]) -> Vec<Value> {
 /// What processes may use: the standard devices, pseudo-terminals, and the container's own.
 pub fn allowed(nodes: &[Node]) -> Vec<Allow> {
     let any = |kind| Allow { kind: Some(kind), major: None, minor: None, access: MKNOD };
-    let char_device = |major, minor| Allow { kind: Some(Kind::Char), major: Some(major), minor, access: MKNOD | READ | WRITE };
+    let char_device = |major, minor| Allow {
+        kind: Some(Kind::Char),
+        major: Some(major),
+        minor,
+        access: MKNOD | READ | WRITE,
+    };
     let mut rules = vec![any(Kind::Char), any(Kind::Block)];
     // null, zero, full, random, urandom; tty, console, ptmx; pseudo-terminals.
     rules.extend([3, 5, 7, 8, 9].map(|minor| char_device(1, Some(minor))));

@@ -71,15 +71,6 @@ impl Input<'_> {
     }
 }
 
-/// Masked when the request says nothing of it, as containerd does.
-pub const MASKED: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-    "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
-];
-
-/// Read-only when the request says nothing of it.
-pub const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 /// The spec.
 ///
 /// # Errors
@@ -90,8 +81,9 @@ pub fn build(input: &Input<'_>) -> Result<Value, Error> {
         "cgroupsPath": input.cgroup,
         "namespaces": namespaces(input.namespaces),
         "devices": devices::to_oci(input.devices),
-        "maskedPaths": if input.privileged { vec![] } else { paths(&security.masked_paths) },
-        "readonlyPaths": if input.privileged { vec![] } else { paths(&security.readonly_paths) },
+        // The kubelet sends the lists; empty ones are procMount: Unmasked.
+        "maskedPaths": if input.privileged { &[] } else { &security.masked_paths[..] },
+        "readonlyPaths": if input.privileged { &[] } else { &security.readonly_paths[..] },
     });
     if let Some(propagation) = mounts::root_propagation(input.mounts) {
         linux["rootfsPropagation"] = propagation.into();
@@ -103,11 +95,6 @@ pub fn build(input: &Input<'_>) -> Result<Value, Error> {
         "mounts": mounts::build(input),
         "linux": linux,
     }))
-}
-
-fn paths(given: &[String]) -> Vec<String> {
-    // Kubelet sends the default list; an empty list is procMount: Unmasked.
-    given.to_vec()
 }
 
 fn namespaces(given: &Namespaces) -> Vec<Value> {
@@ -126,7 +113,10 @@ fn process(input: &Input<'_>) -> Result<Value, Error> {
     let config = input.config;
     let image = input.image.config().as_ref();
     let cwd = if config.working_dir.is_empty() {
-        image.and_then(|image| image.working_dir().clone()).filter(|folder| !folder.is_empty()).unwrap_or_else(|| "/".into())
+        image
+            .and_then(|image| image.working_dir().clone())
+            .filter(|folder| !folder.is_empty())
+            .unwrap_or_else(|| "/".into())
     } else {
         config.working_dir.clone()
     };
@@ -151,7 +141,11 @@ fn process(input: &Input<'_>) -> Result<Value, Error> {
 }
 
 fn oom_score(config: &cri::ContainerConfig) -> i64 {
-    config.linux.as_ref().and_then(|linux| linux.resources.as_ref()).map_or(0, |resources| resources.oom_score_adj)
+    config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.resources.as_ref())
+        .map_or(0, |resources| resources.oom_score_adj)
 }
 
 /// Loading a filter needs CAP_SYS_ADMIN or no_new_privs; it lies outside of the bounding set, so execve takes it away.
@@ -191,8 +185,15 @@ fn environment(input: &Input<'_>) -> Vec<String> {
     let home = input.user.home.clone().unwrap_or_else(|| "/".into());
     variables.push(("HOME".into(), home));
     let image = input.image.config().as_ref().and_then(|image| image.env().clone()).unwrap_or_default();
-    let image = image.iter().filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let pod = input.config.envs.iter().map(|entry| (entry.key.clone(), String::from_utf8_lossy(&entry.value).into_owned()));
+    let image = image
+        .iter()
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let pod = input
+        .config
+        .envs
+        .iter()
+        .map(|entry| (entry.key.clone(), String::from_utf8_lossy(&entry.value).into_owned()));
     for (name, value) in image.chain(pod) {
         match variables.iter_mut().find(|(known, _)| *known == name) {
             Some(entry) => entry.1 = value,
@@ -215,7 +216,8 @@ mod tests {
             sandbox: &cri::PodSandboxConfig::default(),
             image: &image,
             user: &user::User { uid: 1000, gid: 1000, groups: vec![1000], home: Some("/home/app".into()) },
-            capabilities: &capabilities::decide(security.and_then(|s| s.capabilities.as_ref()), privileged).unwrap(),
+            capabilities: &capabilities::decide(security.and_then(|s| s.capabilities.as_ref()), privileged)
+                .unwrap(),
             devices: &[],
             privileged,
             apparmor: None,
@@ -254,14 +256,27 @@ mod tests {
     #[test]
     fn loading_a_filter_does_not_widen_what_the_container_can_get() {
         let spec = spec(&cri::ContainerConfig::default(), IMAGE, false).unwrap();
-        let has = |set: &str| spec["process"]["capabilities"][set].as_array().unwrap().contains(&json!("CAP_SYS_ADMIN"));
-        assert_eq!([has("effective"), has("permitted"), has("bounding"), has("inheritable")], [true, true, false, false]);
+        let has = |set: &str| {
+            spec["process"]["capabilities"][set].as_array().unwrap().contains(&json!("CAP_SYS_ADMIN"))
+        };
+        assert_eq!(
+            [has("effective"), has("permitted"), has("bounding"), has("inheritable")],
+            [true, true, false, false]
+        );
     }
 
     #[test]
     fn a_mount_of_the_pod_takes_the_place_of_ours_and_parents_come_first() {
-        let mount = |path: &str| cri::Mount { container_path: path.into(), host_path: "/x".into(), readonly: true, ..Default::default() };
-        let config = cri::ContainerConfig { mounts: vec![mount("/a/b"), mount("/etc/hosts"), mount("/a")], ..Default::default() };
+        let mount = |path: &str| cri::Mount {
+            container_path: path.into(),
+            host_path: "/x".into(),
+            readonly: true,
+            ..Default::default()
+        };
+        let config = cri::ContainerConfig {
+            mounts: vec![mount("/a/b"), mount("/etc/hosts"), mount("/a")],
+            ..Default::default()
+        };
         let spec = spec(&config, IMAGE, false).unwrap();
         let list = spec["mounts"].as_array().unwrap();
         let at = |path: &str| list.iter().position(|mount| mount["destination"] == path).unwrap();

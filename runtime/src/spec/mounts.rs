@@ -9,27 +9,33 @@ use super::Input;
 /// Destinations that the runtime fills in unless the request mounts something there.
 fn standard(input: &Input<'_>) -> Vec<Value> {
     let sys_mode = if input.privileged { "rw" } else { "ro" };
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": destination, "type": kind, "source": source, "options": options})
-    };
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
     ];
     // mqueue belongs to the ipc namespace.
     mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
     mounts.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]));
-    mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys_mode]));
+    mounts.push(mount(
+        "/sys/fs/cgroup",
+        "cgroup",
+        "cgroup",
+        &["nosuid", "noexec", "nodev", "relatime", sys_mode],
+    ));
     mounts
 }
 
 /// Files of the pod sandbox.
 fn of_the_pod(input: &Input<'_>) -> Vec<Value> {
     let writable = if input.security().readonly_rootfs { "ro" } else { "rw" };
-    let bind = |destination: &str, source: &Path, mode: &str| {
-        json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", mode]})
-    };
+    let bind = |destination: &str, source: &Path, mode: &str| json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", mode]});
     let folder = input.sandbox_folder;
     vec![
         bind("/etc/hostname", &folder.join("hostname"), writable),

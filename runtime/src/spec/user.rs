@@ -120,7 +120,9 @@ fn find_user(text: &str, passwd: &str) -> Result<Entry, Error> {
     }
     match wanted {
         Some(uid) => Ok(Entry { uid, ..Entry::default() }),
-        None if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => Err(Error::Range(text.to_owned())),
+        None if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => {
+            Err(Error::Range(text.to_owned()))
+        }
         None => Err(Error::NoUser(text.to_owned())),
     }
 }
@@ -162,7 +164,10 @@ mod tests {
     #[test]
     fn the_images_user_is_looked_up_with_its_groups() {
         let user = decide(&context(), "app", PASSWD, GROUP).unwrap();
-        assert_eq!((user.uid, user.gid, user.groups, user.home.as_deref()), (1000, 1001, vec![10, 1001], Some("/home/app")));
+        assert_eq!(
+            (user.uid, user.gid, user.groups, user.home.as_deref()),
+            (1000, 1001, vec![10, 1001], Some("/home/app"))
+        );
         let user = decide(&context(), "1000:wheel", PASSWD, GROUP).unwrap();
         assert_eq!((user.uid, user.gid), (1000, 10));
         assert_eq!(decide(&context(), "", PASSWD, GROUP).unwrap().groups, [0, 10]);

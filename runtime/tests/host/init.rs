@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
-use machine::socket::{Empty, Error, Exit, ExitKey, FdNames, Reply, Request, reply::Result as Answer, request::Call};
+use machine::socket::{
+    Empty, Error, Exit, ExitKey, FdNames, Reply, Request, reply::Result as Answer, request::Call,
+};
 use prost::Message;
 use sys::framed::FramedSocket;
 use tokio::sync::Notify;
@@ -58,7 +60,12 @@ pub fn start() -> std::io::Result<Init> {
     let local = init.clone();
     crate::stories::spawn_local(async move {
         while let Ok((connection, _)) = listener.accept().await {
-            let Ok(socket) = connection.into_std().and_then(|socket| FramedSocket::new(socket, machine::socket::MAX_FRAME)) else { continue };
+            let Ok(socket) = connection
+                .into_std()
+                .and_then(|socket| FramedSocket::new(socket, machine::socket::MAX_FRAME))
+            else {
+                continue;
+            };
             crate::stories::spawn_local(serve(local.clone(), socket));
         }
     });
@@ -106,11 +113,19 @@ fn answer(init: &Init, call: Call, descriptors: Vec<OwnedFd>) -> (Answer, Vec<i3
         Call::FdRemove(name) => drop(state.descriptors.remove(&name.name)),
         Call::FdGet(name) => {
             let Some(kept) = state.descriptors.get(&name.name) else {
-                return (Answer::Error(Error { code: 2, message: format!("no descriptors named {}", name.name) }), Vec::new());
+                return (
+                    Answer::Error(Error { code: 2, message: format!("no descriptors named {}", name.name) }),
+                    Vec::new(),
+                );
             };
             return (done, kept.iter().map(AsRawFd::as_raw_fd).collect());
         }
-        Call::FdList(_) => return (Answer::FdNames(FdNames { names: state.descriptors.keys().cloned().collect() }), Vec::new()),
+        Call::FdList(_) => {
+            return (
+                Answer::FdNames(FdNames { names: state.descriptors.keys().cloned().collect() }),
+                Vec::new(),
+            );
+        }
         _ => return (Answer::Error(Error { code: 1, message: "not in this test".into() }), Vec::new()),
     }
     (done, Vec::new())
@@ -120,7 +135,14 @@ async fn watch(init: Init, socket: FramedSocket, id: u64) {
     let mut sent: Vec<(i32, u64)> = Vec::new();
     loop {
         let news = init.news.notified();
-        let fresh: Vec<Exit> = init.state.borrow().exits.iter().filter(|exit| !sent.contains(&(exit.pid, exit.start_time))).cloned().collect();
+        let fresh: Vec<Exit> = init
+            .state
+            .borrow()
+            .exits
+            .iter()
+            .filter(|exit| !sent.contains(&(exit.pid, exit.start_time)))
+            .cloned()
+            .collect();
         for exit in fresh {
             sent.push((exit.pid, exit.start_time));
             let reply = Reply { id, more: true, result: Some(Answer::Exit(exit)) };

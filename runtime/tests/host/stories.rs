@@ -26,7 +26,7 @@ struct Ring {
 }
 
 fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
+    error.to_string().replace("\\\"", "\"")
 }
 
 impl Ring {
@@ -40,30 +40,62 @@ impl Ring {
     async fn kill_runtime(&mut self) -> Outcome {
         self.init.forget_ready();
         self.runtime.kill().map_err(text)?;
+        // Our PID 1 reaps it, and starts it anew only then.
+        while Path::new(&format!("/proc/{}", self.runtime.id())).exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         self.runtime = spawn_runtime()?;
         self.client = connect(&self.init).await?;
         Ok(())
     }
 
-    async fn sandbox(&mut self, name: &str, pid: NamespaceMode) -> Result<(String, cri::PodSandboxConfig), String> {
-        let host = NamespaceMode::Node as i32;
-        let options = cri::NamespaceOption { network: host, pid: pid as i32, ..Default::default() };
+    async fn sandbox(
+        &mut self,
+        name: &str,
+        pid: NamespaceMode,
+    ) -> Result<(String, cri::PodSandboxConfig), String> {
+        self.sandbox_on(name, pid, NamespaceMode::Node).await
+    }
+
+    async fn sandbox_on(
+        &mut self,
+        name: &str,
+        pid: NamespaceMode,
+        network: NamespaceMode,
+    ) -> Result<(String, cri::PodSandboxConfig), String> {
+        let options = cri::NamespaceOption { network: network as i32, pid: pid as i32, ..Default::default() };
         let config = cri::PodSandboxConfig {
-            metadata: Some(cri::PodSandboxMetadata { name: name.into(), uid: name.into(), namespace: "test".into(), attempt: 0 }),
+            hostname: format!("{name}-host"),
+            metadata: Some(cri::PodSandboxMetadata {
+                name: name.into(),
+                uid: name.into(),
+                namespace: "test".into(),
+                attempt: 0,
+            }),
             log_directory: format!("/var/log/pods/{name}"),
             linux: Some(cri::LinuxPodSandboxConfig {
-                cgroup_parent: format!("/pintle-test-{}/{name}", std::process::id()),
-                security_context: Some(cri::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() }),
+                cgroup_parent: format!("/kubepods/{name}"),
+                security_context: Some(cri::LinuxSandboxSecurityContext {
+                    namespace_options: Some(options),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
         };
-        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request =
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let id = self.client.run_pod_sandbox(request).await.map_err(text)?.into_inner().pod_sandbox_id;
         Ok((id, config))
     }
 
-    async fn create(&mut self, sandbox: &(String, cri::PodSandboxConfig), name: &str, command: &[&str], change: impl FnOnce(&mut cri::ContainerConfig)) -> Result<String, String> {
+    async fn create(
+        &mut self,
+        sandbox: &(String, cri::PodSandboxConfig),
+        name: &str,
+        command: &[&str],
+        change: impl FnOnce(&mut cri::ContainerConfig),
+    ) -> Result<String, String> {
         let mut config = cri::ContainerConfig {
             metadata: Some(cri::ContainerMetadata { name: name.into(), attempt: 0 }),
             image: Some(cri::ImageSpec { image: IMAGE.into(), ..Default::default() }),
@@ -71,7 +103,11 @@ impl Ring {
             log_path: format!("{name}.log"),
             linux: Some(cri::LinuxContainerConfig {
                 security_context: Some(cri::LinuxContainerSecurityContext {
-                    namespace_options: sandbox.1.linux.as_ref().and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()),
+                    namespace_options: sandbox
+                        .1
+                        .linux
+                        .as_ref()
+                        .and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()),
                     seccomp: Some(cri::SecurityProfile { profile_type: 0, ..Default::default() }),
                     ..Default::default()
                 }),
@@ -80,15 +116,28 @@ impl Ring {
             ..Default::default()
         };
         change(&mut config);
-        let request = cri::CreateContainerRequest { pod_sandbox_id: sandbox.0.clone(), config: Some(config), sandbox_config: Some(sandbox.1.clone()) };
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: sandbox.0.clone(),
+            config: Some(config),
+            sandbox_config: Some(sandbox.1.clone()),
+        };
         Ok(self.client.create_container(request).await.map_err(text)?.into_inner().container_id)
     }
 
     async fn begin(&mut self, id: &str) -> Outcome {
-        self.client.start_container(cri::StartContainerRequest { container_id: id.into() }).await.map(drop).map_err(text)
+        self.client
+            .start_container(cri::StartContainerRequest { container_id: id.into() })
+            .await
+            .map(drop)
+            .map_err(text)
     }
 
-    async fn run(&mut self, sandbox: &(String, cri::PodSandboxConfig), name: &str, command: &[&str]) -> Result<String, String> {
+    async fn run(
+        &mut self,
+        sandbox: &(String, cri::PodSandboxConfig),
+        name: &str,
+        command: &[&str],
+    ) -> Result<String, String> {
         let id = self.create(sandbox, name, command, |_| {}).await?;
         self.begin(&id).await?;
         Ok(id)
@@ -96,7 +145,13 @@ impl Ring {
 
     async fn status(&mut self, id: &str) -> Result<cri::ContainerStatus, String> {
         let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: false };
-        self.client.container_status(request).await.map_err(text)?.into_inner().status.ok_or_else(|| "no status".into())
+        self.client
+            .container_status(request)
+            .await
+            .map_err(text)?
+            .into_inner()
+            .status
+            .ok_or_else(|| "no status".into())
     }
 
     async fn exited(&mut self, id: &str) -> Result<cri::ContainerStatus, String> {
@@ -114,12 +169,22 @@ impl Ring {
         let cmd = command.iter().map(|part| (*part).to_owned()).collect();
         let request = cri::ExecSyncRequest { container_id: id.into(), cmd, timeout: 10 };
         let answer = self.client.exec_sync(request).await.map_err(text)?.into_inner();
-        Ok((String::from_utf8_lossy(&answer.stdout).into_owned() + &String::from_utf8_lossy(&answer.stderr), answer.exit_code))
+        Ok((
+            String::from_utf8_lossy(&answer.stdout).into_owned() + &String::from_utf8_lossy(&answer.stderr),
+            answer.exit_code,
+        ))
     }
 
     async fn remove(&mut self, sandbox: &str) -> Outcome {
-        self.client.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.into() }).await.map_err(text)?;
-        self.client.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.into() }).await.map(drop).map_err(text)
+        self.client
+            .stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.into() })
+            .await
+            .map_err(text)?;
+        self.client
+            .remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.into() })
+            .await
+            .map(drop)
+            .map_err(text)
     }
 }
 
@@ -136,7 +201,11 @@ async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
                 let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
                 Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(socket))
             });
-            return endpoint.connect_with_connector(connector).await.map(RuntimeServiceClient::new).map_err(text);
+            return endpoint
+                .connect_with_connector(connector)
+                .await
+                .map(RuntimeServiceClient::new)
+                .map_err(text);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -160,8 +229,18 @@ async fn a_container_runs_logs_and_ends_with_its_code(ring: &mut Ring) -> Outcom
 async fn exec_has_the_containers_restrictions(ring: &mut Ring) -> Outcome {
     let pod = ring.sandbox("exec", NamespaceMode::Container).await?;
     let id = ring.run(&pod, "main", &["sleep", "1000"]).await?;
-    let (status, code) = ring.exec(&id, &["grep", "-E", "Seccomp:|CapEff|CapBnd", "/proc/self/status"]).await?;
-    check(code == 0 && status.contains("Seccomp:\t2") && status.contains("CapEff:\t00000000a80425fb"), status)?;
+    let (status, code) =
+        ring.exec(&id, &["grep", "-E", "Seccomp:|CapEff|SigIgn", "/proc/self/status"]).await?;
+    check(
+        code == 0 && status.contains("Seccomp:\t2") && status.contains("CapEff:\t00000000a80425fb"),
+        status.clone(),
+    )?;
+    // SIGPIPE is not ignored, whatever else the host handed down.
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:\t"))
+        .and_then(|text| u64::from_str_radix(text, 16).ok());
+    check(ignored.is_some_and(|set| set & 0x1000 == 0), status)?;
     let (_, code) = ring.exec(&id, &["sh", "-c", "exit 7"]).await?;
     check(code == 7, format!("exit code {code}"))?;
     let error = ring.exec(&id, &["nope"]).await.unwrap_err();
@@ -183,11 +262,16 @@ async fn a_missing_program_fails_the_start(ring: &mut Ring) -> Outcome {
 
 async fn a_container_is_stopped_in_its_grace_or_killed(ring: &mut Ring) -> Outcome {
     let pod = ring.sandbox("stop", NamespaceMode::Container).await?;
-    let polite = ring.run(&pod, "polite", &["sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"]).await?;
+    let polite = ring
+        .run(&pod, "polite", &["sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"])
+        .await?;
     let deaf = ring.run(&pod, "deaf", &["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]).await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     for (id, code) in [(&polite, 5), (&deaf, 137)] {
-        ring.client.stop_container(cri::StopContainerRequest { container_id: id.clone(), timeout: 2 }).await.map_err(text)?;
+        ring.client
+            .stop_container(cri::StopContainerRequest { container_id: id.clone(), timeout: 2 })
+            .await
+            .map_err(text)?;
         let status = ring.exited(id).await?;
         check(status.exit_code == code, format!("{status:?}"))?;
     }
@@ -206,14 +290,23 @@ async fn users_groups_and_files(ring: &mut Ring) -> Outcome {
     ring.begin(&id).await?;
     ring.exited(&id).await?;
     let log = fs::read_to_string("/var/log/pods/user/main.log").map_err(text)?;
-    check(log.contains("uid=1000") && log.contains("77") && log.contains("image /tmp") && log.contains("again"), log.clone())?;
+    check(
+        log.contains("uid=1000") && log.contains("77") && log.contains("image /tmp") && log.contains("again"),
+        log.clone(),
+    )?;
     check(log.contains("read-only") && log.contains("NoNewPrivs:\t1"), log)?;
     ring.remove(&pod.0).await
 }
 
 async fn nothing_is_lost_when_the_runtime_is_killed(ring: &mut Ring) -> Outcome {
     let pod = ring.sandbox("kill", NamespaceMode::Container).await?;
-    let counting = ring.run(&pod, "counting", &["sh", "-c", "for i in $(seq 1 300); do echo line $i; sleep 0.01; done; exit 9"]).await?;
+    let counting = ring
+        .run(
+            &pod,
+            "counting",
+            &["sh", "-c", "for i in $(seq 1 300); do echo line $i; sleep 0.01; done; exit 9"],
+        )
+        .await?;
     let short = ring.run(&pod, "short", &["sh", "-c", "sleep 0.5; exit 4"]).await?;
     let pid = ring.status(&counting).await?.started_at;
     for _ in 0..3 {
@@ -240,13 +333,77 @@ async fn a_shared_pid_namespace_has_one_pause_process(ring: &mut Ring) -> Outcom
     ring.remove(&pod.0).await
 }
 
+async fn a_terminal_is_one(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("terminal", NamespaceMode::Container).await?;
+    let command = ["sh", "-c", "[ -t 0 ] && [ -t 1 ] && echo terminal $TERM"];
+    let id = ring.create(&pod, "main", &command, |config| config.tty = true).await?;
+    ring.begin(&id).await?;
+    check(ring.exited(&id).await?.exit_code == 0, "no terminal")?;
+    let log = fs::read_to_string("/var/log/pods/terminal/main.log").map_err(text)?;
+    check(log.contains(" stdout F terminal xterm"), log)?;
+    ring.remove(&pod.0).await
+}
+
+async fn a_pod_has_a_network_of_its_own(ring: &mut Ring) -> Outcome {
+    let network_config = Some(cri::NetworkConfig { pod_cidr: "10.99.7.0/24".into() });
+    let request =
+        cri::UpdateRuntimeConfigRequest { runtime_config: Some(cri::RuntimeConfig { network_config }) };
+    ring.client.update_runtime_config(request).await.map_err(text)?;
+    let pod = ring.sandbox_on("network", NamespaceMode::Container, NamespaceMode::Pod).await?;
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.0.clone(), verbose: false };
+    let status =
+        ring.client.pod_sandbox_status(request).await.map_err(text)?.into_inner().status.unwrap_or_default();
+    let ip = status.network.map(|network| network.ip).unwrap_or_default();
+    check(ip.starts_with("10.99.7."), ip)?;
+    let id = ring.run(&pod, "main", &["sleep", "1000"]).await?;
+    let (name, _) = ring.exec(&id, &["hostname"]).await?;
+    check(name == "network-host\n", name)?;
+    let (devices, _) = ring.exec(&id, &["cat", "/proc/net/dev"]).await?;
+    check(devices.contains("eth0") && devices.contains("lo:"), devices)?;
+    ring.remove(&pod.0).await
+}
+
+async fn a_killed_launch_leaves_nothing(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("launch", NamespaceMode::Container).await?;
+    for round in 0..10 {
+        let id = ring.create(&pod, &format!("c{round}"), &["true"], |_| {}).await?;
+        let killer = tokio::task::spawn_local(async move {
+            for _ in 0..2000 {
+                tokio::time::sleep(Duration::from_micros(300 * (round + 1))).await;
+                if kill_launch() {
+                    return true;
+                }
+            }
+            false
+        });
+        // It fails or it is quick enough; either way the container has ended and can be removed.
+        let started = ring.begin(&id).await;
+        killer.abort();
+        let status = ring.exited(&id).await?;
+        check(started.is_ok() == (status.exit_code == 0), format!("{started:?} {status:?}"))?;
+    }
+    ring.remove(&pod.0).await
+}
+
+fn kill_launch() -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut launches = processes.filter(|entry| {
+        fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "pintle-launch")
+    });
+    let Some(pid) = launches.next().and_then(|entry| entry.file_name().to_str()?.parse().ok()) else {
+        return false;
+    };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).is_ok()
+}
+
 async fn nothing_remains(ring: &mut Ring) -> Outcome {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(text)?;
     let left: Vec<&str> = mounts.lines().filter(|line| line.contains("/run/pintle/runtime/")).collect();
     check(left.is_empty(), left.join("\n"))?;
     for folder in ["sandboxes", "containers", "launch", "exec", "ns"] {
         let path = Path::new("/run/pintle/runtime").join(folder);
-        let names: Vec<_> = fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
         check(names.is_empty(), format!("{}: {names:?}", path.display()))?;
     }
     for _ in 0..100 {
@@ -255,7 +412,11 @@ async fn nothing_remains(ring: &mut Ring) -> Outcome {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Err(format!("{} exits unacknowledged, {} descriptors kept", ring.init.unacknowledged(), ring.init.stored()))
+    Err(format!(
+        "{} exits unacknowledged, {} descriptors kept",
+        ring.init.unacknowledged(),
+        ring.init.stored()
+    ))
 }
 
 /// Runs the stories whose names hold `filter`; returns how many failed.
@@ -287,6 +448,9 @@ pub async fn run(init: Init, filter: &str) -> usize {
         users_groups_and_files,
         nothing_is_lost_when_the_runtime_is_killed,
         a_shared_pid_namespace_has_one_pause_process,
+        a_terminal_is_one,
+        a_pod_has_a_network_of_its_own,
+        a_killed_launch_leaves_nothing,
         nothing_remains
     );
     let _ = ring.runtime.kill();

@@ -1,0 +1,228 @@
+//! Starting a container, and recording how it ends.
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use machine::cri;
+use tonic::Status;
+
+use super::stop::KILL_DEADLINE;
+use crate::exits::Exit;
+use crate::io::{ContainerIo, Ours, Pipes, open_log};
+use crate::launch::{self, Failure, Launched, Request};
+use crate::runtime::{Container, Runtime, folder, internal, lock};
+use crate::spec::devices;
+use crate::state::{self, Phase};
+use crate::{cgroup, pod};
+
+/// How long output may keep coming after the process has ended.
+const DRAIN: Duration = Duration::from_secs(1);
+/// The most of a failure's text that is kept.
+const MAX_MESSAGE: usize = 4096;
+
+impl Runtime {
+    /// Starts a created container; returns once its program runs.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` unless it is created; `Unknown` with the reason when its program cannot run, and the container has ended then.
+    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        let container = self.container(id)?;
+        let busy = container.busy.lock().await;
+        let record = container.record();
+        if record.phase != Phase::Created {
+            return Err(Status::failed_precondition(format!(
+                "container {id} is not in the created state but {:?}",
+                record.phase
+            )));
+        }
+        if !self.sandbox(&record.sandbox_id)?.record().ready {
+            return Err(Status::failed_precondition(format!(
+                "the pod sandbox {} is not ready",
+                record.sandbox_id
+            )));
+        }
+        container.update(|record| record.phase = Phase::Starting)?;
+        // In a task of its own: a client that goes away leaves no container half started.
+        let (runtime, starting) = (Arc::clone(self), Arc::clone(&container));
+        let result = tokio::spawn(async move { runtime.start(&starting).await }).await;
+        drop(busy);
+        match result {
+            Ok(Ok(())) => {
+                self.publish(&container, cri::ContainerEventType::ContainerStartedEvent);
+                Ok(())
+            }
+            Ok(Err(failure)) => {
+                Err(Status::unknown(format!("failed to start container {id:?}: {}", failure.message)))
+            }
+            Err(error) => Err(internal("start the container", &error)),
+        }
+    }
+
+    async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Failure> {
+        let launching = self.exits.launching();
+        match self.launch(container).await {
+            Ok(launched) => {
+                let starting = launched.starting;
+                let exit =
+                    self.exits.wait((launched.pid, launched.start_time), lock(&container.pidfd).clone());
+                drop(launching);
+                let begun = self.begin(container, starting).await;
+                if let Err(failure) = &begun {
+                    let _ = container.cgroup().kill();
+                    let _ = container.update(|record| {
+                        record.reason = "StartError".into();
+                        record.message = shorten(&failure.message);
+                        record.exit_code = failure.exit_code;
+                    });
+                }
+                let (runtime, watched) = (Arc::clone(self), Arc::clone(container));
+                let watcher = tokio::spawn(async move { runtime.ended(&watched, exit.await).await });
+                if begun.is_err() {
+                    let _ = tokio::time::timeout(KILL_DEADLINE, watcher).await;
+                }
+                begun
+            }
+            Err(failure) => {
+                drop(launching);
+                self.never_ran(container, &failure).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Makes the container's init, which waits for the word to go on.
+    async fn launch(&self, container: &Container) -> Result<Launched, Failure> {
+        let record = container.record();
+        let failed = |what: &str, error: &dyn std::fmt::Display| Failure::other(format!("{what}: {error}"));
+        let resources =
+            record.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+        let cgroup = container.cgroup();
+        cgroup
+            .create(&cgroup::settings(&resources, true))
+            .map_err(|error| failed("limit the container", &error))?;
+        let bundle = folder("containers", &record.id);
+        let console = record.config.tty.then(|| bundle.join("c.sock"));
+        let request = Request::Create(launch::Container {
+            id: record.id.clone(),
+            root: folder("launch", ""),
+            bundle,
+            seccomp: record.seccomp.clone(),
+            console: console.clone(),
+        });
+        let log = open_log(&record.log_path).map_err(|error| failed("open the container's log", &error))?;
+        let (launched, ours) = if record.config.tty {
+            let mut launched = launch::launch(&request, &[]).await?;
+            let terminal = launched.terminal.take().ok_or_else(|| Failure::other("no terminal arrived"))?;
+            (launched, Ours { outputs: vec![terminal], stdin: None })
+        } else {
+            let pipes = Pipes::new(record.config.stdin, record.user.uid, record.user.gid)
+                .map_err(|error| failed("make the container's pipes", &error))?;
+            let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
+            (launch::launch(&request, &theirs).await?, pipes.ours)
+        };
+        container
+            .update(|record| (record.pid, record.start_time) = (launched.pid, launched.start_time))
+            .map_err(|error| failed("record the container", &error.message()))?;
+        let mut kept = vec![launched.pidfd.as_raw_fd()];
+        kept.extend(ours.raw());
+        self.keep(&record.id, &kept).await;
+        let pidfd = launched
+            .pidfd
+            .try_clone()
+            .and_then(crate::io::watch)
+            .map_err(|error| failed("watch the container", &error))?;
+        *lock(&container.pidfd) = Some(pidfd);
+        let io =
+            ContainerIo::start(ours, log).map_err(|error| failed("read the container's output", &error))?;
+        *lock(&container.io) = Some(io);
+        Ok(launched)
+    }
+
+    /// Restricts devices, then gives the word.
+    async fn begin(&self, container: &Container, starting: launch::Starting) -> Result<(), Failure> {
+        let record = container.record();
+        let failed = |what: &str, error: io::Error| Failure::other(format!("{what}: {error}"));
+        if !record.privileged {
+            let nodes =
+                devices::find(&record.config.devices).map_err(|error| failed("look up devices", error))?;
+            let restrict = fs::File::open(container.cgroup().folder())
+                .and_then(|cgroup| sys::device_filter::restrict(&cgroup, &devices::allowed(&nodes)));
+            restrict.map_err(|error| failed("restrict the container's devices", error))?;
+        }
+        let path = folder("launch", &record.id).join("notify.sock");
+        std::os::unix::net::UnixStream::connect(path)
+            .and_then(|mut socket| socket.write_all(b"start container"))
+            .map_err(|error| failed("tell the container's init to go on", error))?;
+        container
+            .update(|record| {
+                record.phase = Phase::Running;
+                record.started_at = state::now();
+            })
+            .map_err(|error| Failure::other(error.message()))?;
+        starting.finished().await
+    }
+
+    async fn never_ran(&self, container: &Container, failure: &Failure) {
+        let record = container.record();
+        if let Err(error) = container.cgroup().remove(KILL_DEADLINE).await {
+            tracing::warn!(container = record.id, %error, "clean up after a failed start");
+        }
+        let _ = pod::remove_folder(&folder("launch", &record.id));
+        let _ = container.update(|record| {
+            record.phase = Phase::Exited;
+            record.finished_at = state::now();
+            record.exit_code = failure.exit_code;
+            record.reason = "StartError".into();
+            record.message = shorten(&failure.message);
+        });
+        container.ended.send_replace(true);
+    }
+
+    /// Records how a container ended, once.
+    pub(crate) async fn ended(self: Arc<Self>, container: &Arc<Container>, exit: Exit) {
+        let cgroup = container.cgroup();
+        let out_of_memory = cgroup.oom_kills() > 0;
+        // In a shared pid namespace others of the container may live on.
+        if let Err(error) = cgroup.kill() {
+            tracing::warn!(%error, "end what a container left behind");
+        }
+        let io = lock(&container.io).clone();
+        if let Some(io) = io {
+            let _ = tokio::time::timeout(DRAIN, io.drained()).await;
+        }
+        let result = container.update(|record| {
+            record.phase = if record.phase == Phase::Removing { Phase::Removing } else { Phase::Exited };
+            record.finished_at = exit.at;
+            if record.reason.is_empty() {
+                record.exit_code = exit.code;
+                record.reason = match (out_of_memory, exit.code) {
+                    (true, _) => "OOMKilled",
+                    (_, 0) => "Completed",
+                    _ => "Error",
+                }
+                .into();
+            }
+        });
+        let record = container.record();
+        match result {
+            // Only what is on record may be forgotten elsewhere.
+            Ok(_) => self.exits.acknowledge((record.pid, record.start_time)),
+            Err(error) => tracing::error!(container = record.id, %error, "record a container's exit"),
+        }
+        container.ended.send_replace(true);
+        self.publish(container, cri::ContainerEventType::ContainerStoppedEvent);
+        if let Err(error) = cgroup.remove(KILL_DEADLINE).await {
+            tracing::warn!(container = record.id, %error, "remove the cgroup of a container that has ended");
+        }
+        let _ = pod::remove_folder(&folder("launch", &record.id));
+        if let Some(machine) = &self.machine {
+            let _ = machine.remove(&format!("container/{}", record.id)).await;
+        }
+    }
+}
+
+fn shorten(message: &str) -> String {
+    message.chars().take(MAX_MESSAGE).collect()
+}
