@@ -7,6 +7,8 @@ pub struct Index {
     /// Module name -> file and the files it needs, the last to be loaded first.
     dependencies: HashMap<String, (String, Vec<String>)>,
     softdeps: HashMap<String, Softdep>,
+    /// Aliases that are names rather than patterns, such as `fs-ext4`.
+    names: HashMap<String, Vec<String>>,
     aliases: String,
 }
 
@@ -22,7 +24,11 @@ const MAX_DEPTH: usize = 8;
 impl Index {
     /// Reads the three indexes' texts.
     pub fn new(dep: &str, alias: String, softdep: &str) -> Self {
-        let mut index = Self { aliases: alias, ..Self::default() };
+        let mut index = Self::default();
+        for (pattern, module) in alias.lines().filter_map(alias_line).filter(|(p, _)| is_name(p)) {
+            index.names.entry(canonical(pattern)).or_default().push(canonical(module));
+        }
+        index.aliases = alias;
         for line in dep.lines() {
             if let Some((file, needs)) = line.split_once(':') {
                 let needs = needs.split_whitespace().map(str::to_owned).collect();
@@ -58,6 +64,12 @@ impl Index {
                 if seen.insert(name.clone()) {
                     found.push(name);
                 }
+            } else if is_name(alias) {
+                for module in self.names.get(&name).into_iter().flatten() {
+                    if self.dependencies.contains_key(module) && seen.insert(module.clone()) {
+                        found.push(module.clone());
+                    }
+                }
             } else {
                 by_bus.entry(bus_of(alias)).or_default().push(alias);
             }
@@ -66,9 +78,7 @@ impl Index {
             return found;
         }
         for line in self.aliases.lines() {
-            let Some((pattern, module)) = line.strip_prefix("alias ").and_then(|l| l.rsplit_once(' ')) else {
-                continue;
-            };
+            let Some((pattern, module)) = alias_line(line) else { continue };
             let Some(candidates) = by_bus.get(bus_of(pattern)) else { continue };
             if candidates.iter().any(|alias| matches(pattern.as_bytes(), alias.as_bytes())) {
                 let name = canonical(module);
@@ -112,8 +122,18 @@ impl Index {
     }
 }
 
+fn alias_line(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("alias ")?.rsplit_once(' ')
+}
+
+/// Device aliases name their bus before a colon; everything else is compared whole.
+fn is_name(alias: &str) -> bool {
+    !alias.contains([':', '*', '?', '['])
+}
+
 fn bus_of(alias: &str) -> &str {
-    alias.split(':').next().unwrap_or(alias)
+    // Patterns of ACPI and DMI devices have a wildcard before the colon.
+    alias.split([':', '*', '?', '[']).next().unwrap_or(alias)
 }
 
 /// The kernel takes `-` and `_` in module names for the same.
@@ -181,7 +201,7 @@ mod tests {
         kernel/crypto/crc32c_generic.ko.xz:\nkernel/drivers/net/virtio_net.ko.xz: kernel/net/core/failover.ko.xz\n\
         kernel/net/core/failover.ko.xz:\n";
     const ALIAS: &str = "# comment\nalias crc32c crc32c_generic\nalias virtio:d00000001v* virtio_net\n\
-        alias fs-ext4 ext4\n";
+        alias fs-ext4 ext4\nalias acpi*:LNXPWRBN:* failover\n";
 
     fn index() -> Index {
         Index::new(DEP, ALIAS.into(), "softdep ext4 pre: crc32c\n")
@@ -202,8 +222,9 @@ mod tests {
 
     #[test]
     fn devices_and_names_find_their_modules_once() {
-        let wanted = ["virtio:d00000001v00001AF4", "virtio-net", "fs-ext4", "unknown"].map(String::from);
-        assert_eq!(index().resolve(&wanted), ["virtio_net", "ext4"]);
+        let wanted = ["virtio:d00000001v00001AF4", "virtio-net", "fs-ext4", "unknown", "acpi:LNXPWRBN:"];
+        let wanted = wanted.map(String::from);
+        assert_eq!(index().resolve(&wanted), ["virtio_net", "ext4", "failover"]);
     }
 
     #[test]

@@ -47,8 +47,13 @@ pub async fn follow(machine: Machine) -> Result<()> {
     load(&modules, WANTED.map(String::from).to_vec()).await?;
     super::sysctls::apply_late_defaults();
     machine.condition("Drivers", true, "Loaded", "");
-    load(&modules, blocking("read sysfs", LOAD_DEADLINE, || Ok(device_aliases())).await?).await?;
+    let aliases = blocking("read sysfs", LOAD_DEADLINE, || Ok(device_aliases())).await?;
+    // Disks and links first: the processor asks for a dozen ciphers and hypervisors that nobody waits for.
+    let (processor, devices): (Vec<_>, Vec<_>) =
+        aliases.into_iter().partition(|alias| alias.starts_with("cpu:"));
+    load(&modules, devices).await?;
     machine.devices.send_modify(|generation| *generation += 1);
+    load(&modules, processor).await?;
     loop {
         let mut ready = events.readable().await?;
         tokio::time::sleep(SETTLE).await;
