@@ -21,9 +21,11 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub async fn run(machine: Machine) -> Result<()> {
     identity::early_machine_id()?;
     let mut devices = machine.devices.subscribe();
-    // The first scan makes sense once drivers are loaded.
-    let _ =
-        tokio::time::timeout(Duration::from_secs(60), devices.wait_for(|generation| *generation > 0)).await;
+    // The state of an earlier boot is usually on a disk whose driver the first stage has loaded; anything else waits for drivers.
+    if !matches!(disk::choose_state(&scan().await?, None, false), disk::Choice::Mount(_)) {
+        let drivers = devices.wait_for(|generation| *generation > 0);
+        let _ = tokio::time::timeout(Duration::from_secs(60), drivers).await;
+    }
     let mut applied = machine.config.subscribe();
     let mut said = String::new();
     loop {
@@ -139,8 +141,12 @@ fn try_config(machine: &Machine, found: &Found) -> Result<bool> {
     match config::parse(found) {
         Ok(active) => config::activate(machine, active).map(|()| true),
         Err(faults) => {
-            for fault in &faults {
-                machine.events.note("init", "ConfigFault", &fault.to_string());
+            // Each round reads the source anew; the same fault is said once.
+            let said = machine.events.after(0);
+            for fault in faults.iter().map(ToString::to_string) {
+                if !said.iter().any(|event| event.kind == "ConfigFault" && event.message == fault) {
+                    machine.events.note("init", "ConfigFault", &fault);
+                }
             }
             let message = format!("{} faults in the config from {}", faults.len(), found.source);
             machine.condition("ConfigValid", false, "Faults", &message);
