@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Leaves the demo out.
     #[arg(long)]
     without_demo: bool,
+    /// Boots this image folder (with `image.json`) instead of building one.
+    #[arg(long)]
+    image: Option<PathBuf>,
     #[command(flatten)]
     flavour: Flavour,
 }
@@ -87,10 +90,16 @@ pub fn up(arguments: &Arguments) -> Result<()> {
 }
 
 fn build(arguments: &Arguments, progress: &Progress) -> Result<Built> {
-    let binaries = progress.step("building the OS's executables", || artifacts::rust(arguments.flavour.debug))?;
     let pintle = progress.step("building pintle", || artifacts::host_program("ctl", "pintle"))?;
     let kubernetes = progress.step("building Kubernetes", artifacts::kubernetes)?;
-    let image = progress.step("building the image", || artifacts::image(&binaries, Some(&kubernetes), "none"))?;
+    let image = match &arguments.image {
+        Some(folder) => folder.clone(),
+        None => {
+            let binaries =
+                progress.step("building the OS's executables", || artifacts::rust(arguments.flavour.debug))?;
+            progress.step("building the image", || artifacts::image(&binaries, Some(&kubernetes), "none"))?
+        }
+    };
     let kubectl = tool(&kubernetes, "kubectl")?;
     Ok(Built { image, pintle, kubectl })
 }
