@@ -76,6 +76,7 @@ pub const NAMES: [&str; 5] = ["net", "api", "runtime", "agent", "control-plane"]
 pub struct Facts {
     pub configured: bool,
     pub machine_ca: bool,
+    pub api_certificate: bool,
     pub control_plane: bool,
     pub state_mounted: bool,
     pub network_address: bool,
@@ -91,6 +92,7 @@ impl Facts {
                 (self.configured, "a machine config"),
                 (self.machine_ca, "Machine.ca in the machine config"),
                 (self.network_address, "an address"),
+                (self.api_certificate, "its serving certificate"),
             ],
             "runtime" => &[(self.state_mounted, "the state volume")],
             "agent" => &[

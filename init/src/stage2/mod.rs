@@ -2,6 +2,7 @@
 //!
 //! Tasks, each started again when it panics: reaper, device events, machine socket, supervisor, boot (config, state volume, volumes), power
 //! button, signals. The last one to act is the shutdown, which this stage's main loop waits for.
+mod api_certificate;
 mod boot;
 mod cgroups;
 mod devices;
@@ -86,6 +87,7 @@ async fn node() -> Result<ShutdownRequest> {
     start(&machine, "login1", crate::login1::follow);
     // One life only: its data are the services' processes.
     tokio::spawn(supervisor.run());
+    start(&machine, "API certificate", api_certificate::follow);
     start(&machine, "boot", boot::run);
 
     let Some(request) = requests.recv().await else { anyhow::bail!("nobody can ask for a shutdown") };
