@@ -63,10 +63,16 @@ fn sysctls(pod: &Pod) -> Option<Rejection> {
             return forbidden(format!("forbidden sysctl: {:?} not allowlisted", sysctl.name));
         }
         if name.starts_with("net.") && spec::host_network(pod) {
-            return forbidden(format!("forbidden sysctl: {:?} not allowed with host net enabled", sysctl.name));
+            return forbidden(format!(
+                "forbidden sysctl: {:?} not allowed with host net enabled",
+                sysctl.name
+            ));
         }
         if name.starts_with("kernel.") && spec(pod).host_ipc.unwrap_or_default() {
-            return forbidden(format!("forbidden sysctl: {:?} not allowed with host ipc enabled", sysctl.name));
+            return forbidden(format!(
+                "forbidden sysctl: {:?} not allowed with host ipc enabled",
+                sysctl.name
+            ));
         }
     }
     None
@@ -85,7 +91,11 @@ fn node_labels(pod: &Pod, node: &Node) -> Option<Rejection> {
             let fields = term.match_fields.as_deref().unwrap_or_default();
             !(expressions.is_empty() && fields.is_empty())
                 && expressions.iter().all(|r| {
-                    matches(labels.get(&r.key).map(String::as_str), &r.operator, r.values.as_deref().unwrap_or_default())
+                    matches(
+                        labels.get(&r.key).map(String::as_str),
+                        &r.operator,
+                        r.values.as_deref().unwrap_or_default(),
+                    )
                 })
                 && fields.iter().all(|r| {
                     r.key == "metadata.name"
@@ -128,9 +138,8 @@ fn host_ports(pod: &Pod) -> Vec<Port> {
 
 fn ports(pod: &Pod, active: &[&Pod]) -> Option<Rejection> {
     let wanted = host_ports(pod);
-    let clash = |a: &Port, b: &Port| {
-        a.1 == b.1 && a.2 == b.2 && (a.0 == b.0 || a.0 == "0.0.0.0" || b.0 == "0.0.0.0")
-    };
+    let clash =
+        |a: &Port, b: &Port| a.1 == b.1 && a.2 == b.2 && (a.0 == b.0 || a.0 == "0.0.0.0" || b.0 == "0.0.0.0");
     let taken = active.iter().flat_map(|p| host_ports(p)).any(|t| wanted.iter().any(|w| clash(w, &t)));
     taken.then(|| Rejection {
         reason: "NodePorts",
@@ -194,7 +203,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let cpu = |m: &str| pod(serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": m}}}]}));
+        let cpu = |m: &str| {
+            pod(serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": m}}}]}))
+        };
         assert_eq!(reason(&cpu("600m"), &[]), None);
         assert_eq!(reason(&cpu("600m"), &[&cpu("600m")]), Some("OutOfcpu"));
         assert_eq!(reason(&cpu("1m"), &[&cpu("1m"), &cpu("1m")]), Some("OutOfpods"));
@@ -202,14 +213,22 @@ mod tests {
 
     #[test]
     fn host_ports_are_unique() {
-        let port = |n: i32| pod(serde_json::json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": n}]}]}));
+        let port = |n: i32| {
+            pod(
+                serde_json::json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": n}]}]}),
+            )
+        };
         assert_eq!(reason(&port(80), &[&port(81)]), None);
         assert_eq!(reason(&port(80), &[&port(80)]), Some("NodePorts"));
     }
 
     #[test]
     fn unsafe_sysctls_are_refused() {
-        let sysctl = |name: &str| pod(serde_json::json!({"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}));
+        let sysctl = |name: &str| {
+            pod(
+                serde_json::json!({"containers": [], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}),
+            )
+        };
         assert_eq!(reason(&sysctl("kernel.shm_rmid_forced"), &[]), None);
         assert_eq!(reason(&sysctl("kernel.msgmax"), &[]), Some("SysctlForbidden"));
     }

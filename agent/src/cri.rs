@@ -78,8 +78,7 @@ impl Cri {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        let channel =
-            Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
@@ -108,11 +107,7 @@ impl Cri {
     }
 
     /// Makes and starts a sandbox; the answer is its id.
-    pub async fn run_pod_sandbox(
-        &self,
-        config: PodSandboxConfig,
-        runtime_handler: String,
-    ) -> Result<String> {
+    pub async fn run_pod_sandbox(&self, config: PodSandboxConfig, runtime_handler: String) -> Result<String> {
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler };
         let answer = call("RunPodSandbox", 2 * LONG, self.runtime().run_pod_sandbox(request)).await?;
         Ok(answer.pod_sandbox_id)
@@ -257,7 +252,9 @@ impl Cri {
 
     pub async fn remove_image(&self, image: &str) -> Result<()> {
         let image = Some(ImageSpec { image: image.into(), ..Default::default() });
-        call("RemoveImage", LONG, self.images.clone().remove_image(RemoveImageRequest { image })).await.map(drop)
+        call("RemoveImage", LONG, self.images.clone().remove_image(RemoveImageRequest { image }))
+            .await
+            .map(drop)
     }
 
     pub async fn image_fs_info(&self) -> Result<ImageFsInfoResponse> {

@@ -102,7 +102,12 @@ pub async fn run(api: ApiHandle, node: std::sync::Arc<str>, mut queue: mpsc::Rec
         let Some(client) = api.ready().await else { return };
         let step = book.step(&happening, begun.elapsed().as_secs_f64());
         for attempt in 1..=TRIES {
-            match tokio::time::timeout(Duration::from_secs(10), send(&client, &node, &happening, &step, &mut book)).await {
+            match tokio::time::timeout(
+                Duration::from_secs(10),
+                send(&client, &node, &happening, &step, &mut book),
+            )
+            .await
+            {
                 Ok(Ok(())) => break,
                 Ok(Err(kube::Error::Api(answer))) => {
                     tracing::debug!("event {}: {}", happening.reason, answer.message);

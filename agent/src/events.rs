@@ -42,8 +42,20 @@ impl Recorder {
     }
 
     /// Reports something about one container of a pod; `field` is such as `spec.containers{web}`.
-    pub fn container(&self, pod: &Pod, field: String, kind: Kind, reason: &'static str, message: impl Into<String>) {
-        self.send(Happening { about: pod_reference(pod, Some(field)), kind, reason, message: message.into() });
+    pub fn container(
+        &self,
+        pod: &Pod,
+        field: String,
+        kind: Kind,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        self.send(Happening {
+            about: pod_reference(pod, Some(field)),
+            kind,
+            reason,
+            message: message.into(),
+        });
     }
 
     /// Reports something about the node.

@@ -33,9 +33,9 @@ impl Watch {
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_DELETE;
-        inotify
-            .add_watch(folder, flags)
-            .map_err(|errno| io::Error::new(io::Error::from(errno).kind(), format!("watch {}: {errno}", folder.display())))?;
+        inotify.add_watch(folder, flags).map_err(|errno| {
+            io::Error::new(io::Error::from(errno).kind(), format!("watch {}: {errno}", folder.display()))
+        })?;
         Ok(Self { inotify: AsyncFd::new(Fd(inotify))? })
     }
 

@@ -60,17 +60,26 @@ impl Images {
     ) -> Result<(ImageSpec, Image), PullFailure> {
         let wanted = container.image.clone().unwrap_or_default();
         let field = spec::field_path(kind, &container.name);
-        let event = |severity, reason, message: String| ctx.events.container(pod, field.clone(), severity, reason, message);
+        let event = |severity, reason, message: String| {
+            ctx.events.container(pod, field.clone(), severity, reason, message)
+        };
         let fail = |reason, message: String, retry_at| PullFailure { reason, message, retry_at };
         let name = with_default_tag(&wanted);
-        let spec_of = |image: String| ImageSpec { image, user_specified_image: wanted.clone(), ..Default::default() };
+        let spec_of =
+            |image: String| ImageSpec { image, user_specified_image: wanted.clone(), ..Default::default() };
         let policy = container.image_pull_policy.as_deref().unwrap_or_else(|| default_policy(&name));
         let present = ctx.cri.image_status(spec_of(name.clone())).await.map_err(|error| {
-            fail("ImageInspectError", format!("Failed to inspect image {wanted:?}: {}", error.message), now() + 5 * SECOND)
+            fail(
+                "ImageInspectError",
+                format!("Failed to inspect image {wanted:?}: {}", error.message),
+                now() + 5 * SECOND,
+            )
         })?;
         if policy != "Always" {
             if let Some(image) = present {
-                let message = format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
+                let message = format!(
+                    "Container image {wanted:?} already present on machine and can be accessed by the pod"
+                );
                 event(Severity::Normal, "Pulled", message);
                 return Ok((spec_of(image.id.clone()), image));
             }
@@ -95,7 +104,11 @@ impl Images {
                 event(
                     Severity::Normal,
                     "Pulled",
-                    format!("Successfully pulled image {wanted:?} in {}ms. Image size: {} bytes.", took.as_millis(), image.size),
+                    format!(
+                        "Successfully pulled image {wanted:?} in {}ms. Image size: {} bytes.",
+                        took.as_millis(),
+                        image.size
+                    ),
                 );
                 Ok((spec_of(image.id.clone()), image))
             }
@@ -123,7 +136,8 @@ impl Images {
         sandbox: &PodSandboxConfig,
     ) -> Result<Image, CriError> {
         let _slot = self.slots.acquire().await.ok();
-        let spec = ImageSpec { image: name.into(), user_specified_image: wanted.into(), ..Default::default() };
+        let spec =
+            ImageSpec { image: name.into(), user_specified_image: wanted.into(), ..Default::default() };
         let mut last = None;
         for auth in credentials(ctx, pod, name).await.into_iter().map(Some).chain([None]) {
             match ctx.cri.pull_image(spec.clone(), auth, Some(sandbox.clone())).await {
@@ -139,7 +153,11 @@ impl Images {
                 Err(error) => last = last.or(Some(error)),
             }
         }
-        Err(last.unwrap_or(CriError { operation: "PullImage", code: tonic::Code::Unknown, message: "not tried".into() }))
+        Err(last.unwrap_or(CriError {
+            operation: "PullImage",
+            code: tonic::Code::Unknown,
+            message: "not tried".into(),
+        }))
     }
 
     fn waiting(&self, key: &(String, String), now: Nanos) -> Option<(Nanos, String)> {
@@ -168,7 +186,11 @@ impl Images {
 #[must_use]
 pub fn with_default_tag(name: &str) -> String {
     let last = name.rsplit('/').next().unwrap_or(name);
-    if name.contains('@') || last.contains(':') || name.is_empty() { name.to_owned() } else { format!("{name}:latest") }
+    if name.contains('@') || last.contains(':') || name.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
 }
 
 /// What the API server fills in; static pods have no one who does.
@@ -238,7 +260,9 @@ fn fits(server: &str, image: &str) -> bool {
         Some(domain) => registry.split_once('.').is_some_and(|(_, parent)| parent == domain),
         None => host == registry,
     };
-    host_fits && (path.is_empty() || rest.strip_prefix(path).is_some_and(|r| r.is_empty() || r.starts_with(['/', ':', '@'])))
+    host_fits
+        && (path.is_empty()
+            || rest.strip_prefix(path).is_some_and(|r| r.is_empty() || r.starts_with(['/', ':', '@'])))
 }
 
 fn auth(server: &str, entry: &serde_json::Value) -> Option<AuthConfig> {
@@ -250,7 +274,13 @@ fn auth(server: &str, entry: &serde_json::Value) -> Option<AuthConfig> {
         let (user, secret) = text.split_once(':')?;
         (username, password) = (user.to_owned(), secret.trim_matches('\0').to_owned());
     }
-    Some(AuthConfig { username, password, server_address: server.to_owned(), identity_token: field("identitytoken"), ..Default::default() })
+    Some(AuthConfig {
+        username,
+        password,
+        server_address: server.to_owned(),
+        identity_token: field("identitytoken"),
+        ..Default::default()
+    })
 }
 
 #[cfg(test)]
@@ -272,7 +302,8 @@ mod tests {
             "https://registry.test/team": {"username": "t", "password": "p"},
             "other.test": {"auth": "eDp5"}
         }});
-        let data = [(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(config.to_string().into_bytes()))];
+        let data =
+            [(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(config.to_string().into_bytes()))];
         let secret = Secret { data: Some(data.into()), ..Default::default() };
         let users = |image| from_secret(&secret, image).into_iter().map(|a| a.username).collect::<Vec<_>>();
         assert_eq!(users("registry.test/team/web:1"), ["t", "a"]);

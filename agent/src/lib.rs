@@ -191,7 +191,13 @@ fn parts(
     let recorder = ctx.events.clone();
     let report: probe::Report = Arc::new(move |pod, container, reason, message| {
         let kind = pod::spec::find(pod, container).map_or(pod::spec::Kind::App, |(kind, _)| kind);
-        recorder.container(pod, pod::spec::field_path(kind, container), events::Kind::Warning, reason, message);
+        recorder.container(
+            pod,
+            pod::spec::field_path(kind, container),
+            events::Kind::Warning,
+            reason,
+            message,
+        );
     });
     let shared = Parts {
         volumes: volumes::Volumes::new(machine::paths::KUBELET, source.clone()),

@@ -21,7 +21,11 @@ pub async fn run(ctx: Context) {
         let files = agent.container_log_max_files.max(2) as usize;
         for entry in ctx.pods.snapshot().values() {
             let Some(status) = &entry.pod.status else { continue };
-            let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+            let all = [
+                &status.container_statuses,
+                &status.init_container_statuses,
+                &status.ephemeral_container_statuses,
+            ];
             for container in all.into_iter().flatten().flatten().filter(|c| is_running(c)) {
                 let Some(id) = entry.containers.get(&container.name) else { continue };
                 let folder = Path::new(&log_directory(&entry.pod)).join(&container.name);
@@ -77,7 +81,8 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first() {
-        let names = ["0.log", "0.log.20260101-000003", "0.log.20260101-000001", "0.log.20260101-000002", "1.log.2"];
+        let names =
+            ["0.log", "0.log.20260101-000003", "0.log.20260101-000001", "0.log.20260101-000002", "1.log.2"];
         let names = names.map(str::to_owned).to_vec();
         assert_eq!(surplus(names.clone(), "0.log", 3), ["0.log.20260101-000001"]);
         assert!(surplus(names, "0.log", 5).is_empty());

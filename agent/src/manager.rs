@@ -119,8 +119,15 @@ impl Manager {
                     (None, None) => true,
                     _ => false,
                 };
-                let changed = !Arc::ptr_eq(&d.pod, pod) || !same(&d.api, &api) || d.ended != ended || d.removed;
-                *d = Desired { pod: pod.clone(), source, ended: ended.clone(), removed: false, api: api.clone() };
+                let changed =
+                    !Arc::ptr_eq(&d.pod, pod) || !same(&d.api, &api) || d.ended != ended || d.removed;
+                *d = Desired {
+                    pod: pod.clone(),
+                    source,
+                    ended: ended.clone(),
+                    removed: false,
+                    api: api.clone(),
+                };
                 changed
             });
             return;
@@ -152,7 +159,8 @@ impl Manager {
         }
         let pods = self.ctx.pods.snapshot();
         let node = self.ctx.node.borrow().clone();
-        let active: Vec<&Pod> = pods.values().map(|entry| &*entry.pod).filter(|p| admission::is_active(p)).collect();
+        let active: Vec<&Pod> =
+            pods.values().map(|entry| &*entry.pod).filter(|p| admission::is_active(p)).collect();
         let rejection = admission::admit(pod, &active, node.as_deref(), &self.parts.node_allocatable())?;
         self.ctx.events.pod(pod, crate::events::Kind::Warning, rejection.reason, rejection.message.clone());
         Some(Ended { reason: rejection.reason.to_owned(), message: rejection.message, grace: 0 })
@@ -189,11 +197,14 @@ impl Manager {
     /// Wakes the tasks of pods whose containers are not what they were at the last look, and ends what belongs to no pod.
     async fn relist(&mut self, api: Option<&BTreeMap<String, Arc<Pod>>>) {
         let cri = &self.ctx.cri;
-        let (Ok(sandboxes), Ok(containers)) = (cri.list_pod_sandboxes(None).await, cri.list_containers(None).await) else {
+        let (Ok(sandboxes), Ok(containers)) =
+            (cri.list_pod_sandboxes(None).await, cri.list_containers(None).await)
+        else {
             return;
         };
         let mut now: HashMap<String, DefaultHasher> = HashMap::new();
-        let uid_of = |labels: &HashMap<String, String>| labels.get(LABEL_POD_UID).cloned().unwrap_or_default();
+        let uid_of =
+            |labels: &HashMap<String, String>| labels.get(LABEL_POD_UID).cloned().unwrap_or_default();
         for sandbox in &sandboxes {
             (&sandbox.id, sandbox.state).hash(now.entry(uid_of(&sandbox.labels)).or_default());
         }
@@ -209,8 +220,12 @@ impl Manager {
         self.seen = now;
         // Whether a pod is an orphan is known only when both sources have spoken.
         if api.is_some() {
-            let orphans: HashSet<String> =
-                self.seen.keys().filter(|uid| !uid.is_empty() && !self.handles.contains_key(*uid)).cloned().collect();
+            let orphans: HashSet<String> = self
+                .seen
+                .keys()
+                .filter(|uid| !uid.is_empty() && !self.handles.contains_key(*uid))
+                .cloned()
+                .collect();
             for sandbox in sandboxes.into_iter().filter(|s| orphans.contains(&uid_of(&s.labels))) {
                 let (ctx, parts, uid) = (self.ctx.clone(), self.parts.clone(), uid_of(&sandbox.labels));
                 tokio::spawn(end_orphan(ctx, parts, uid, sandbox.id));

@@ -76,7 +76,10 @@ impl Objects {
     /// See [`ObjectError`].
     pub async fn get<K>(&self, kind: &'static str, namespace: &str, name: &str) -> Result<K, ObjectError>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + DeserializeOwned
+            + Clone
+            + std::fmt::Debug,
     {
         let (namespace_owned, name_owned) = (namespace.to_owned(), name.to_owned());
         let Some(client) = self.api.client() else {
@@ -124,7 +127,10 @@ impl Objects {
         name: &str,
     ) -> Result<Arc<K>, ObjectError>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + DeserializeOwned
+            + Clone
+            + std::fmt::Debug,
     {
         if let Some(object) = cache.get(namespace, name) {
             return Ok(object);
@@ -199,7 +205,8 @@ where
         for key in wanted {
             let entry = held.entry(key.clone()).or_insert_with(|| {
                 let object = Arc::new(Mutex::new(None));
-                let task = tokio::spawn(follow(key.clone(), api.clone(), object.clone(), self.version.clone()));
+                let task =
+                    tokio::spawn(follow(key.clone(), api.clone(), object.clone(), self.version.clone()));
                 Held { users: Vec::new(), object, task }
             });
             if !entry.users.iter().any(|user| user == uid) {

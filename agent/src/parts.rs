@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{
+    BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec,
+};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use kube::Api;
 use kube::api::PostParams;
@@ -92,17 +94,29 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Source for ApiSource {
-    fn config_map<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<ConfigMap>, SourceError>> {
+    fn config_map<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, SourceError>> {
         Box::pin(async move { self.0.config_map(namespace, name).await.map_err(|e| source_error(&e)) })
     }
 
-    fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, SourceError>> {
+    fn secret<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<Secret>, SourceError>> {
         Box::pin(async move { self.0.secret(namespace, name).await.map_err(|e| source_error(&e)) })
     }
 
-    fn token<'a>(&'a self, request: TokenRequest<'a>) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>> {
+    fn token<'a>(
+        &'a self,
+        request: TokenRequest<'a>,
+    ) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>> {
         Box::pin(async move {
-            let client = self.0.client().ok_or_else(|| SourceError::other("the API server is not known yet"))?;
+            let client =
+                self.0.client().ok_or_else(|| SourceError::other("the API server is not known yet"))?;
             let accounts: Api<ServiceAccount> = Api::namespaced(client, request.namespace);
             let body = ApiTokenRequest {
                 spec: Some(TokenRequestSpec {
@@ -121,10 +135,13 @@ impl Source for ApiSource {
             let params = PostParams::default();
             let create = accounts.create_token_request(request.service_account, &params, &body);
             let answer = match tokio::time::timeout(Duration::from_secs(15), create).await {
-                Ok(answer) => answer.map_err(|e| SourceError::other(format!("create token: {}", chain(&e))))?,
+                Ok(answer) => {
+                    answer.map_err(|e| SourceError::other(format!("create token: {}", chain(&e))))?
+                }
                 Err(_) => return Err(SourceError::other("create token: no answer within 15 s")),
             };
-            let status = answer.status.ok_or_else(|| SourceError::other("create token: the answer has no token"))?;
+            let status =
+                answer.status.ok_or_else(|| SourceError::other("create token: the answer has no token"))?;
             let (Some(token), Some(expires)) = (status.token, status.expiration_timestamp) else {
                 return Err(SourceError::other("create token: the answer has no token"));
             };
@@ -146,8 +163,16 @@ impl Services {
     #[must_use]
     pub fn visible_from(&self, namespace: &str) -> Option<Vec<Arc<Service>>> {
         let current = self.current.lock().ok()?;
-        let visible = |(ns, name): &&(String, String)| ns == namespace || (ns == "default" && name == "kubernetes");
-        Some(current.as_ref()?.iter().filter(|(key, _)| visible(key)).map(|(_, service)| service.clone()).collect())
+        let visible =
+            |(ns, name): &&(String, String)| ns == namespace || (ns == "default" && name == "kubernetes");
+        Some(
+            current
+                .as_ref()?
+                .iter()
+                .filter(|(key, _)| visible(key))
+                .map(|(_, service)| service.clone())
+                .collect(),
+        )
     }
 
     pub(crate) fn replace(&self, services: ServiceMap) {

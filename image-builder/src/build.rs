@@ -52,7 +52,8 @@ pub fn build(inputs: &Inputs, out: &Path) -> Result<Image> {
     let mut modules = ModuleTree::open(&module_folder)?;
 
     let kernel = out.join("vmlinuz");
-    std::fs::copy(kernel_package.find(&format!("boot/vmlinuz-{release}"))?, &kernel).context("copy the kernel")?;
+    std::fs::copy(kernel_package.find(&format!("boot/vmlinuz-{release}"))?, &kernel)
+        .context("copy the kernel")?;
     let boot = modules.subset(wanted::BOOT)?;
     let initramfs = out.join("initramfs");
     initramfs::build(&initramfs, &inputs.binaries.join("pintle-init"), &release, &module_folder, &boot)?;

@@ -14,7 +14,13 @@ use crate::tree::Tree;
 pub const DEMO_IMAGE: &str = "pintle.dev/demo:v1";
 /// Names that the one Kubernetes binary answers to.
 pub const KUBERNETES_NAMES: &[&str] = &[
-    "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "coredns", "kubectl",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kube-proxy",
+    "coredns",
+    "kubectl",
 ];
 
 /// One image, about to be bundled: its layer lies unpacked at `layer` (a path in the root tree).
@@ -33,12 +39,21 @@ pub fn add(tree: &Tree, kubernetes: Option<&Path>, demo: &Path, libraries: &[Str
     let mut images = Vec::new();
     if let Some(binary) = kubernetes {
         let layer = staging("kubernetes");
-        kubernetes_layer(tree, &layer, binary, libraries).context("build the layer of the Kubernetes image")?;
-        images.push(finish(tree, &Image { name: KUBERNETES_IMAGE, layer: &layer, entrypoint: None, user: None })?);
+        kubernetes_layer(tree, &layer, binary, libraries)
+            .context("build the layer of the Kubernetes image")?;
+        images.push(finish(
+            tree,
+            &Image { name: KUBERNETES_IMAGE, layer: &layer, entrypoint: None, user: None },
+        )?);
     }
     let layer = staging("demo");
     tree.copy(demo, &format!("{layer}/pintle-demo"), 0o755)?;
-    let image = Image { name: DEMO_IMAGE, layer: &layer, entrypoint: Some("/pintle-demo"), user: Some("65534:65534") };
+    let image = Image {
+        name: DEMO_IMAGE,
+        layer: &layer,
+        entrypoint: Some("/pintle-demo"),
+        user: Some("65534:65534"),
+    };
     images.push(finish(tree, &image)?);
     let index = serde_json::to_vec_pretty(&BundleIndex { images })?;
     tree.file(&format!("{}/index.json", bundle()), 0o644, &index)
@@ -67,7 +82,10 @@ fn kubernetes_layer(tree: &Tree, layer: &str, binary: &Path, libraries: &[String
     for (link, target) in crate::rootfs::MERGED {
         tree.link(target, &format!("{layer}/{link}"))?;
     }
-    tree.hard_link("etc/ssl/certs/ca-certificates.crt", &format!("{layer}/etc/ssl/certs/ca-certificates.crt"))?;
+    tree.hard_link(
+        "etc/ssl/certs/ca-certificates.crt",
+        &format!("{layer}/etc/ssl/certs/ca-certificates.crt"),
+    )?;
     for name in ["etc/services", "etc/protocols", "etc/nsswitch.conf"] {
         tree.hard_link(name, &format!("{layer}/{name}"))?;
     }

@@ -40,7 +40,13 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// From the writer below, or when the content is 4 GiB or more.
     pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<()> {
-        self.header(&Member { path, mode: REGULAR | mode, links: 1, device: (0, 0), size: content.len() as u64 })?;
+        self.header(&Member {
+            path,
+            mode: REGULAR | mode,
+            links: 1,
+            device: (0, 0),
+            size: content.len() as u64,
+        })?;
         self.content(content)
     }
 
@@ -49,7 +55,13 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// From the writer below.
     pub fn symlink(&mut self, path: &str, target: &str) -> io::Result<()> {
-        self.header(&Member { path, mode: SYMLINK | 0o777, links: 1, device: (0, 0), size: target.len() as u64 })?;
+        self.header(&Member {
+            path,
+            mode: SYMLINK | 0o777,
+            links: 1,
+            device: (0, 0),
+            size: target.len() as u64,
+        })?;
         self.content(target.as_bytes())
     }
 
@@ -72,7 +84,8 @@ impl<W: Write> Writer<W> {
     }
 
     fn header(&mut self, member: &Member<'_>) -> io::Result<()> {
-        let size = u32::try_from(member.size).map_err(|_| io::Error::other(format!("{} is too large for a cpio archive", member.path)))?;
+        let size = u32::try_from(member.size)
+            .map_err(|_| io::Error::other(format!("{} is too large for a cpio archive", member.path)))?;
         self.inode = self.inode.wrapping_add(1);
         let (major, minor) = member.device;
         let name = u32::try_from(member.path.len() + 1).map_err(io::Error::other)?;
@@ -109,7 +122,10 @@ mod tests {
         archive.symlink("link", "init")?;
         let bytes = archive.finish()?;
         assert_eq!(bytes.len() % 4, 0);
-        assert_eq!(bytes.windows(6).enumerate().filter(|(at, window)| *window == b"070701" && at % 4 == 0).count(), 5);
+        assert_eq!(
+            bytes.windows(6).enumerate().filter(|(at, window)| *window == b"070701" && at % 4 == 0).count(),
+            5
+        );
         assert!(bytes.windows(10).any(|window| window == b"TRAILER!!!"));
         Ok(())
     }

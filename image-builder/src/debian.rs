@@ -8,8 +8,26 @@ use crate::run::{output, run};
 
 /// Packages whose files go into the root image; libraries are picked by what the executables need.
 pub const ROOT_PACKAGES: &[&str] = &[
-    "nftables", "e2fsprogs", "libc6", "libnftables1", "libnftnl11", "libmnl0", "libjansson4", "libgmp10", "libedit2", "libtinfo6", "libbsd0",
-    "libmd0", "libxtables12", "libext2fs2", "libcom-err2", "libss2", "libblkid1", "libuuid1", "libgcc-s1", "ca-certificates",
+    "nftables",
+    "e2fsprogs",
+    "libc6",
+    "libnftables1",
+    "libnftnl11",
+    "libmnl0",
+    "libjansson4",
+    "libgmp10",
+    "libedit2",
+    "libtinfo6",
+    "libbsd0",
+    "libmd0",
+    "libxtables12",
+    "libext2fs2",
+    "libcom-err2",
+    "libss2",
+    "libblkid1",
+    "libuuid1",
+    "libgcc-s1",
+    "ca-certificates",
 ];
 /// The meta package that names the newest kernel of the 6.12 series.
 const KERNEL_META: &str = "linux-image-6.12-amd64";
@@ -65,14 +83,19 @@ fn parse_uri_line(line: &str) -> Option<Package> {
 /// # Errors
 /// When apt does not know the meta package.
 pub fn kernel_package() -> Result<String> {
-    let text = output("apt-cache", &["show", "--no-all-versions", KERNEL_META])
-        .with_context(|| format!("look up {KERNEL_META}; run `apt-get update` with Debian 12's security suite enabled"))?;
+    let text = output("apt-cache", &["show", "--no-all-versions", KERNEL_META]).with_context(|| {
+        format!("look up {KERNEL_META}; run `apt-get update` with Debian 12's security suite enabled")
+    })?;
     kernel_of(&text).with_context(|| format!("{KERNEL_META} names no kernel package"))
 }
 
 fn kernel_of(text: &str) -> Option<String> {
     let depends = text.lines().find_map(|line| line.strip_prefix("Depends: "))?;
-    depends.split(',').filter_map(|item| item.split_whitespace().next()).find(|name| name.starts_with("linux-image-")).map(Into::into)
+    depends
+        .split(',')
+        .filter_map(|item| item.split_whitespace().next())
+        .find(|name| name.starts_with("linux-image-"))
+        .map(Into::into)
 }
 
 /// Fetches and unpacks packages into `cache`; what is there already is not fetched again.
@@ -82,9 +105,14 @@ fn kernel_of(text: &str) -> Option<String> {
 pub fn fetch(cache: &Path, names: &[&str]) -> Result<Packages> {
     let mut arguments = vec!["download", "--print-uris"];
     arguments.extend(names);
-    let listing = output("apt-get", &arguments).context("ask apt for package addresses; run `apt-get update` first")?;
+    let listing =
+        output("apt-get", &arguments).context("ask apt for package addresses; run `apt-get update` first")?;
     let packages: Vec<Package> = listing.lines().filter_map(parse_uri_line).collect();
-    ensure!(packages.len() == names.len(), "apt knows only {} of the packages {names:?}; run `apt-get update`", packages.len());
+    ensure!(
+        packages.len() == names.len(),
+        "apt knows only {} of the packages {names:?}; run `apt-get update`",
+        packages.len()
+    );
     std::fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
     let tree = |package: &Package| {
         let stem = package.file.trim_end_matches(".deb");
@@ -99,7 +127,8 @@ pub fn fetch(cache: &Path, names: &[&str]) -> Result<Packages> {
             unpack(work.path(), package, &tree(package))?;
         }
     }
-    let mut identity: Vec<_> = packages.iter().map(|package| format!("{} {}", package.file, package.digest)).collect();
+    let mut identity: Vec<_> =
+        packages.iter().map(|package| format!("{} {}", package.file, package.digest)).collect();
     identity.sort();
     Ok(Packages { trees: packages.iter().map(tree).collect(), identity })
 }
@@ -107,7 +136,12 @@ pub fn fetch(cache: &Path, names: &[&str]) -> Result<Packages> {
 fn unpack(work: &Path, package: &Package, tree: &Path) -> Result<()> {
     let archive = work.join(&package.file);
     let digest = crate::digest::file(&archive)?;
-    ensure!(digest == package.digest, "{} has digest {digest}, apt promised {}", package.file, package.digest);
+    ensure!(
+        digest == package.digest,
+        "{} has digest {digest}, apt promised {}",
+        package.file,
+        package.digest
+    );
     let unpacked = work.join("tree");
     run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&unpacked))?;
     match std::fs::rename(&unpacked, tree) {

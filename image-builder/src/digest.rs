@@ -21,7 +21,11 @@ impl Hasher {
     /// # Errors
     /// When sha256sum does not start.
     pub fn new() -> Result<Self> {
-        let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("run sha256sum")?;
+        let mut child = Command::new("sha256sum")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("run sha256sum")?;
         let input = child.stdin.take().context("sha256sum's input")?;
         Ok(Self { child, input })
     }
@@ -74,7 +78,9 @@ pub fn walk(root: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut pending = vec![root.to_path_buf()];
     while let Some(folder) = pending.pop() {
-        for entry in std::fs::read_dir(&folder).with_context(|| format!("read folder {}", folder.display()))? {
+        for entry in
+            std::fs::read_dir(&folder).with_context(|| format!("read folder {}", folder.display()))?
+        {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 pending.push(entry.path());
@@ -100,7 +106,9 @@ pub fn tree(root: &Path) -> Result<[u8; 32]> {
         let head = [relative, &[0], &meta.permissions().mode().to_le_bytes(), &size.to_le_bytes()].concat();
         hasher.write_all(&head).context("write to sha256sum")?;
         if meta.is_symlink() {
-            hasher.write_all(std::fs::read_link(&path)?.as_os_str().as_bytes()).context("write to sha256sum")?;
+            hasher
+                .write_all(std::fs::read_link(&path)?.as_os_str().as_bytes())
+                .context("write to sha256sum")?;
         } else if meta.is_file() {
             hasher.file(&path)?;
         }

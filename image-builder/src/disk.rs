@@ -19,7 +19,8 @@ const ESP_BYTES: u64 = 256 * MIB;
 /// One root slot.
 const ROOT_BYTES: u64 = 512 * MIB;
 /// Label of the slot that this image fills.
-const LABELS: [(&str, u64); 3] = [("PINTLE-ESP", ESP_BYTES), ("PINTLE-ROOT-A", ROOT_BYTES), ("PINTLE-ROOT-B", ROOT_BYTES)];
+const LABELS: [(&str, u64); 3] =
+    [("PINTLE-ESP", ESP_BYTES), ("PINTLE-ROOT-A", ROOT_BYTES), ("PINTLE-ROOT-B", ROOT_BYTES)];
 
 /// Writes the disk image to `path`.
 ///
@@ -28,13 +29,20 @@ const LABELS: [(&str, u64); 3] = [("PINTLE-ESP", ESP_BYTES), ("PINTLE-ROOT-A", R
 pub fn build(path: &Path, uki: &[u8], root: &Path, seed: &[u8]) -> Result<()> {
     let root_size = std::fs::metadata(root)?.len();
     ensure!(root_size <= ROOT_BYTES, "the root has {root_size} bytes, its slot {ROOT_BYTES}");
-    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path).with_context(|| format!("create {}", path.display()))?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .with_context(|| format!("create {}", path.display()))?;
     let total = ESP_BYTES + 2 * ROOT_BYTES + 2 * MIB;
     file.set_len(total)?;
     let sectors = u32::try_from(total / SECTOR - 1)?;
     ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut file).context("write the protective MBR")?;
 
-    let mut disk = GptConfig::new().writable(true).create_from_device(&mut file, Some(digest::uuid(seed, "disk")))?;
+    let mut disk =
+        GptConfig::new().writable(true).create_from_device(&mut file, Some(digest::uuid(seed, "disk")))?;
     let partitions = partitions(seed)?;
     let start = |number: u32| partitions[&number].first_lba * SECTOR;
     let (esp, slot) = (start(1), start(2));
@@ -56,7 +64,17 @@ fn partitions(seed: &[u8]) -> Result<BTreeMap<u32, Partition>> {
         let kind = if number == 1 { partition_types::EFI } else { partition_types::LINUX_ROOT_X64 };
         let last = next + bytes / SECTOR - 1;
         let guid = digest::uuid(seed, label);
-        table.insert(number, Partition { part_type_guid: kind, part_guid: guid, first_lba: next, last_lba: last, flags: 0, name: label.into() });
+        table.insert(
+            number,
+            Partition {
+                part_type_guid: kind,
+                part_guid: guid,
+                first_lba: next,
+                last_lba: last,
+                flags: 0,
+                name: label.into(),
+            },
+        );
         next = last + 1;
     }
     Ok(table)

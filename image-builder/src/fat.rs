@@ -28,7 +28,8 @@ pub fn format<V: Read + Write + Seek>(mut volume: V, id: u32, files: &[(&str, &[
     let options = FormatVolumeOptions::new().volume_id(id).volume_label(*b"PINTLE-ESP ");
     fatfs::format_volume(&mut volume, options).context("format the EFI system partition")?;
     volume.seek(SeekFrom::Start(0))?;
-    let file_system = FileSystem::new(volume, FsOptions::new().time_provider(&Epoch).update_accessed_date(false))?;
+    let file_system =
+        FileSystem::new(volume, FsOptions::new().time_provider(&Epoch).update_accessed_date(false))?;
     for (path, content) in files {
         for (at, _) in path.match_indices('/') {
             file_system.root_dir().create_dir(&path[..at])?;

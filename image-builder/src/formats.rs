@@ -33,12 +33,18 @@ pub enum Format {
 /// When a tool is missing or a file cannot be written.
 pub fn write(format: Format, image: &Image, append: &str, out: &Path) -> Result<Vec<PathBuf>> {
     let command_line = format!("{} {CONSOLES} {append}", image.command_line).trim_end().to_owned();
-    let seed: [u8; 32] = Sha256::new().chain_update(&image.root_info.hash).chain_update(&command_line).finalize().into();
+    let seed: [u8; 32] =
+        Sha256::new().chain_update(&image.root_info.hash).chain_update(&command_line).finalize().into();
     let made = |name: &str| out.join(name);
     match format {
         Format::Parts => Ok(vec![image.kernel.clone(), image.initramfs.clone(), image.root.clone()]),
         Format::Disk => {
-            disk::build(&made("pintle.img"), &unified(image, &image.initramfs, &command_line)?, &image.root, &seed)?;
+            disk::build(
+                &made("pintle.img"),
+                &unified(image, &image.initramfs, &command_line)?,
+                &image.root,
+                &seed,
+            )?;
             Ok(vec![made("pintle.img")])
         }
         Format::Iso => {
@@ -80,7 +86,9 @@ fn unified(image: &Image, initramfs: &Path, command_line: &str) -> Result<Vec<u8
 
 /// Paths are relative to where the script came from, so the folder can be served from anywhere.
 fn ipxe_script(command_line: &str) -> String {
-    format!("#!ipxe\nkernel vmlinuz initrd=initramfs-pxe {command_line}\ninitrd --name initramfs-pxe initramfs-pxe\nboot\n")
+    format!(
+        "#!ipxe\nkernel vmlinuz initrd=initramfs-pxe {command_line}\ninitrd --name initramfs-pxe initramfs-pxe\nboot\n"
+    )
 }
 
 #[cfg(test)]

@@ -28,7 +28,8 @@ pub fn build(path: &Path, init: &Path, release: &str, module_folder: &Path, modu
     archive.character_device("dev/console", 5, 1)?;
     archive.file("init", 0o755, &std::fs::read(init).with_context(|| format!("read {}", init.display()))?)?;
     for file in &modules.files {
-        let content = std::fs::read(module_folder.join(file)).with_context(|| format!("read module {file}"))?;
+        let content =
+            std::fs::read(module_folder.join(file)).with_context(|| format!("read module {file}"))?;
         archive.file(&format!("{folder}/{file}"), 0o644, &content)?;
     }
     for (name, content) in &modules.indexes {

@@ -21,7 +21,8 @@ const FAT_OVERHEAD: usize = 2 << 20;
 /// # Errors
 /// When xorriso or a file of isolinux is missing.
 pub fn build(path: &Path, image: &Image, command_line: &str, uki: &[u8], seed: &[u8]) -> Result<()> {
-    let work = tempfile::Builder::new().prefix("iso-").tempdir_in(path.parent().context("the ISO's folder")?)?;
+    let work =
+        tempfile::Builder::new().prefix("iso-").tempdir_in(path.parent().context("the ISO's folder")?)?;
     let tree = Tree::new(work.path().join("tree"))?;
     tree.copy(Path::new(ISOLINUX), "isolinux/isolinux.bin", 0o644).context("is isolinux installed?")?;
     tree.copy(Path::new(LDLINUX), "isolinux/ldlinux.c32", 0o644).context("is syslinux-common installed?")?;
@@ -41,9 +42,31 @@ pub fn build(path: &Path, image: &Image, command_line: &str, uki: &[u8], seed: &
 
     let guid = crate::digest::uuid(seed, "iso").simple().to_string();
     let mut xorriso = Command::new("xorriso");
-    xorriso.args(["-as", "mkisofs", "-quiet", "-V", LABEL, "-R", "-J", "--set_all_file_dates", "set_to_mtime"]);
-    xorriso.args(["--modification-date=1980010100000000", "-gid", "0", "-uid", "0"]).arg("--gpt_disk_guid").arg(guid);
-    xorriso.args(["-c", "isolinux/boot.cat", "-b", "isolinux/isolinux.bin", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]);
+    xorriso.args([
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-V",
+        LABEL,
+        "-R",
+        "-J",
+        "--set_all_file_dates",
+        "set_to_mtime",
+    ]);
+    xorriso
+        .args(["--modification-date=1980010100000000", "-gid", "0", "-uid", "0"])
+        .arg("--gpt_disk_guid")
+        .arg(guid);
+    xorriso.args([
+        "-c",
+        "isolinux/boot.cat",
+        "-b",
+        "isolinux/isolinux.bin",
+        "-no-emul-boot",
+        "-boot-load-size",
+        "4",
+        "-boot-info-table",
+    ]);
     xorriso.args(["-isohybrid-mbr", HYBRID_MBR, "-append_partition", "2", "0xef"]).arg(&esp);
     xorriso.args(["-eltorito-alt-boot", "-e", "--interval:appended_partition_2:all::", "-no-emul-boot"]);
     run(xorriso.arg("-o").arg(path).arg(tree.root())).context("make the ISO")

@@ -19,14 +19,17 @@ pub fn closure(packages: &Packages, executables: &[&str]) -> Result<BTreeSet<Str
     let mut found = BTreeSet::new();
     let mut pending = Vec::new();
     for path in executables {
-        pending.extend(needed(&std::fs::read(packages.find(path)?)?).with_context(|| format!("read {path}"))?);
+        pending
+            .extend(needed(&std::fs::read(packages.find(path)?)?).with_context(|| format!("read {path}"))?);
     }
     while let Some(name) = pending.pop() {
         if name.starts_with("ld-linux") || !found.insert(name.clone()) {
             continue;
         }
         let path = packages.find(&format!("{LIBRARY_FOLDER}/{name}"))?;
-        pending.extend(needed(&std::fs::read(&path)?).with_context(|| format!("read library {}", path.display()))?);
+        pending.extend(
+            needed(&std::fs::read(&path)?).with_context(|| format!("read library {}", path.display()))?,
+        );
     }
     Ok(found)
 }

@@ -21,7 +21,9 @@ pub struct ModuleInfo {
 pub fn parse_modinfo(section: &[u8]) -> ModuleInfo {
     let mut info = ModuleInfo::default();
     for entry in section.split(|byte| *byte == 0) {
-        let Some((key, value)) = std::str::from_utf8(entry).ok().and_then(|text| text.split_once('=')) else { continue };
+        let Some((key, value)) = std::str::from_utf8(entry).ok().and_then(|text| text.split_once('=')) else {
+            continue;
+        };
         match key {
             "depends" => info.depends.extend(value.split(',').filter(|name| !name.is_empty()).map(normal)),
             "alias" => info.aliases.push(value.to_owned()),
@@ -69,7 +71,8 @@ impl ModuleTree {
                 paths.insert(name, relative);
             }
         }
-        let builtin = std::fs::read_to_string(root.join("modules.builtin")).context("read modules.builtin")?;
+        let builtin =
+            std::fs::read_to_string(root.join("modules.builtin")).context("read modules.builtin")?;
         let builtin = builtin.lines().filter_map(module_name).collect();
         Ok(Self { root: root.to_path_buf(), paths, builtin, info: BTreeMap::new() })
     }
@@ -82,7 +85,12 @@ impl ModuleTree {
         let mut pending = Vec::new();
         for item in wanted {
             if item.ends_with('/') {
-                pending.extend(self.paths.iter().filter(|(_, path)| path.starts_with(item)).map(|(name, _)| name.clone()));
+                pending.extend(
+                    self.paths
+                        .iter()
+                        .filter(|(_, path)| path.starts_with(item))
+                        .map(|(name, _)| name.clone()),
+                );
             } else {
                 pending.push(normal(item));
             }
@@ -112,9 +120,11 @@ impl ModuleTree {
         let mut files = Vec::new();
         for name in chosen {
             let (path, info) = (&self.paths[name], &self.info[name]);
-            let order = load_order(name, &|module| self.info.get(module).map_or(&[], |info| info.depends.as_slice()));
+            let order =
+                load_order(name, &|module| self.info.get(module).map_or(&[], |info| info.depends.as_slice()));
             // As depmod writes it: the module that must be loaded first comes last.
-            let needs: Vec<&str> = order.iter().rev().filter_map(|module| self.paths.get(module)).map(String::as_str).collect();
+            let needs: Vec<&str> =
+                order.iter().rev().filter_map(|module| self.paths.get(module)).map(String::as_str).collect();
             writeln!(dep, "{path}:{}{}", if needs.is_empty() { "" } else { " " }, needs.join(" "))?;
             for pattern in &info.aliases {
                 writeln!(alias, "alias {pattern} {name}")?;
@@ -126,8 +136,12 @@ impl ModuleTree {
         }
         files.sort();
         let builtin = std::fs::read_to_string(self.root.join("modules.builtin"))?;
-        let indexes =
-            vec![("modules.alias", alias), ("modules.builtin", builtin), ("modules.dep", dep), ("modules.softdep", softdep)];
+        let indexes = vec![
+            ("modules.alias", alias),
+            ("modules.builtin", builtin),
+            ("modules.dep", dep),
+            ("modules.softdep", softdep),
+        ];
         Ok(Subset { files, indexes })
     }
 }
@@ -168,7 +182,8 @@ mod tests {
 
     #[test]
     fn modinfo_is_split_at_nul() {
-        let info = parse_modinfo(b"license=GPL\0depends=dm-mod,dm-bufio\0alias=pci:v*\0softdep=pre: crc32c\0\0");
+        let info =
+            parse_modinfo(b"license=GPL\0depends=dm-mod,dm-bufio\0alias=pci:v*\0softdep=pre: crc32c\0\0");
         assert_eq!(info.depends, ["dm_mod", "dm_bufio"]);
         assert_eq!(info.aliases, ["pci:v*"]);
         assert_eq!(info.softdeps, ["pre: crc32c"]);

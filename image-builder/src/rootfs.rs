@@ -11,8 +11,15 @@ use crate::modules::Subset;
 use crate::tree::Tree;
 
 /// Our executables.
-pub const BINARIES: &[&str] =
-    &["pintle-init", "pintle-net", "pintle-api", "pintle-runtime", "pintle-launch", "pintle-agent", "pintle-control-plane"];
+pub const BINARIES: &[&str] = &[
+    "pintle-init",
+    "pintle-net",
+    "pintle-api",
+    "pintle-runtime",
+    "pintle-launch",
+    "pintle-agent",
+    "pintle-control-plane",
+];
 /// nft's place in the tree.
 pub const TOOL_NFT: &str = "usr/sbin/nft";
 /// Debian's executables and their places.
@@ -23,19 +30,35 @@ const TOOLS: &[(&str, &str)] = &[
     ("usr/sbin/resize2fs", "usr/sbin/resize2fs"),
 ];
 /// Links of a merged `/usr`.
-pub const MERGED: &[(&str, &str)] = &[("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
-const MOUNT_POINTS: &[&str] =
-    &["dev", "proc", "sys", "run", "tmp", "var", "etc/kubernetes", "etc/cni", "opt", "mnt", "root", "home", "usr/bin"];
+pub const MERGED: &[(&str, &str)] =
+    &[("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
+const MOUNT_POINTS: &[&str] = &[
+    "dev",
+    "proc",
+    "sys",
+    "run",
+    "tmp",
+    "var",
+    "etc/kubernetes",
+    "etc/cni",
+    "opt",
+    "mnt",
+    "root",
+    "home",
+    "usr/bin",
+];
 /// Files that init writes at run time.
 const RUNTIME_LINKS: &[&str] = &["resolv.conf", "hosts", "hostname", "machine-id"];
 
 /// Users that exist without a service of ours.
-pub const PASSWD: &str = "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n";
+pub const PASSWD: &str =
+    "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n";
 /// Groups of [`PASSWD`].
 pub const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
 const SERVICES: &str = "domain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nntp 123/udp\nhttps 443/tcp\n";
-const PROTOCOLS: &str = "ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6 41 IPv6\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n";
+const PROTOCOLS: &str =
+    "ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6 41 IPv6\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n";
 
 /// What goes into the root.
 #[derive(Debug)]
@@ -92,7 +115,11 @@ fn add_tools(tree: &Tree, packages: &Packages) -> Result<Vec<String>> {
         tree.copy(&packages.find(source)?, path, 0o755)?;
     }
     for library in closure(packages, &sources)? {
-        tree.copy(&packages.find(&format!("{LIBRARY_FOLDER}/{library}"))?, &format!("{LIBRARY_FOLDER}/{library}"), 0o644)?;
+        tree.copy(
+            &packages.find(&format!("{LIBRARY_FOLDER}/{library}"))?,
+            &format!("{LIBRARY_FOLDER}/{library}"),
+            0o644,
+        )?;
     }
     tree.copy(&packages.find(&format!("{LIBRARY_FOLDER}/ld-linux-x86-64.so.2"))?, LOADER, 0o755)?;
     tree.copy(&packages.find("etc/mke2fs.conf")?, "etc/mke2fs.conf", 0o644)?;
@@ -138,5 +165,6 @@ fn certificates(packages: &Packages) -> Result<Vec<u8>> {
 /// # Errors
 /// When the folder does not exist.
 pub fn sticky(tree: &Tree, path: &str) -> Result<()> {
-    std::fs::set_permissions(tree.root().join(path), PermissionsExt::from_mode(0o1777)).with_context(|| format!("set the mode of {path}"))
+    std::fs::set_permissions(tree.root().join(path), PermissionsExt::from_mode(0o1777))
+        .with_context(|| format!("set the mode of {path}"))
 }

@@ -70,7 +70,8 @@ impl Tree {
     /// When it does not exist or `path` does.
     pub fn hard_link(&self, existing: &str, path: &str) -> Result<()> {
         let full = self.place(path)?;
-        std::fs::hard_link(self.root.join(existing), &full).with_context(|| format!("link {existing} to {path}"))
+        std::fs::hard_link(self.root.join(existing), &full)
+            .with_context(|| format!("link {existing} to {path}"))
     }
 
     /// Makes a symbolic link.

@@ -26,13 +26,31 @@ impl Boot {
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
         match self {
             Self::Kernel(image) => {
-                let mut arguments = list(&["-kernel", &image.kernel.to_string_lossy(), "-initrd", &image.initramfs.to_string_lossy()]);
-                arguments.extend(["-append".into(), format!("{} {SERIAL} {append}", image.command_line).trim_end().to_owned()]);
+                let mut arguments = list(&[
+                    "-kernel",
+                    &image.kernel.to_string_lossy(),
+                    "-initrd",
+                    &image.initramfs.to_string_lossy(),
+                ]);
+                arguments.extend([
+                    "-append".into(),
+                    format!("{} {SERIAL} {append}", image.command_line).trim_end().to_owned(),
+                ]);
                 let drive = format!("if=none,id=root,format=raw,readonly=on,file={}", image.root.display());
-                arguments.extend(list(&["-drive", &drive, "-device", "virtio-blk-pci,drive=root,serial=root"]));
+                arguments.extend(list(&[
+                    "-drive",
+                    &drive,
+                    "-device",
+                    "virtio-blk-pci,drive=root,serial=root",
+                ]));
                 arguments
             }
-            Self::Cd(path) => list(&["-drive", &format!("if=ide,media=cdrom,readonly=on,file={}", path.display()), "-boot", "d"]),
+            Self::Cd(path) => list(&[
+                "-drive",
+                &format!("if=ide,media=cdrom,readonly=on,file={}", path.display()),
+                "-boot",
+                "d",
+            ]),
             Self::Disk(path) => list(&[
                 "-drive",
                 &format!("if=none,id=boot,format=raw,file={}", path.display()),

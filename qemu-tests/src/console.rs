@@ -43,7 +43,10 @@ impl Console {
         self.rest.extend(fresh);
         let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { return Ok(Vec::new()) };
         let complete: Vec<u8> = self.rest.drain(..=end).collect();
-        Ok(String::from_utf8_lossy(&complete).lines().map(|line| line.trim_end_matches('\r').to_owned()).collect())
+        Ok(String::from_utf8_lossy(&complete)
+            .lines()
+            .map(|line| line.trim_end_matches('\r').to_owned())
+            .collect())
     }
 
     /// Waits for a line that contains `text`.
@@ -58,11 +61,18 @@ impl Console {
     ///
     /// # Errors
     /// At the deadline or when the guest has ended, with the last lines of the console.
-    pub fn wait_for_any(&mut self, texts: &[&str], deadline: Duration, running: impl Fn() -> bool) -> Result<String> {
+    pub fn wait_for_any(
+        &mut self,
+        texts: &[&str],
+        deadline: Duration,
+        running: impl Fn() -> bool,
+    ) -> Result<String> {
         let start = Instant::now();
         loop {
             let ran = running();
-            if let Some(line) = self.lines()?.into_iter().find(|line| texts.iter().any(|text| line.contains(text))) {
+            if let Some(line) =
+                self.lines()?.into_iter().find(|line| texts.iter().any(|text| line.contains(text)))
+            {
                 return Ok(line);
             }
             let wanted = texts.join("\" or \"");
@@ -70,7 +80,11 @@ impl Console {
                 bail!("the machine ended before \"{wanted}\" on its console; last lines:\n{}", self.tail());
             }
             if start.elapsed() > deadline {
-                bail!("no \"{wanted}\" on the console within {} s; last lines:\n{}", deadline.as_secs(), self.tail());
+                bail!(
+                    "no \"{wanted}\" on the console within {} s; last lines:\n{}",
+                    deadline.as_secs(),
+                    self.tail()
+                );
             }
             std::thread::sleep(POLL);
         }

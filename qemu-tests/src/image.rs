@@ -32,7 +32,8 @@ impl Image {
     /// When there is none; `cargo xtask image` makes it.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("image.json");
-        let text = std::fs::read(&path).with_context(|| format!("read {}; build the image first", path.display()))?;
+        let text = std::fs::read(&path)
+            .with_context(|| format!("read {}; build the image first", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
     }
 }

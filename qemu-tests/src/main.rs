@@ -37,7 +37,8 @@ fn run() -> Result<usize> {
     }
     let (Some(image), Some(artifacts)) = (image, artifacts) else { anyhow::bail!(USAGE) };
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for case in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| case.name.contains(only.as_str()))) {
+    for case in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| case.name.contains(only.as_str())))
+    {
         let bench = Bench::new(&image, &artifacts.join(case.name))?;
         let start = std::time::Instant::now();
         let outcome = (case.run)(&bench);
@@ -55,7 +56,11 @@ fn run() -> Result<usize> {
             Err(fault) => {
                 failed += 1;
                 bench.keep();
-                println!("FAILED   {} ({seconds} s): {fault:#}\n  console log and disks: {}", case.name, bench.folder.display());
+                println!(
+                    "FAILED   {} ({seconds} s): {fault:#}\n  console log and disks: {}",
+                    case.name,
+                    bench.folder.display()
+                );
             }
         }
     }

@@ -19,7 +19,8 @@ impl Process {
     /// # Errors
     /// When it does not run.
     pub fn of(pid: i32) -> Result<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} does not run"))?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("process {pid} does not run"))?;
         let (_, start_time) = state_and_start(&stat).with_context(|| format!("read /proc/{pid}/stat"))?;
         Ok(Self { pid, start_time })
     }
@@ -39,8 +40,13 @@ impl Process {
         if !self.runs() {
             return Ok(());
         }
-        kill(Pid::from_raw(self.pid), Signal::SIGKILL).with_context(|| format!("kill process {}", self.pid))?;
-        anyhow::ensure!(self.wait(Duration::from_secs(10)), "process {} did not end within 10 s of SIGKILL", self.pid);
+        kill(Pid::from_raw(self.pid), Signal::SIGKILL)
+            .with_context(|| format!("kill process {}", self.pid))?;
+        anyhow::ensure!(
+            self.wait(Duration::from_secs(10)),
+            "process {} did not end within 10 s of SIGKILL",
+            self.pid
+        );
         Ok(())
     }
 

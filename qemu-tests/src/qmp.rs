@@ -16,7 +16,8 @@ const MAX_REPLY: u64 = 1 << 20;
 /// # Errors
 /// When QEMU does not answer within 20 s or refuses the command.
 pub fn execute(socket: &Path, command: &str, arguments: Value) -> Result<Value> {
-    let stream = UnixStream::connect(socket).with_context(|| format!("connect to QEMU at {}", socket.display()))?;
+    let stream =
+        UnixStream::connect(socket).with_context(|| format!("connect to QEMU at {}", socket.display()))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut reader = BufReader::new(stream.try_clone()?.take(MAX_REPLY));
@@ -26,14 +27,21 @@ pub fn execute(socket: &Path, command: &str, arguments: Value) -> Result<Value> 
     call(&stream, &mut reader, command, arguments)
 }
 
-fn call(mut stream: &UnixStream, reader: &mut impl BufRead, command: &str, arguments: Value) -> Result<Value> {
-    writeln!(stream, "{}", json!({"execute": command, "arguments": arguments})).with_context(|| format!("send {command}"))?;
+fn call(
+    mut stream: &UnixStream,
+    reader: &mut impl BufRead,
+    command: &str,
+    arguments: Value,
+) -> Result<Value> {
+    writeln!(stream, "{}", json!({"execute": command, "arguments": arguments}))
+        .with_context(|| format!("send {command}"))?;
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).with_context(|| format!("wait for the reply to {command}"))? == 0 {
             bail!("QEMU closed the connection during {command}");
         }
-        let reply: Value = serde_json::from_str(&line).with_context(|| format!("parse QEMU's reply to {command}"))?;
+        let reply: Value =
+            serde_json::from_str(&line).with_context(|| format!("parse QEMU's reply to {command}"))?;
         if let Some(error) = reply.get("error") {
             bail!("QEMU refused {command}: {error}");
         }

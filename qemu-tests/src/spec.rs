@@ -85,24 +85,40 @@ impl Spec {
         out.extend(self.accel.arguments().map(String::from));
         out.extend(["-m".into(), self.memory.to_string(), "-smp".into(), self.processors.to_string()]);
         out.extend(["-uuid".into(), format!("00000000-0000-4000-8000-{:012x}", self.number)]);
-        out.extend(["-chardev".into(), format!("file,id=console,append=on,path={}", console(folder).display())]);
+        out.extend([
+            "-chardev".into(),
+            format!("file,id=console,append=on,path={}", console(folder).display()),
+        ]);
         out.extend(["-serial".into(), "chardev:console".into()]);
         out.extend(["-qmp".into(), format!("unix:{},server=on,wait=off", qmp(folder).display())]);
         if self.uefi {
             let vars = folder.join("uefi-vars.fd");
-            out.extend(["-drive".into(), "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd".into()]);
+            out.extend([
+                "-drive".into(),
+                "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
+            ]);
             out.extend(["-drive".into(), format!("if=pflash,format=raw,file={}", vars.display())]);
         }
         out.extend(self.boot.arguments(&self.append));
         if self.state {
-            out.extend(["-drive".into(), format!("if=none,id=state,format=raw,file={}", state_disk(folder).display())]);
+            out.extend([
+                "-drive".into(),
+                format!("if=none,id=state,format=raw,file={}", state_disk(folder).display()),
+            ]);
             out.extend(["-device".into(), "virtio-blk-pci,drive=state,serial=state".into()]);
         }
         if self.config.is_some() {
             let file = folder.join("config.yaml");
-            out.extend(["-fw_cfg".into(), format!("name={},file={}", machine::paths::FW_CFG_CONFIG, file.display())]);
+            out.extend([
+                "-fw_cfg".into(),
+                format!("name={},file={}", machine::paths::FW_CFG_CONFIG, file.display()),
+            ]);
         }
-        out.extend(network::user(&network::user_mac(self.number), &self.forwards, &self.boot.network_options()));
+        out.extend(network::user(
+            &network::user_mac(self.number),
+            &self.forwards,
+            &self.boot.network_options(),
+        ));
         if let Some(port) = self.lan {
             out.extend(network::lan(&network::lan_mac(self.number), port));
         }

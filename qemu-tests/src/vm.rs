@@ -38,7 +38,8 @@ impl Vm {
             std::fs::remove_file(&socket)?;
         }
         if spec.uefi && !folder.join("uefi-vars.fd").exists() {
-            std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", folder.join("uefi-vars.fd")).context("copy OVMF's variables")?;
+            std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", folder.join("uefi-vars.fd"))
+                .context("copy OVMF's variables")?;
         }
         let arguments = spec.prepare(&folder)?;
         let log = folder.join("qemu.log");
@@ -55,14 +56,24 @@ impl Vm {
         let start = Instant::now();
         while !socket.exists() {
             if child.try_wait()?.is_some() || start.elapsed() > Duration::from_secs(20) {
-                bail!("QEMU did not start {}: {}", spec.name, std::fs::read_to_string(&log).unwrap_or_default().trim());
+                bail!(
+                    "QEMU did not start {}: {}",
+                    spec.name,
+                    std::fs::read_to_string(&log).unwrap_or_default().trim()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         let process = Process::of(i32::try_from(child.id())?)?;
         // Reaped here, so that an ended machine is seen as ended while this program runs.
         std::thread::spawn(move || drop(child.wait()));
-        Ok(Self { name: spec.name.clone(), number: spec.number, folder, process, forwards: spec.forwards.clone() })
+        Ok(Self {
+            name: spec.name.clone(),
+            number: spec.number,
+            folder,
+            process,
+            forwards: spec.forwards.clone(),
+        })
     }
 
     /// Whether QEMU still runs.
@@ -89,7 +100,9 @@ impl Vm {
     /// When none is.
     pub fn port(&self, guest: u16) -> Result<u16> {
         let forward = self.forwards.iter().find(|forward| forward.guest == guest);
-        forward.map(|forward| forward.host).with_context(|| format!("{} forwards no port to {guest}", self.name))
+        forward
+            .map(|forward| forward.host)
+            .with_context(|| format!("{} forwards no port to {guest}", self.name))
     }
 
     /// Cuts the power.
@@ -121,7 +134,9 @@ impl Vm {
     /// # Errors
     /// At the deadline, or when the machine ends first.
     pub fn expect(&self, console: &mut Console, text: &str, deadline: Duration) -> Result<String> {
-        console.wait_for_any(&[text], deadline, || self.runs()).with_context(|| format!("machine {}", self.name))
+        console
+            .wait_for_any(&[text], deadline, || self.runs())
+            .with_context(|| format!("machine {}", self.name))
     }
 
     /// Waits until the machine is off.
@@ -132,6 +147,11 @@ impl Vm {
         if self.process.wait(deadline) {
             return Ok(());
         }
-        bail!("{} is still on after {} s; last lines:\n{}", self.name, deadline.as_secs(), self.console().tail())
+        bail!(
+            "{} is still on after {} s; last lines:\n{}",
+            self.name,
+            deadline.as_secs(),
+            self.console().tail()
+        )
     }
 }

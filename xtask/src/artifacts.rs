@@ -16,7 +16,14 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const CRATES: &[&str] = &["init", "runtime", "agent", "control-plane", "demo"];
 /// Names of those executables.
 const BINARIES: &[&str] = &[
-    "pintle-init", "pintle-net", "pintle-api", "pintle-runtime", "pintle-launch", "pintle-agent", "pintle-control-plane", "pintle-demo",
+    "pintle-init",
+    "pintle-net",
+    "pintle-api",
+    "pintle-runtime",
+    "pintle-launch",
+    "pintle-agent",
+    "pintle-control-plane",
+    "pintle-demo",
 ];
 
 /// How an image is built.
@@ -70,7 +77,10 @@ pub fn rust(debug: bool) -> Result<PathBuf> {
 /// # Errors
 /// When cargo fails.
 pub fn host_program(package: &str, name: &str) -> Result<PathBuf> {
-    let done = cargo().args(["build", "--quiet", "--locked", "-p", package, "--bin", name]).status().context("run cargo")?;
+    let done = cargo()
+        .args(["build", "--quiet", "--locked", "-p", package, "--bin", name])
+        .status()
+        .context("run cargo")?;
     ensure!(done.success(), "building {name} failed");
     Ok(host::target().join("debug").join(name))
 }
@@ -89,7 +99,12 @@ pub fn kubernetes() -> Result<PathBuf> {
         let folder = binary.parent().context("cache folder")?;
         std::fs::create_dir_all(folder)?;
         let part = folder.join(format!("part-{}", std::process::id()));
-        let done = Command::new("sh").arg(module.join("build")).arg(&part).env_remove("GOFLAGS").status().context("run control-plane/kubernetes/build")?;
+        let done = Command::new("sh")
+            .arg(module.join("build"))
+            .arg(&part)
+            .env_remove("GOFLAGS")
+            .status()
+            .context("run control-plane/kubernetes/build")?;
         ensure!(done.success(), "building the Kubernetes binary failed");
         std::fs::rename(&part, &binary)?;
     }
@@ -111,12 +126,20 @@ pub fn image(binaries: &Path, kubernetes: Option<&Path>, compression: &str) -> R
         inputs.push(path.display().to_string());
     }
     let folder = host::target().join("image").join(key(&inputs));
-    if Image::open(&folder).is_ok_and(|image| image.root.exists() && image.kernel.exists() && image.initramfs.exists()) {
+    if Image::open(&folder)
+        .is_ok_and(|image| image.root.exists() && image.kernel.exists() && image.initramfs.exists())
+    {
         return Ok(folder);
     }
     keep_few(&host::target().join("image"))?;
     let mut command = Command::new(builder);
-    command.arg("--binaries").arg(binaries).arg("--cache").arg(host::cache()?.join("debian")).arg("--out").arg(&folder);
+    command
+        .arg("--binaries")
+        .arg(binaries)
+        .arg("--cache")
+        .arg(host::cache()?.join("debian"))
+        .arg("--out")
+        .arg(&folder);
     command.args(["--compression", compression]);
     if let Some(path) = kubernetes {
         command.arg("--kubernetes").arg(path);
@@ -129,7 +152,10 @@ pub fn image(binaries: &Path, kubernetes: Option<&Path>, compression: &str) -> R
 fn keep_few(folder: &Path) -> Result<()> {
     const KEEP: usize = 3;
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
-    let mut images: Vec<_> = entries.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+    let mut images: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
     images.sort();
     for (_, path) in images.iter().rev().skip(KEEP) {
         std::fs::remove_dir_all(path).with_context(|| format!("remove the old image {}", path.display()))?;
@@ -139,7 +165,14 @@ fn keep_few(folder: &Path) -> Result<()> {
 
 /// The versions apt would install now: a security update of the kernel is a new image.
 fn debian_versions() -> Result<String> {
-    let text = command_output(Command::new("apt-cache").args(["policy", "linux-image-6.12-amd64", "nftables", "e2fsprogs", "libc6", "ca-certificates"]))?;
+    let text = command_output(Command::new("apt-cache").args([
+        "policy",
+        "linux-image-6.12-amd64",
+        "nftables",
+        "e2fsprogs",
+        "libc6",
+        "ca-certificates",
+    ]))?;
     Ok(text.lines().filter(|line| line.contains("Candidate:")).collect())
 }
 
@@ -159,7 +192,11 @@ fn file_digests(folder: &Path) -> Result<Vec<String>> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_file() {
-            digests.push(format!("{} {}", path.file_name().unwrap_or_default().to_string_lossy(), digest(&path)?));
+            digests.push(format!(
+                "{} {}",
+                path.file_name().unwrap_or_default().to_string_lossy(),
+                digest(&path)?
+            ));
         }
     }
     digests.sort();

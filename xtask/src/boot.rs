@@ -58,7 +58,8 @@ pub fn boot(arguments: &Arguments) -> Result<()> {
     spec.append.clone_from(&arguments.append);
     spec.extra.clone_from(&arguments.qemu);
     if let Some(path) = &arguments.config {
-        spec.config = Some(std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?);
+        spec.config =
+            Some(std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?);
     }
     for guest in [machine::paths::API_PORT, 6443, 10250] {
         spec.forwards.push(Forward { host: free_tcp_port()?, guest });

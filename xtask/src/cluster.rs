@@ -30,7 +30,9 @@ pub fn generate(pintle: &Path, single: bool) -> Result<()> {
         command_output(Command::new(pintle).args(["gen", "secrets", "--output"]).arg(&secrets))?;
     }
     let mut command = Command::new(pintle);
-    command.args(["gen", "config", NAME, ENDPOINT, "--force", "--san", "127.0.0.1", "--secrets"]).arg(&secrets);
+    command
+        .args(["gen", "config", NAME, ENDPOINT, "--force", "--san", "127.0.0.1", "--secrets"])
+        .arg(&secrets);
     command.arg("--output").arg(&folder);
     if single {
         command.arg("--schedule-on-control-plane");

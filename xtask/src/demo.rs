@@ -29,7 +29,9 @@ pub fn run(kubectl: &Kubectl, progress: &Progress, patience: u32) -> Result<Stri
         Ok(Look::Waiting(pod_states(&pods)))
     })?;
     progress.wait("asking the demo through its Service", Duration::from_secs(15) * patience, || {
-        Ok(kubectl.run(&["get", "--raw", SERVICE_PROXY]).map_or_else(|fault| Look::Waiting(format!("{fault:#}")), Look::Done))
+        Ok(kubectl
+            .run(&["get", "--raw", SERVICE_PROXY])
+            .map_or_else(|fault| Look::Waiting(format!("{fault:#}")), Look::Done))
     })
 }
 
@@ -58,8 +60,16 @@ fn pod_states(pods: &serde_json::Value) -> String {
             let reason = waiting["message"].as_str().or_else(|| waiting["reason"].as_str());
             let unscheduled = pod["status"]["conditions"][0]["message"].as_str();
             let phase = pod["status"]["phase"].as_str().unwrap_or("unknown");
-            format!("{}: {}", pod["metadata"]["name"].as_str().unwrap_or_default(), reason.or(unscheduled).unwrap_or(phase))
+            format!(
+                "{}: {}",
+                pod["metadata"]["name"].as_str().unwrap_or_default(),
+                reason.or(unscheduled).unwrap_or(phase)
+            )
         })
         .collect();
-    if states.is_empty() { "no pod yet: the controller manager has not acted".into() } else { states.join("; ") }
+    if states.is_empty() {
+        "no pod yet: the controller manager has not acted".into()
+    } else {
+        states.join("; ")
+    }
 }

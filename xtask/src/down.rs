@@ -27,7 +27,11 @@ pub fn down(now: bool) -> Result<()> {
     for vm in running {
         let orderly = !now && vm.process.wait(ORDERLY.saturating_sub(start.elapsed()));
         vm.power_cut()?;
-        println!("{} is off{}", vm.name, if orderly || now { "" } else { "; it did not stop by itself in 90 s" });
+        println!(
+            "{} is off{}",
+            vm.name,
+            if orderly || now { "" } else { "; it did not stop by itself in 90 s" }
+        );
     }
     Ok(())
 }
@@ -42,7 +46,9 @@ pub fn remove() -> Result<()> {
         vm.power_cut()?;
         std::fs::remove_dir_all(&vm.folder).with_context(|| format!("remove {}", vm.folder.display()))?;
     }
-    for name in ["state.json", "secrets.yaml", "control-plane.yaml", "worker.yaml", "pintleconfig", "kubeconfig"] {
+    for name in
+        ["state.json", "secrets.yaml", "control-plane.yaml", "worker.yaml", "pintleconfig", "kubeconfig"]
+    {
         let path = state::folder().join(name);
         if path.exists() {
             std::fs::remove_file(path)?;

@@ -42,7 +42,10 @@ pub fn missing() -> Vec<&'static str> {
 pub fn prepare() -> Result<()> {
     for tool in ["go", "apt-get"] {
         let found = Command::new(tool).arg(if tool == "go" { "version" } else { "--version" }).output();
-        ensure!(found.is_ok_and(|done| done.status.success()), "{tool} is not installed; Pintle builds on Debian 12 with cargo and go");
+        ensure!(
+            found.is_ok_and(|done| done.status.success()),
+            "{tool} is not installed; Pintle builds on Debian 12 with cargo and go"
+        );
     }
     let missing = missing();
     let lists = std::fs::read_dir("/var/lib/apt/lists").is_ok_and(|mut folder| {
@@ -53,7 +56,10 @@ pub fn prepare() -> Result<()> {
     }
     if !nix::unistd::geteuid().is_root() {
         let update = if lists { "" } else { "apt-get update && " };
-        bail!("packages are missing; run this once:\n  sudo sh -c '{update}apt-get install -y {}'", missing.join(" "));
+        bail!(
+            "packages are missing; run this once:\n  sudo sh -c '{update}apt-get install -y {}'",
+            missing.join(" ")
+        );
     }
     println!("installing {}", if missing.is_empty() { "package lists".into() } else { missing.join(" ") });
     apt(&["update"])?;

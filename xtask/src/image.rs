@@ -34,7 +34,10 @@ pub fn image(arguments: &Arguments) -> Result<()> {
     let builder = artifacts::host_program("image-builder", "image-builder")?;
     let mut command = Command::new(builder);
     command.arg("--binaries").arg(binaries).arg("--cache").arg(host::cache()?.join("debian"));
-    command.args(["--format", &arguments.format, "--append", &arguments.append]).arg("--out").arg(&arguments.out);
+    command
+        .args(["--format", &arguments.format, "--append", &arguments.append])
+        .arg("--out")
+        .arg(&arguments.out);
     if let Some(path) = kubernetes {
         command.arg("--kubernetes").arg(path);
     }

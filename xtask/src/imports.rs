@@ -53,7 +53,12 @@ fn violations(imports: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (package, needs) in imports {
         let may = allowed.get(package.as_str()).copied().unwrap_or_default();
-        wrong.extend(needs.iter().filter(|needed| !may.contains(&needed.as_str())).map(|needed| format!("{package} -> {needed}")));
+        wrong.extend(
+            needs
+                .iter()
+                .filter(|needed| !may.contains(&needed.as_str()))
+                .map(|needed| format!("{package} -> {needed}")),
+        );
     }
     wrong
 }

@@ -68,6 +68,9 @@ mod tests {
             {"metadata": {"name": "b"}, "status": {"conditions": [{"type": "Ready", "status": "False", "message": "no network"}]}},
             {"metadata": {"name": "c"}},
         ]});
-        assert_eq!(unready_nodes(&list), (3, vec!["node b: no network".into(), "node c: no Ready condition yet".into()]));
+        assert_eq!(
+            unready_nodes(&list),
+            (3, vec!["node b: no network".into(), "node c: no Ready condition yet".into()])
+        );
     }
 }

@@ -83,7 +83,9 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    let missing = |what: &str| anyhow::bail!("`cargo xtask {what}` does not exist yet: its suite is not part of the project so far");
+    let missing = |what: &str| {
+        anyhow::bail!("`cargo xtask {what}` does not exist yet: its suite is not part of the project so far")
+    };
     match Arguments::parse().command {
         Command::Up(arguments) => up::up(&arguments),
         Command::Down { now } => down::down(now),

@@ -43,7 +43,12 @@ pub fn logs(name: &str, service: Option<&str>, follow: bool) -> Result<()> {
         eprintln!("the machine API does not answer; lines of {service} on the console:");
     }
     let prefix = service.map(|service| format!("{service}: "));
-    for line in vm.console().text()?.lines().filter(|line| prefix.as_ref().is_none_or(|prefix| line.starts_with(prefix.as_str()))) {
+    for line in vm
+        .console()
+        .text()?
+        .lines()
+        .filter(|line| prefix.as_ref().is_none_or(|prefix| line.starts_with(prefix.as_str())))
+    {
         println!("{line}");
     }
     Ok(())

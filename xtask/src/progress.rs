@@ -52,7 +52,12 @@ impl Progress {
     ///
     /// # Errors
     /// At the deadline, with what it still waited for; or the look's own.
-    pub fn wait<T>(&self, name: &str, deadline: Duration, mut look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
+    pub fn wait<T>(
+        &self,
+        name: &str,
+        deadline: Duration,
+        mut look: impl FnMut() -> Result<Look<T>>,
+    ) -> Result<T> {
         let phase = self.begin(name);
         let start = Instant::now();
         let mut said = Instant::now();

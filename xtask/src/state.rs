@@ -44,7 +44,9 @@ impl State {
     pub fn load() -> Result<Option<Self>> {
         let path = folder().join("state.json");
         match std::fs::read(&path) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?)),
+            Ok(text) => {
+                Ok(Some(serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?))
+            }
             Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(fault) => Err(fault).with_context(|| format!("read {}", path.display())),
         }
@@ -66,7 +68,8 @@ impl State {
         let folder = folder();
         std::fs::create_dir_all(&folder)?;
         let part = folder.join("state.json.part");
-        std::fs::write(&part, serde_json::to_vec_pretty(self)?).with_context(|| format!("write {}", part.display()))?;
+        std::fs::write(&part, serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("write {}", part.display()))?;
         Ok(std::fs::rename(part, folder.join("state.json"))?)
     }
 

@@ -157,7 +157,12 @@ fn qemu(only: Option<&str>) -> Result<Counts> {
 
 fn succeed(command: &mut Command) -> Result<()> {
     let done = command.status().with_context(|| format!("run {:?}", command.get_program()))?;
-    ensure!(done.success(), "{:?} {:?} failed", command.get_program(), command.get_args().collect::<Vec<_>>());
+    ensure!(
+        done.success(),
+        "{:?} {:?} failed",
+        command.get_program(),
+        command.get_args().collect::<Vec<_>>()
+    );
     Ok(())
 }
 
@@ -188,7 +193,10 @@ mod tests {
     fn counts_are_read_from_both_kinds_of_line() {
         let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 9 filtered out; finished in 0.01s";
         assert_eq!(result_line(line), Some(Counts { passed: 3, failed: 1, skipped: 2 }));
-        assert_eq!(counts_of("4 passed, 0 failed, 1 skipped"), Some(Counts { passed: 4, failed: 0, skipped: 1 }));
+        assert_eq!(
+            counts_of("4 passed, 0 failed, 1 skipped"),
+            Some(Counts { passed: 4, failed: 0, skipped: 1 })
+        );
         assert_eq!(result_line("running 3 tests"), None);
     }
 }

@@ -76,7 +76,10 @@ struct Built {
 /// # Errors
 /// When a phase fails or is not done by its deadline; the message names the blocker.
 pub fn up(arguments: &Arguments) -> Result<()> {
-    ensure!(!arguments.flavour.without_kubernetes, "a cluster needs the Kubernetes binary; `cargo xtask boot` takes --without-kubernetes");
+    ensure!(
+        !arguments.flavour.without_kubernetes,
+        "a cluster needs the Kubernetes binary; `cargo xtask boot` takes --without-kubernetes"
+    );
     let progress = Progress::new();
     progress.step("checking the host", host::prepare)?;
     let built = build(arguments, &progress)?;
@@ -95,8 +98,8 @@ fn build(arguments: &Arguments, progress: &Progress) -> Result<Built> {
     let image = match &arguments.image {
         Some(folder) => folder.clone(),
         None => {
-            let binaries =
-                progress.step("building the OS's executables", || artifacts::rust(arguments.flavour.debug))?;
+            let binaries = progress
+                .step("building the OS's executables", || artifacts::rust(arguments.flavour.debug))?;
             progress.step("building the image", || artifacts::image(&binaries, Some(&kubernetes), "none"))?
         }
     };
@@ -112,7 +115,8 @@ pub fn tool(kubernetes: &Path, name: &str) -> Result<PathBuf> {
     if link.symlink_metadata().is_ok() {
         std::fs::remove_file(&link)?;
     }
-    std::os::unix::fs::symlink(kubernetes, &link).with_context(|| format!("make the link {}", link.display()))?;
+    std::os::unix::fs::symlink(kubernetes, &link)
+        .with_context(|| format!("make the link {}", link.display()))?;
     Ok(link)
 }
 
@@ -126,9 +130,12 @@ fn start(arguments: &Arguments, built: &Built, progress: &Progress) -> Result<St
             println!("the machines run already");
             return Ok(old);
         }
-        bail!("another cluster runs; end it with `cargo xtask down`, or replace it with `cargo xtask up --recreate`");
+        bail!(
+            "another cluster runs; end it with `cargo xtask down`, or replace it with `cargo xtask up --recreate`"
+        );
     }
-    progress.step("making the cluster's config", || cluster::generate(&built.pintle, arguments.nodes == 1))?;
+    progress
+        .step("making the cluster's config", || cluster::generate(&built.pintle, arguments.nodes == 1))?;
     progress.step("starting the machines", || {
         let mut state = State { image: built.image.clone(), lan: free_udp_port()?, nodes: Vec::new() };
         for number in 1..=arguments.nodes {
@@ -144,7 +151,8 @@ fn start(arguments: &Arguments, built: &Built, progress: &Progress) -> Result<St
 
 fn spec(arguments: &Arguments, state: &State, number: u8) -> Result<Spec> {
     let control_plane = number <= arguments.control_planes;
-    let mut spec = Spec::new(&format!("{}-{number}", cluster::NAME), Boot::Kernel(Image::open(&state.image)?));
+    let mut spec =
+        Spec::new(&format!("{}-{number}", cluster::NAME), Boot::Kernel(Image::open(&state.image)?));
     spec.number = number;
     spec.accel = arguments.accel.choose();
     spec.memory = if control_plane { arguments.memory } else { arguments.memory / 2 };
@@ -160,26 +168,38 @@ fn spec(arguments: &Arguments, state: &State, number: u8) -> Result<Spec> {
 
 fn wait_for_machines(state: &State, progress: &Progress, patience: u32) -> Result<()> {
     for vm in &state.nodes {
-        progress.wait(&format!("waiting for {}'s verified root", vm.name), Duration::from_secs(30) * patience, || {
-            let text = vm.console().text().unwrap_or_default();
-            if text.contains("its verity tree holds") {
-                return Ok(Look::Done(()));
-            }
-            ensure!(vm.runs(), "{} ended; its console: {}", vm.name, vm.console().tail());
-            Ok(Look::Waiting(blocker(&text)))
-        })?;
+        progress.wait(
+            &format!("waiting for {}'s verified root", vm.name),
+            Duration::from_secs(30) * patience,
+            || {
+                let text = vm.console().text().unwrap_or_default();
+                if text.contains("its verity tree holds") {
+                    return Ok(Look::Done(()));
+                }
+                ensure!(vm.runs(), "{} ended; its console: {}", vm.name, vm.console().tail());
+                Ok(Look::Waiting(blocker(&text)))
+            },
+        )?;
     }
     Ok(())
 }
 
 /// The last line of a console that says something is wrong or missing; otherwise the last line.
 fn blocker(text: &str) -> String {
-    let telling = |line: &&str| ["ERROR", "WARN", "waiting for", "panic"].iter().any(|word| line.contains(word));
-    let line = text.lines().rev().find(telling).or_else(|| text.lines().rev().find(|line| !line.trim().is_empty()));
+    let telling =
+        |line: &&str| ["ERROR", "WARN", "waiting for", "panic"].iter().any(|word| line.contains(word));
+    let line =
+        text.lines().rev().find(telling).or_else(|| text.lines().rev().find(|line| !line.trim().is_empty()));
     format!("console: {}", line.unwrap_or("nothing yet").trim())
 }
 
-fn wait_for_cluster(state: &State, pintle: &Path, kubectl: &Kubectl, progress: &Progress, patience: u32) -> Result<()> {
+fn wait_for_cluster(
+    state: &State,
+    pintle: &Path,
+    kubectl: &Kubectl,
+    progress: &Progress,
+    patience: u32,
+) -> Result<()> {
     let first = state.nodes.first().context("no machine")?;
     let console = || blocker(&first.console().text().unwrap_or_default());
     let alive = || -> Result<()> {
@@ -211,7 +231,11 @@ fn wait_for_cluster(state: &State, pintle: &Path, kubectl: &Kubectl, progress: &
         Ok(match (count >= state.nodes.len(), unready.as_slice()) {
             (true, []) => Look::Done(()),
             (_, [first, ..]) => Look::Waiting(first.clone()),
-            (false, []) => Look::Waiting(format!("{count} of {} nodes have registered; {}", state.nodes.len(), console())),
+            (false, []) => Look::Waiting(format!(
+                "{count} of {} nodes have registered; {}",
+                state.nodes.len(),
+                console()
+            )),
         })
     })
 }

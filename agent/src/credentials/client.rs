@@ -108,7 +108,11 @@ pub async fn run(
     }
 }
 
-async fn renew(cluster: &Cluster, current: Option<&Pair>, node: &str) -> anyhow::Result<(Pair, kube::Client)> {
+async fn renew(
+    cluster: &Cluster,
+    current: Option<&Pair>,
+    node: &str,
+) -> anyhow::Result<(Pair, kube::Client)> {
     let identity = current.map_or(Identity::Token(&cluster.bootstrap_token), Identity::Certificate);
     let asking = client(cluster, identity).await?;
     let pair = csr::request(&asking, node, &wanted()).await?;

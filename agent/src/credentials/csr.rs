@@ -37,10 +37,13 @@ pub async fn request(client: &kube::Client, node: &str, wanted: &Wanted) -> anyh
     name.push(DnType::CommonName, format!("system:node:{node}"));
     params.distinguished_name = name;
     for dns in &wanted.dns_names {
-        params.subject_alt_names.push(SanType::DnsName(dns.as_str().try_into().context("name a certificate")?));
+        params
+            .subject_alt_names
+            .push(SanType::DnsName(dns.as_str().try_into().context("name a certificate")?));
     }
     params.subject_alt_names.extend(wanted.addresses.iter().map(|ip| SanType::IpAddress(*ip)));
-    let request = params.serialize_request(&key).context("make a request")?.pem().context("make a request")?;
+    let request =
+        params.serialize_request(&key).context("make a request")?.pem().context("make a request")?;
     let object = CertificateSigningRequest {
         metadata: ObjectMeta { generate_name: Some("csr-".into()), ..Default::default() },
         spec: CertificateSigningRequestSpec {

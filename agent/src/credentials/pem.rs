@@ -33,8 +33,9 @@ impl Pair {
     /// # Errors
     /// When one is missing or broken.
     pub fn parse(text: String) -> anyhow::Result<Self> {
-        let chain: Vec<CertificateDer<'_>> =
-            CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().context("certificate")?;
+        let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(text.as_bytes())
+            .collect::<Result<_, _>>()
+            .context("certificate")?;
         PrivateKeyDer::from_pem_slice(text.as_bytes()).context("private key")?;
         let leaf = chain.first().ok_or_else(|| anyhow!("no certificate"))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(leaf).context("certificate")?;

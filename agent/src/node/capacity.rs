@@ -28,7 +28,8 @@ impl Hardware {
             .map_or(0, |s| i64::try_from(s.blocks().saturating_mul(s.fragment_size())).unwrap_or(i64::MAX));
         let pages = |size: &u64| {
             let path = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages", size / 1024);
-            let count = std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse::<i64>().ok()).unwrap_or(0);
+            let count =
+                std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse::<i64>().ok()).unwrap_or(0);
             (*size, count.saturating_mul(i64::try_from(*size).unwrap_or(0)))
         };
         Self {
@@ -115,7 +116,9 @@ pub fn quantities(amounts: &Amounts) -> BTreeMap<String, Quantity> {
     let text = |name: &str, amount: Amount| match name {
         "cpu" if amount.milli_value() % 1000 == 0 => (amount.milli_value() / 1000).to_string(),
         "cpu" => format!("{}m", amount.milli_value()),
-        "memory" | "ephemeral-storage" if amount.value() % 1024 == 0 => format!("{}Ki", amount.value() / 1024),
+        "memory" | "ephemeral-storage" if amount.value() % 1024 == 0 => {
+            format!("{}Ki", amount.value() / 1024)
+        }
         name if name.starts_with("hugepages-") && amount.value() > 0 => binary(amount.value().unsigned_abs()),
         _ => amount.value().to_string(),
     };

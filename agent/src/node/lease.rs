@@ -48,7 +48,11 @@ async fn renew(ctx: &Context, leases: &Api<Lease>, known: Option<Lease>) -> Resu
         ..Default::default()
     });
     let mut lease = known.unwrap_or_else(|| Lease {
-        metadata: ObjectMeta { name: Some(name.to_owned()), namespace: Some(NAMESPACE.into()), ..Default::default() },
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(NAMESPACE.into()),
+            ..Default::default()
+        },
         ..Default::default()
     });
     if lease.metadata.owner_references.as_ref().is_none_or(Vec::is_empty) {

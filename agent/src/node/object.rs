@@ -33,7 +33,9 @@ impl Identity {
         let name = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
         Self {
             machine_id: read("/etc/machine-id"),
-            system_uuid: Some(read("/sys/class/dmi/id/product_uuid")).filter(|u| !u.is_empty()).unwrap_or_else(|| read("/etc/machine-id")),
+            system_uuid: Some(read("/sys/class/dmi/id/product_uuid"))
+                .filter(|u| !u.is_empty())
+                .unwrap_or_else(|| read("/etc/machine-id")),
             boot_id: read("/proc/sys/kernel/random/boot_id"),
             kernel: read("/proc/sys/kernel/osrelease"),
             os_image: name.map_or_else(|| "Pintle".into(), |n| n.trim_matches('"').to_owned()),
@@ -90,7 +92,12 @@ pub fn taints(settings: &Settings) -> Vec<Taint> {
         .node_agent()
         .register_with_taints
         .iter()
-        .map(|t| Taint { key: t.key.clone(), value: t.value.clone(), effect: t.effect.clone(), time_added: None })
+        .map(|t| Taint {
+            key: t.key.clone(),
+            value: t.value.clone(),
+            effect: t.effect.clone(),
+            time_added: None,
+        })
         .collect();
     let open = settings.cluster().is_some_and(|c| c.schedule_on_control_plane);
     if settings.is_control_plane() && !open && !taints.iter().any(|t| t.key == CONTROL_PLANE) {
@@ -110,7 +117,10 @@ pub fn new_node(settings: &Settings, name: &str, status: NodeStatus) -> Node {
             annotations: Some(annotations.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
             ..Default::default()
         },
-        spec: Some(NodeSpec { taints: Some(taints(settings)).filter(|t| !t.is_empty()), ..Default::default() }),
+        spec: Some(NodeSpec {
+            taints: Some(taints(settings)).filter(|t| !t.is_empty()),
+            ..Default::default()
+        }),
         status: Some(status),
     }
 }
@@ -145,9 +155,13 @@ pub fn status(facts: &Facts<'_>) -> NodeStatus {
         capacity: Some(quantities(&facts.resources.capacity)),
         allocatable: Some(quantities(&facts.resources.allocatable)),
         conditions: Some(conditions(facts)),
-        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }) }),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
+        }),
         declared_features: Some(vec!["ExtendWebSocketsToKubelet".into()]),
-        features: Some(NodeFeatures { supplemental_groups_policy: Some(facts.runtime.supplemental_groups_policy) }),
+        features: Some(NodeFeatures {
+            supplemental_groups_policy: Some(facts.runtime.supplemental_groups_policy),
+        }),
         images: Some(images(&facts.runtime.images)),
         node_info: Some(NodeSystemInfo {
             architecture: arch().into(),
@@ -182,7 +196,8 @@ fn handler(handler: &cri::RuntimeHandler) -> NodeRuntimeHandler {
 fn images(images: &[cri::Image]) -> Vec<ContainerImage> {
     let mut sorted: Vec<&cri::Image> = images.iter().collect();
     sorted.sort_by_key(|image| std::cmp::Reverse(image.size));
-    let names = |image: &cri::Image| image.repo_digests.iter().chain(&image.repo_tags).take(5).cloned().collect();
+    let names =
+        |image: &cri::Image| image.repo_digests.iter().chain(&image.repo_tags).take(5).cloned().collect();
     sorted
         .into_iter()
         .take(50)
@@ -198,7 +213,12 @@ fn conditions(facts: &Facts<'_>) -> Vec<NodeCondition> {
             (enough, format!("kubelet has sufficient {name} available"))
         };
         let message = message.replace("has insufficient", "has");
-        (kind, if on { "True" } else { "False" }, reason, if on { message.replace(" available", " pressure") } else { message })
+        (
+            kind,
+            if on { "True" } else { "False" },
+            reason,
+            if on { message.replace(" available", " pressure") } else { message },
+        )
     };
     let mut faults = facts.runtime.not_ready.clone();
     if facts.shutting_down {
@@ -211,7 +231,13 @@ fn conditions(facts: &Facts<'_>) -> Vec<NodeCondition> {
     };
     let p = facts.pressure;
     [
-        pressure("MemoryPressure", p.memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "memory"),
+        pressure(
+            "MemoryPressure",
+            p.memory,
+            "KubeletHasInsufficientMemory",
+            "KubeletHasSufficientMemory",
+            "memory",
+        ),
         pressure("DiskPressure", p.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "disk"),
         pressure("PIDPressure", p.pid, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "PID"),
         ready,
@@ -225,7 +251,9 @@ fn conditions(facts: &Facts<'_>) -> Vec<NodeCondition> {
             reason: Some(reason.into()),
             message: Some(message),
             last_heartbeat_time: Some(facts.now.clone()),
-            last_transition_time: old.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(facts.now.clone())),
+            last_transition_time: old
+                .and_then(|c| c.last_transition_time.clone())
+                .or_else(|| Some(facts.now.clone())),
         }
     })
     .collect()
@@ -283,7 +311,9 @@ mod tests {
                 now: now.clone(),
             })
         };
-        let ready = |s: &NodeStatus| s.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap().status.clone();
+        let ready = |s: &NodeStatus| {
+            s.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap().status.clone()
+        };
         assert_eq!(ready(&make(&runtime)), "True");
         runtime.not_ready.push("container runtime network not ready".into());
         assert_eq!(ready(&make(&runtime)), "False");

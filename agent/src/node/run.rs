@@ -83,12 +83,18 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
 }
 
 impl Reporter {
-    async fn report(&mut self, available: &Resources, pressure: Pressure, shutting_down: bool) -> anyhow::Result<()> {
+    async fn report(
+        &mut self,
+        available: &Resources,
+        pressure: Pressure,
+        shutting_down: bool,
+    ) -> anyhow::Result<()> {
         let runtime = read_runtime(&self.ctx).await;
         let name = self.ctx.node_name.to_string();
         let current = self.ctx.node.borrow().clone();
         let previous = self.told.as_ref().and_then(|s| s.conditions.clone());
-        let previous = previous.or_else(|| current.as_ref()?.status.as_ref()?.conditions.clone()).unwrap_or_default();
+        let previous =
+            previous.or_else(|| current.as_ref()?.status.as_ref()?.conditions.clone()).unwrap_or_default();
         let settings = self.ctx.now();
         let status = object::status(&Facts {
             settings: &settings,
@@ -104,7 +110,10 @@ impl Reporter {
         self.report_ready(&status).await;
         let Some(client) = self.ctx.api.client() else { return Ok(()) };
         let nodes: Api<Node> = Api::all(client);
-        let fresh = self.told.as_ref().is_some_and(|told| object::without_heartbeat(told) == object::without_heartbeat(&status));
+        let fresh = self
+            .told
+            .as_ref()
+            .is_some_and(|told| object::without_heartbeat(told) == object::without_heartbeat(&status));
         if current.is_some() && fresh && self.told_at.elapsed() < TELL {
             return Ok(());
         }
@@ -192,14 +201,24 @@ async fn read_runtime(ctx: &Context) -> Runtime {
     match ctx.cri.status().await {
         Ok(answer) => {
             for condition in answer.status.iter().flat_map(|s| &s.conditions).filter(|c| !c.status) {
-                let what = if condition.r#type == "NetworkReady" { "container runtime network" } else { "container runtime" };
-                let text = format!("{what} not ready: {}={} reason:{} message:{}", condition.r#type, condition.status, condition.reason, condition.message);
+                let what = if condition.r#type == "NetworkReady" {
+                    "container runtime network"
+                } else {
+                    "container runtime"
+                };
+                let text = format!(
+                    "{what} not ready: {}={} reason:{} message:{}",
+                    condition.r#type, condition.status, condition.reason, condition.message
+                );
                 runtime.not_ready.push(text);
             }
-            runtime.supplemental_groups_policy = answer.features.is_some_and(|f| f.supplemental_groups_policy);
+            runtime.supplemental_groups_policy =
+                answer.features.is_some_and(|f| f.supplemental_groups_policy);
             runtime.handlers = answer.runtime_handlers;
         }
-        Err(error) if runtime.not_ready.is_empty() => runtime.not_ready.push(format!("container runtime is down: {error}")),
+        Err(error) if runtime.not_ready.is_empty() => {
+            runtime.not_ready.push(format!("container runtime is down: {error}"))
+        }
         Err(_) => {}
     }
     runtime.images = ctx.cri.list_images().await.unwrap_or_default();

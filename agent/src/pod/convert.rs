@@ -254,7 +254,10 @@ mod tests {
     }
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap()
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -265,7 +268,9 @@ mod tests {
         assert_eq!(cluster.options, ["ndots:5"]);
         let host = dns(&pod(serde_json::json!({"containers": [], "hostNetwork": true})), &settings());
         assert_eq!(host.servers, ["10.0.0.3"]);
-        let none = pod(serde_json::json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}]}}));
+        let none = pod(
+            serde_json::json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}]}}),
+        );
         assert_eq!(dns(&none, &settings()).servers, ["1.1.1.1"]);
         assert_eq!(dns(&none, &settings()).options, ["ndots:2"]);
     }

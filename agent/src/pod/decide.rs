@@ -12,7 +12,9 @@ use super::spec::{self, is_sidecar};
 pub enum Intent {
     Run,
     /// End it: deleted, evicted, past its deadline, or the node shuts down. `grace` in seconds.
-    Stop { grace: i64 },
+    Stop {
+        grace: i64,
+    },
 }
 
 /// What probes said about one container; `None` until a probe has a result. A container without the probe has no entry.
@@ -65,12 +67,29 @@ pub struct Memory {
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    CreateSandbox { attempt: u32 },
-    StopSandbox { id: String },
-    RemoveSandbox { id: String },
-    Start { name: String, attempt: u32 },
-    Stop { id: String, name: String, grace: Option<i64>, message: String, reason: Option<&'static str> },
-    RemoveContainer { id: String },
+    CreateSandbox {
+        attempt: u32,
+    },
+    StopSandbox {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
+    Start {
+        name: String,
+        attempt: u32,
+    },
+    Stop {
+        id: String,
+        name: String,
+        grace: Option<i64>,
+        message: String,
+        reason: Option<&'static str>,
+    },
+    RemoveContainer {
+        id: String,
+    },
     /// Unmounts volumes and removes the cgroup of a pod that has ended.
     Release,
 }
@@ -421,7 +440,9 @@ fn stop_all(pod: &Pod, grace: Option<i64>, observed: &Observed, memory: &Memory,
             decision.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
         }
     }
-    if !ready.is_empty() || memory.in_flight.iter().any(|o| matches!(o, Operation::Start(_) | Operation::Sandbox)) {
+    if !ready.is_empty()
+        || memory.in_flight.iter().any(|o| matches!(o, Operation::Start(_) | Operation::Sandbox))
+    {
         return;
     }
     if memory.released {
@@ -451,7 +472,8 @@ fn collect_garbage(observed: &Observed, memory: &Memory, decision: &mut Decision
         if sandbox.ready {
             let stop = Action::StopSandbox { id: sandbox.id.clone() };
             let busy = memory.in_flight.contains(&Operation::Stop(sandbox.id.clone()));
-            let running = observed.containers.iter().any(|c| c.sandbox == sandbox.id && c.state == State::Running);
+            let running =
+                observed.containers.iter().any(|c| c.sandbox == sandbox.id && c.state == State::Running);
             if !busy && !running && !decision.actions.contains(&stop) {
                 decision.actions.push(stop);
             }

@@ -172,11 +172,21 @@ fn from_status(status: cri::ContainerStatus, sandbox: String) -> Container {
         exit_code: status.exit_code,
         reason: status.reason,
         message: if state == State::Exited {
-            last_words(&status.message, &status.mounts, &annotation(ANNOTATION_MESSAGE_PATH), status.exit_code, &annotation(ANNOTATION_MESSAGE_POLICY), &status.log_path)
+            last_words(
+                &status.message,
+                &status.mounts,
+                &annotation(ANNOTATION_MESSAGE_PATH),
+                status.exit_code,
+                &annotation(ANNOTATION_MESSAGE_POLICY),
+                &status.log_path,
+            )
         } else {
             status.message.clone()
         },
-        image: status.image.map(|i| if i.user_specified_image.is_empty() { i.image } else { i.user_specified_image }).unwrap_or_default(),
+        image: status
+            .image
+            .map(|i| if i.user_specified_image.is_empty() { i.image } else { i.user_specified_image })
+            .unwrap_or_default(),
         image_ref: if status.image_ref.is_empty() { status.image_id } else { status.image_ref },
         user: status.user.and_then(|u| u.linux).map(|u| (u.uid, u.gid, u.supplemental_groups)),
     }
@@ -197,7 +207,8 @@ fn last_words(
     policy: &str,
     log_path: &str,
 ) -> String {
-    let file = mounts.iter().find(|m| !path.is_empty() && m.container_path == path && !m.host_path.is_empty());
+    let file =
+        mounts.iter().find(|m| !path.is_empty() && m.container_path == path && !m.host_path.is_empty());
     let mut text = file.map(|m| read_end(&m.host_path, MESSAGE_LIMIT)).unwrap_or_default();
     if text.is_empty() && exit_code != 0 && policy == "FallbackToLogsOnError" {
         text = log_text(&read_end(log_path, 2 * LOG_LIMIT));
@@ -240,9 +251,13 @@ mod tests {
     fn a_failed_container_without_a_message_speaks_through_its_log() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("0.log");
-        std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr F two words\n").unwrap();
+        std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr F two words\n")
+            .unwrap();
         let log = log.to_str().unwrap();
-        assert_eq!(last_words("", &[], "/dev/termination-log", 1, "FallbackToLogsOnError", log), "one\ntwo words\n");
+        assert_eq!(
+            last_words("", &[], "/dev/termination-log", 1, "FallbackToLogsOnError", log),
+            "one\ntwo words\n"
+        );
         assert_eq!(last_words("", &[], "/dev/termination-log", 0, "FallbackToLogsOnError", log), "");
         let message = folder.path().join("message");
         std::fs::write(&message, "bye").unwrap();

@@ -18,8 +18,7 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Why a container may not run as asked; the user reads it as CreateContainerConfigError's message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +77,8 @@ pub fn namespaces(pod: &Pod, target: Option<&str>) -> Result<cri::NamespaceOptio
 pub fn sandbox(pod: &Pod) -> Result<cri::LinuxSandboxSecurityContext, SecurityError> {
     let context = spec(pod).security_context.clone().unwrap_or_default();
     let int = |value: Option<i64>| value.map(|value| cri::Int64Value { value });
-    let privileged = |c: &Container| c.security_context.as_ref().and_then(|s| s.privileged).unwrap_or_default();
+    let privileged =
+        |c: &Container| c.security_context.as_ref().and_then(|s| s.privileged).unwrap_or_default();
     let mut groups: Vec<i64> = context.fs_group.into_iter().collect();
     groups.extend(context.supplemental_groups.iter().flatten());
     Ok(cri::LinuxSandboxSecurityContext {
@@ -118,7 +118,9 @@ pub fn container(
     let seccomp = own.seccomp_profile.as_ref().or(pod_context.seccomp_profile.as_ref());
     let app_armor = own.app_armor_profile.as_ref().or(pod_context.app_armor_profile.as_ref());
     let apparmor = match app_armor {
-        Some(p) if !privileged => Some(typed_profile(&p.type_, p.localhost_profile.as_deref(), "AppArmor profile type", "")?),
+        Some(p) if !privileged => {
+            Some(typed_profile(&p.type_, p.localhost_profile.as_deref(), "AppArmor profile type", "")?)
+        }
         _ => None,
     };
     let mut groups: Vec<i64> = pod_context.fs_group.into_iter().collect();
@@ -179,12 +181,17 @@ fn verify_non_root(
     }
 }
 
-fn seccomp_profile(wanted: Option<&SeccompProfile>, privileged: bool) -> Result<cri::SecurityProfile, SecurityError> {
+fn seccomp_profile(
+    wanted: Option<&SeccompProfile>,
+    privileged: bool,
+) -> Result<cri::SecurityProfile, SecurityError> {
     use cri::security_profile::ProfileType;
     match wanted {
         _ if privileged => Ok(profile(ProfileType::Unconfined, "")),
         None => Ok(profile(ProfileType::Unconfined, "")),
-        Some(p) => typed_profile(&p.type_, p.localhost_profile.as_deref(), "seccomp profile type", SECCOMP_ROOT),
+        Some(p) => {
+            typed_profile(&p.type_, p.localhost_profile.as_deref(), "seccomp profile type", SECCOMP_ROOT)
+        }
     }
 }
 
@@ -201,7 +208,9 @@ fn typed_profile(
     match kind {
         "RuntimeDefault" => Ok(profile(ProfileType::RuntimeDefault, "")),
         "Unconfined" => Ok(profile(ProfileType::Unconfined, "")),
-        "Localhost" => Ok(profile(ProfileType::Localhost, &format!("{root}{}", localhost.unwrap_or_default()))),
+        "Localhost" => {
+            Ok(profile(ProfileType::Localhost, &format!("{root}{}", localhost.unwrap_or_default())))
+        }
         other => Err(SecurityError::Unknown { what, value: other.to_owned() }),
     }
 }
@@ -242,7 +251,10 @@ mod tests {
         let pod = pod(serde_json::json!({"runAsNonRoot": true}));
         let c = &spec(&pod).containers[0];
         let user = |uid, name: &str| ImageUser { uid, name: name.into() };
-        assert!(matches!(container(&pod, c, &user(Some(0), ""), None), Err(SecurityError::ImageIsRoot { .. })));
+        assert!(matches!(
+            container(&pod, c, &user(Some(0), ""), None),
+            Err(SecurityError::ImageIsRoot { .. })
+        ));
         assert!(matches!(container(&pod, c, &user(None, ""), None), Err(SecurityError::ImageIsRoot { .. })));
         assert!(matches!(container(&pod, c, &user(None, "web"), None), Err(SecurityError::NamedUser { .. })));
         let context = container(&pod, c, &user(Some(7), ""), None).unwrap();

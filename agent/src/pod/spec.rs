@@ -86,7 +86,10 @@ pub fn field_path(kind: Kind, name: &str) -> String {
 #[must_use]
 pub fn hash(container: &Container) -> String {
     let picked = serde_json::json!({ "image": container.image.as_deref().unwrap_or_default(), "name": container.name });
-    let fnv = picked.to_string().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let fnv = picked
+        .to_string()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("{fnv:x}")
 }
 

@@ -89,14 +89,17 @@ impl Scene {
         let volumes = self.prepare_volumes().await?;
         let config = self.sandbox_config(attempt)?;
         let folder = config.log_directory.clone();
-        tokio::fs::create_dir_all(&folder)
-            .await
-            .map_err(|error| failure("CreatePodSandboxError", format!("create {folder}: {error}"), 5 * SECOND))?;
+        tokio::fs::create_dir_all(&folder).await.map_err(|error| {
+            failure("CreatePodSandboxError", format!("create {folder}: {error}"), 5 * SECOND)
+        })?;
         let handler = self.runtime_handler().await?;
         match self.ctx.cri.run_pod_sandbox(config, handler).await {
             Ok(_) => Ok(volumes),
             Err(error) => {
-                let message = format!("Failed to create pod sandbox: rpc error: code = {:?} desc = {}", error.code, error.message);
+                let message = format!(
+                    "Failed to create pod sandbox: rpc error: code = {:?} desc = {}",
+                    error.code, error.message
+                );
                 self.ctx.events.pod(&self.pod, Severity::Warning, "FailedCreatePodSandBox", message.clone());
                 Err(failure("ContainerCreating", message, 5 * SECOND))
             }
@@ -104,11 +107,13 @@ impl Scene {
     }
 
     async fn runtime_handler(&self) -> Result<String, Failure> {
-        let Some(class) = spec::spec(&self.pod).runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
+        let Some(class) = spec::spec(&self.pod).runtime_class_name.as_deref().filter(|c| !c.is_empty())
+        else {
             return Ok(String::new());
         };
         let unknown = |message: String| failure("ContainerCreating", message, 10 * SECOND);
-        let client = self.ctx.api.client().ok_or_else(|| unknown("the API server is not known yet".into()))?;
+        let client =
+            self.ctx.api.client().ok_or_else(|| unknown("the API server is not known yet".into()))?;
         let classes: kube::Api<k8s_openapi::api::node::v1::RuntimeClass> = kube::Api::all(client);
         match tokio::time::timeout(std::time::Duration::from_secs(10), classes.get(class)).await {
             Ok(Ok(class)) => Ok(class.handler),
@@ -134,11 +139,21 @@ impl Scene {
         target: Option<String>,
     ) -> Result<String, Failure> {
         let Some((kind, container)) = spec::find(&self.pod, name) else {
-            return Err(failure("RunContainerError", format!("the pod has no container {name}"), 60 * SECOND));
+            return Err(failure(
+                "RunContainerError",
+                format!("the pod has no container {name}"),
+                60 * SECOND,
+            ));
         };
         let field = spec::field_path(kind, name);
         let warn = |message: &str| {
-            self.ctx.events.container(&self.pod, field.clone(), Severity::Warning, "Failed", format!("Error: {message}"));
+            self.ctx.events.container(
+                &self.pod,
+                field.clone(),
+                Severity::Warning,
+                "Failed",
+                format!("Error: {message}"),
+            );
         };
         let sandbox_config = self.sandbox_config(sandbox.attempt)?;
         let prepared;
@@ -151,15 +166,19 @@ impl Scene {
         };
         let images = self.parts.images.clone();
         let pulled = images.ensure(&self.ctx, &self.pod, kind, &container, &sandbox_config, now).await;
-        let (image_spec, image) =
-            pulled.map_err(|e| Failure { reason: e.reason.into(), message: e.message, retry_at: e.retry_at })?;
+        let (image_spec, image) = pulled.map_err(|e| Failure {
+            reason: e.reason.into(),
+            message: e.message,
+            retry_at: e.retry_at,
+        })?;
         let volume_images = self.volume_images(kind, &container, volumes, &sandbox_config).await?;
-        let config = self.container_config(&container, attempt, volumes, &volume_images, image_spec, &image, target);
+        let config =
+            self.container_config(&container, attempt, volumes, &volume_images, image_spec, &image, target);
         let config = config.await.inspect_err(|failure| warn(&failure.message))?;
         let log_folder = Path::new(&sandbox_config.log_directory).join(name);
-        tokio::fs::create_dir_all(&log_folder)
-            .await
-            .map_err(|error| failure("CreateContainerError", format!("create {}: {error}", log_folder.display()), 5 * SECOND))?;
+        tokio::fs::create_dir_all(&log_folder).await.map_err(|error| {
+            failure("CreateContainerError", format!("create {}: {error}", log_folder.display()), 5 * SECOND)
+        })?;
         let created = self.ctx.cri.create_container(&sandbox.id, config, sandbox_config.clone()).await;
         let id = created.map_err(|error| {
             warn(&error.message);
@@ -187,7 +206,13 @@ impl Scene {
             pod_ip: self.pod_ips.first().map(String::as_str).unwrap_or_default(),
         };
         let Err(error) = hooks::post_start(target, &*self.parts.exec).await else { return Ok(()) };
-        self.ctx.events.container(&self.pod, field.to_owned(), Severity::Warning, "FailedPostStartHook", error.to_string());
+        self.ctx.events.container(
+            &self.pod,
+            field.to_owned(),
+            Severity::Warning,
+            "FailedPostStartHook",
+            error.to_string(),
+        );
         let grace = spec::spec(&self.pod).termination_grace_period_seconds.unwrap_or(30);
         self.stop(&container.name, id, grace, "FailedPostStartHook").await.ok();
         Err(failure("PostStartHookError", error.to_string(), SECOND))
@@ -203,7 +228,10 @@ impl Scene {
     ) -> Result<BTreeMap<String, cri::ImageSpec>, Failure> {
         let mut images = BTreeMap::new();
         for mount in container.volume_mounts.iter().flatten() {
-            let Some(PreparedVolume::Image { reference, pull_policy }) = volumes.volumes.get(&mount.name) else { continue };
+            let Some(PreparedVolume::Image { reference, pull_policy }) = volumes.volumes.get(&mount.name)
+            else {
+                continue;
+            };
             let like = Container {
                 name: container.name.clone(),
                 image: Some(reference.clone()),
@@ -211,8 +239,11 @@ impl Scene {
                 ..Default::default()
             };
             let ensured = self.parts.images.ensure(&self.ctx, &self.pod, kind, &like, sandbox, now).await;
-            let (image, _) =
-                ensured.map_err(|e| Failure { reason: e.reason.into(), message: e.message, retry_at: e.retry_at })?;
+            let (image, _) = ensured.map_err(|e| Failure {
+                reason: e.reason.into(),
+                message: e.message,
+                retry_at: e.retry_at,
+            })?;
             images.insert(mount.name.clone(), image);
         }
         Ok(images)
@@ -235,12 +266,14 @@ impl Scene {
             Some(services) => services,
             None if spec::is_static(&self.pod) => Vec::new(),
             None => {
-                let message = "services have not yet been read at least once, cannot construct envvars".to_owned();
+                let message =
+                    "services have not yet been read at least once, cannot construct envvars".to_owned();
                 return Err(failure("CreateContainerConfigError", message, 2 * SECOND));
             }
         };
         let facts = self.facts();
-        let environment = env::container_env(&self.pod, container, &services, &facts, &*self.parts.source).await;
+        let environment =
+            env::container_env(&self.pod, container, &services, &facts, &*self.parts.source).await;
         let environment = environment.map_err(|error| refuse(chain(&error)))?;
         let (command, args) = env::command_and_args(container, &environment);
         let (hostname, domain) = convert::hostname(&self.pod, &self.domain());
@@ -258,7 +291,10 @@ impl Scene {
         let mounts = mounts.map_err(|error| refuse(error.to_string()))?.mounts;
         let parts = ContainerParts {
             image: image_spec,
-            image_user: ImageUser { uid: image.uid.as_ref().map(|uid| uid.value), name: image.username.clone() },
+            image_user: ImageUser {
+                uid: image.uid.as_ref().map(|uid| uid.value),
+                name: image.username.clone(),
+            },
             command,
             args,
             envs: environment.to_cri(),
@@ -275,7 +311,9 @@ impl Scene {
     /// When the runtime cannot stop it.
     pub async fn stop(&self, name: &str, id: &str, grace: i64, message: &str) -> Result<(), Failure> {
         let found = spec::find(&self.pod, name);
-        let field = found.as_ref().map_or_else(|| format!("spec.containers{{{name}}}"), |(kind, _)| spec::field_path(*kind, name));
+        let field = found
+            .as_ref()
+            .map_or_else(|| format!("spec.containers{{{name}}}"), |(kind, _)| spec::field_path(*kind, name));
         let text = if message.is_empty() { format!("Stopping container {name}") } else { message.to_owned() };
         self.ctx.events.container(&self.pod, field.clone(), Severity::Normal, "Killing", text);
         let mut left = grace;
@@ -285,7 +323,13 @@ impl Scene {
             let (rest, result) = hooks::pre_stop(target, &*self.parts.exec, grace).await;
             left = rest;
             if let Err(error) = result {
-                self.ctx.events.container(&self.pod, field, Severity::Warning, "FailedPreStopHook", error.to_string());
+                self.ctx.events.container(
+                    &self.pod,
+                    field,
+                    Severity::Warning,
+                    "FailedPreStopHook",
+                    error.to_string(),
+                );
             }
         }
         match self.ctx.cri.stop_container(id, left).await {

@@ -140,7 +140,8 @@ fn container(
     };
     if let Some(last) = instances.next() {
         status.last_state = Some(state(last));
-    } else if newest.is_some_and(|n| old.is_some_and(|o| o.container_id.as_deref() == Some(&container_id(n)))) {
+    } else if newest.is_some_and(|n| old.is_some_and(|o| o.container_id.as_deref() == Some(&container_id(n))))
+    {
         status.last_state = old.and_then(|o| o.last_state.clone());
     } else if let (Some(_), Some(terminated)) =
         (newest, old.and_then(|o| o.state.as_ref()).and_then(|s| s.terminated.clone()))
@@ -160,7 +161,11 @@ fn container_id(container: &observed::Container) -> String {
 /// The scheme of container ids in statuses.
 pub const RUNTIME_NAME: &str = "pintle";
 
-fn from_observed(spec: &Container, c: &observed::Container, old: Option<&ContainerStatus>) -> ContainerStatus {
+fn from_observed(
+    spec: &Container,
+    c: &observed::Container,
+    old: Option<&ContainerStatus>,
+) -> ContainerStatus {
     let restarts = i32::try_from(c.restarts).unwrap_or(i32::MAX);
     ContainerStatus {
         name: c.name.clone(),
@@ -200,10 +205,9 @@ fn state(c: &observed::Container) -> ContainerState {
             }),
             ..Default::default()
         },
-        State::Created | State::Unknown => ContainerState {
-            waiting: Some(ContainerStateWaiting::default()),
-            ..Default::default()
-        },
+        State::Created | State::Unknown => {
+            ContainerState { waiting: Some(ContainerStateWaiting::default()), ..Default::default() }
+        }
     }
 }
 
@@ -235,9 +239,8 @@ fn from_memory(
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
         ..Default::default()
     };
-    let app_created = || {
-        spec::spec(pod).containers.iter().any(|c| facts.observed.container(&c.name).is_some())
-    };
+    let app_created =
+        || spec::spec(pod).containers.iter().any(|c| facts.observed.container(&c.name).is_some());
     let Some(old_state) = old.and_then(|o| o.state.as_ref()) else {
         if kind == Kind::Init && app_created() {
             status.state = Some(inferred_completion());
@@ -249,7 +252,8 @@ fn from_memory(
     }
     if kind == Kind::Init && app_created() {
         status.state = Some(inferred_completion());
-    } else if old_state.running.is_some() && status.last_state.as_ref().is_none_or(|s| s.terminated.is_none()) {
+    } else if old_state.running.is_some() && status.last_state.as_ref().is_none_or(|s| s.terminated.is_none())
+    {
         let terminated = ContainerStateTerminated {
             exit_code: 137,
             reason: Some("ContainerStatusUnknown".into()),
@@ -311,7 +315,8 @@ fn wait_reason(
     }
     let failure = facts.memory.failures.get(&container.name).map(|f| (f.reason.as_str(), f.message.clone()));
     let crash = facts.decision.crash_loops.contains_key(&container.name).then(|| {
-        let delay = facts.memory.backoff.get(&container.name).map_or(0, |b| b.delay()) / super::backoff::SECOND;
+        let delay =
+            facts.memory.backoff.get(&container.name).map_or(0, |b| b.delay()) / super::backoff::SECOND;
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
@@ -351,10 +356,11 @@ fn readiness(
     }
     if kind == Kind::Init {
         status.ready = terminated_well;
-        status.started = Some(status.state.as_ref().is_some_and(|s| s.running.is_some()) );
+        status.started = Some(status.state.as_ref().is_some_and(|s| s.running.is_some()));
         return;
     }
-    let Some(running) = newest.filter(|c| c.state == State::Running && status.state.as_ref().is_some_and(|s| s.running.is_some()))
+    let Some(running) = newest
+        .filter(|c| c.state == State::Running && status.state.as_ref().is_some_and(|s| s.running.is_some()))
     else {
         status.ready = false;
         status.started = Some(false);
@@ -381,10 +387,10 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
             name: m.name.clone(),
             mount_path: m.mount_path.clone(),
             read_only: m.read_only.filter(|ro| *ro),
-            recursive_read_only: m
-                .read_only
-                .filter(|ro| *ro)
-                .map(|_| if m.recursive_read_only.as_deref() == Some("Enabled") { "Enabled" } else { "Disabled" }.into()),
+            recursive_read_only: m.read_only.filter(|ro| *ro).map(|_| {
+                if m.recursive_read_only.as_deref() == Some("Enabled") { "Enabled" } else { "Disabled" }
+                    .into()
+            }),
             ..Default::default()
         })
         .collect();

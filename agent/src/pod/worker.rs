@@ -293,7 +293,13 @@ impl Worker {
         } else {
             self.observed.current().map(|s| s.ips.clone()).unwrap_or_default()
         };
-        Scene { ctx: self.ctx.clone(), parts: self.parts.clone(), pod: desired.pod.clone(), pod_ips, host_ips }
+        Scene {
+            ctx: self.ctx.clone(),
+            parts: self.parts.clone(),
+            pod: desired.pod.clone(),
+            pod_ips,
+            host_ips,
+        }
     }
 
     fn spawn(&mut self, operation: Operation, task: impl Future<Output = Done> + Send + 'static) {
@@ -307,7 +313,10 @@ impl Worker {
         let cri = self.ctx.cri.clone();
         match action.clone() {
             Action::CreateSandbox { attempt } => {
-                self.spawn(Operation::Sandbox, async move { Done::Sandbox(scene.create_sandbox(attempt).await) });
+                self.spawn(
+                    Operation::Sandbox,
+                    async move { Done::Sandbox(scene.create_sandbox(attempt).await) },
+                );
             }
             Action::Start { name, attempt } => self.begin_start(scene, name, attempt),
             Action::Stop { id, name, grace, message, reason } => {
@@ -371,7 +380,8 @@ impl Worker {
 
     fn probe_grace(&self, desired: &Desired, name: &str, reason: Option<&str>) -> Option<i64> {
         let (_, container) = spec::find(&desired.pod, name)?;
-        let probe = if reason == Some("StartupProbe") { container.startup_probe } else { container.liveness_probe };
+        let probe =
+            if reason == Some("StartupProbe") { container.startup_probe } else { container.liveness_probe };
         probe?.termination_grace_period_seconds
     }
 
@@ -384,7 +394,13 @@ impl Worker {
             m.namespace.as_deref().unwrap_or_default(),
             self.uid
         );
-        self.ctx.events.container(&desired.pod, spec::field_path(kind, name), Severity::Warning, "BackOff", message);
+        self.ctx.events.container(
+            &desired.pod,
+            spec::field_path(kind, name),
+            Severity::Warning,
+            "BackOff",
+            message,
+        );
         let failure = Failure { reason: "CrashLoopBackOff".into(), message: String::new(), retry_at: until };
         self.memory.failures.insert(name.to_owned(), failure);
     }
@@ -470,7 +486,9 @@ impl Worker {
         let stopping = self.last_grace.is_some();
         for container in self.observed.containers.iter().filter(|c| c.state == State::Running && !stopping) {
             let Some((kind, spec)) = spec::find(&desired.pod, &container.name) else { continue };
-            let has = spec.startup_probe.is_some() || spec.liveness_probe.is_some() || spec.readiness_probe.is_some();
+            let has = spec.startup_probe.is_some()
+                || spec.liveness_probe.is_some()
+                || spec.readiness_probe.is_some();
             if !has || matches!(kind, Kind::Init | Kind::Ephemeral) {
                 continue;
             }
@@ -528,7 +546,8 @@ impl Worker {
         let deadline = self.deadline(desired);
         self.remember_static(desired);
         let renew = self.volumes.as_ref().and_then(|v| v.renew_at);
-        let renew = renew.map(|at| Nanos::try_from(at.as_nanosecond()).unwrap_or(Nanos::MAX).max(now() + SECOND));
+        let renew =
+            renew.map(|at| Nanos::try_from(at.as_nanosecond()).unwrap_or(Nanos::MAX).max(now() + SECOND));
         [self.post(desired), self.delete(desired, decision), deadline, renew].into_iter().flatten().min()
     }
 
@@ -561,8 +580,14 @@ impl Worker {
     fn take_over_conditions(&mut self, desired: &Desired) {
         let Some(api) = desired.api.as_ref().and_then(|p| p.status.as_ref()) else { return };
         let others = api.conditions.iter().flatten().filter(|c| !status::owns_condition(&c.type_)).cloned();
-        let mut conditions: Vec<_> =
-            self.status.conditions.take().unwrap_or_default().into_iter().filter(|c| status::owns_condition(&c.type_)).collect();
+        let mut conditions: Vec<_> = self
+            .status
+            .conditions
+            .take()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|c| status::owns_condition(&c.type_))
+            .collect();
         conditions.extend(others);
         self.status.conditions = Some(conditions);
     }
@@ -603,7 +628,13 @@ impl Worker {
     fn delete(&mut self, desired: &Desired, decision: &Decision) -> Option<Nanos> {
         let deleted = desired.pod.metadata.deletion_timestamp.is_some();
         let told = !self.posting && self.posted.as_ref().is_none_or(|posted| *posted == self.status);
-        if desired.source != Source::Api || !deleted || !decision.gone || self.deleting || !told || desired.removed {
+        if desired.source != Source::Api
+            || !deleted
+            || !decision.gone
+            || self.deleting
+            || !told
+            || desired.removed
+        {
             return None;
         }
         if self.delete_after > now() {
@@ -663,13 +694,12 @@ impl Worker {
             return;
         }
         let scene = self.scene(desired);
-        self.tasks.spawn(async move {
-            Done::Refreshed(scene.prepare_volumes().await.ok())
-        });
+        self.tasks.spawn(async move { Done::Refreshed(scene.prepare_volumes().await.ok()) });
     }
 
     fn renew_tokens(&mut self, desired: &Desired) {
-        let due = self.volumes.as_ref().and_then(|v| v.renew_at).is_some_and(|at| at <= jiff::Timestamp::now());
+        let due =
+            self.volumes.as_ref().and_then(|v| v.renew_at).is_some_and(|at| at <= jiff::Timestamp::now());
         if due {
             self.refresh_volumes(desired);
         }

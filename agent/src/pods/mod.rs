@@ -83,8 +83,7 @@ impl PodStore {
     }
 
     pub(crate) fn remove(&self, uid: &str) {
-        self.current.send_if_modified(|pods| {
-            pods.contains_key(uid) && Arc::make_mut(pods).remove(uid).is_some()
-        });
+        self.current
+            .send_if_modified(|pods| pods.contains_key(uid) && Arc::make_mut(pods).remove(uid).is_some());
     }
 }

@@ -20,8 +20,13 @@ pub type ApiPods = Option<Arc<BTreeMap<String, Arc<Pod>>>>;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Runs a watch for as long as the agent lives: over lost connections, new credentials and expired versions.
-async fn follow<K, F>(api: ApiHandle, what: &str, make: impl Fn(kube::Client) -> Api<K>, config: watcher::Config, mut on: F)
-where
+async fn follow<K, F>(
+    api: ApiHandle,
+    what: &str,
+    make: impl Fn(kube::Client) -> Api<K>,
+    config: watcher::Config,
+    mut on: F,
+) where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
     F: FnMut(Event<K>),
 {

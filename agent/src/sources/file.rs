@@ -33,7 +33,12 @@ pub fn static_pod(value: serde_json::Value, origin: &str, node: &str) -> Result<
     hasher.update(format!("host:{node}file:{origin}"));
     let hash = hex::encode(&hasher.finalize()[..16]);
     let mut pod: Pod = serde_json::from_value(value).map_err(|error| format!("{origin}: {error}"))?;
-    let name = pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or_else(|| format!("{origin}: the pod has no name"))?;
+    let name = pod
+        .metadata
+        .name
+        .clone()
+        .filter(|n| !n.is_empty())
+        .ok_or_else(|| format!("{origin}: the pod has no name"))?;
     let uid = pod.metadata.uid.get_or_insert(hash).clone();
     pod.metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
     pod.metadata.namespace.get_or_insert_with(|| "default".into());
@@ -46,8 +51,11 @@ pub fn static_pod(value: serde_json::Value, origin: &str, node: &str) -> Result<
     }
     spec.node_name = Some(node.to_owned());
     let tolerations = spec.tolerations.get_or_insert_default();
-    let everything =
-        Toleration { operator: Some("Exists".into()), effect: Some("NoExecute".into()), ..Default::default() };
+    let everything = Toleration {
+        operator: Some("Exists".into()),
+        effect: Some("NoExecute".into()),
+        ..Default::default()
+    };
     if !tolerations.contains(&everything) {
         tolerations.push(everything);
     }
@@ -80,12 +88,17 @@ fn default_spec(spec: &mut k8s_openapi::api::core::v1::PodSpec) {
         }
         if let Some(resources) = container.resources.as_mut() {
             for (name, limit) in resources.limits.iter().flatten() {
-                resources.requests.get_or_insert_default().entry(name.clone()).or_insert_with(|| limit.clone());
+                resources
+                    .requests
+                    .get_or_insert_default()
+                    .entry(name.clone())
+                    .or_insert_with(|| limit.clone());
             }
         }
-        for probe in [&mut container.startup_probe, &mut container.liveness_probe, &mut container.readiness_probe]
-            .into_iter()
-            .flatten()
+        for probe in
+            [&mut container.startup_probe, &mut container.liveness_probe, &mut container.readiness_probe]
+                .into_iter()
+                .flatten()
         {
             probe.period_seconds.get_or_insert(10);
             probe.timeout_seconds.get_or_insert(1);
@@ -113,10 +126,12 @@ pub fn read(folder: &Path, settings: &Settings, node: &str) -> (BTreeMap<String,
         }
         Err(fault) => faults.push(fault),
     };
-    let mut files: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
     files.sort();
     for path in files {
-        let hidden = path.file_name().and_then(|n| n.to_str()).is_none_or(|n| n.starts_with('.') || n.ends_with('~'));
+        let hidden =
+            path.file_name().and_then(|n| n.to_str()).is_none_or(|n| n.starts_with('.') || n.ends_with('~'));
         if !hidden && path.is_file() {
             add(read_manifest(&path, node));
         }
@@ -134,7 +149,8 @@ fn read_manifest(path: &Path, node: &str) -> Result<Pod, String> {
         return Err(format!("{origin}: {length} bytes; a manifest may have {MAX_MANIFEST}"));
     }
     let text = std::fs::read_to_string(path).map_err(|error| format!("{origin}: {error}"))?;
-    let value: serde_json::Value = serde_yaml_ng::from_str(&text).map_err(|error| format!("{origin}: {error}"))?;
+    let value: serde_json::Value =
+        serde_yaml_ng::from_str(&text).map_err(|error| format!("{origin}: {error}"))?;
     static_pod(value, &origin, node)
 }
 

@@ -31,7 +31,8 @@ pub fn plan(static_pods: &BTreeMap<String, Arc<Pod>>, api_pods: &BTreeMap<String
     let mut actions = Vec::new();
     for mirror in api_pods.values().filter(|pod| spec::is_mirror(pod)) {
         let original = static_pods.values().find(|pod| full_name(pod) == full_name(mirror));
-        let current = original.is_some_and(|pod| spec::annotation(pod, HASH) == spec::annotation(mirror, MIRROR));
+        let current =
+            original.is_some_and(|pod| spec::annotation(pod, HASH) == spec::annotation(mirror, MIRROR));
         if !current || mirror.metadata.deletion_timestamp.is_some() {
             actions.push(Action::Delete(mirror.clone()));
         }
@@ -63,7 +64,11 @@ fn mirror_of(pod: &Pod, node: &Node) -> Pod {
 }
 
 /// Keeps the mirrors for as long as the agent lives.
-pub async fn run(ctx: Context, mut static_pods: watch::Receiver<StaticPods>, mut api_pods: watch::Receiver<ApiPods>) {
+pub async fn run(
+    ctx: Context,
+    mut static_pods: watch::Receiver<StaticPods>,
+    mut api_pods: watch::Receiver<ApiPods>,
+) {
     let mut told = String::new();
     let mut node = ctx.node.clone();
     loop {
@@ -106,7 +111,10 @@ async fn perform(client: &kube::Client, action: &Action, node: &Node) -> Result<
             Action::Delete(pod) => {
                 let params = DeleteParams {
                     grace_period_seconds: Some(0),
-                    preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+                    preconditions: Some(Preconditions {
+                        uid: pod.metadata.uid.clone(),
+                        resource_version: None,
+                    }),
                     ..Default::default()
                 };
                 match pods.delete(&name, &params).await {
@@ -127,13 +135,15 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, annotations: &[(&str, &str)]) -> Arc<Pod> {
-        let annotations: BTreeMap<_, _> = annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let annotations: BTreeMap<_, _> =
+            annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Arc::new(serde_json::from_value(serde_json::json!({"metadata": {"name": name, "namespace": "kube-system", "annotations": annotations}})).unwrap())
     }
 
     #[test]
     fn a_changed_manifest_gets_a_new_mirror() {
-        let new: BTreeMap<_, _> = [("u".to_owned(), pod("etcd", &[(HASH, "2"), ("kubernetes.io/config.source", "file")]))].into();
+        let new: BTreeMap<_, _> =
+            [("u".to_owned(), pod("etcd", &[(HASH, "2"), ("kubernetes.io/config.source", "file")]))].into();
         let old = pod("etcd", &[(HASH, "1"), (MIRROR, "1")]);
         let listed: BTreeMap<_, _> = [("m".to_owned(), old.clone())].into();
         assert_eq!(plan(&new, &listed), [Action::Delete(old.clone())]);

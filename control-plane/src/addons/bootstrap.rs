@@ -29,6 +29,14 @@ pub fn objects(input: &Input) -> Vec<Value> {
         binding("pintle:kubelet-bootstrap", "system:node-bootstrapper", &group(BOOTSTRAPPERS)),
         binding("pintle:node-autoapprove-bootstrap", &approval("nodeclient"), &group(BOOTSTRAPPERS)),
         binding("pintle:node-autoapprove-rotation", &approval("selfnodeclient"), &group("system:nodes")),
+        // The agent routes to other nodes' pods; the Node authorizer alone shows a node only itself.
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "pintle:node-routes"},
+            "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}],
+        }),
+        binding("pintle:node-routes", "pintle:node-routes", &group("system:nodes")),
         binding("pintle:apiserver-kubelet-client", "system:kubelet-api-admin", &user(KUBELET_CLIENT)),
         // Anyone may read it, as kubeadm has it: clients that hold a bootstrap token verify the CA by the token's signature.
         json!({

@@ -50,7 +50,8 @@ fn addresses(status: &NetworkStatus) -> NodeNetwork {
         .iter()
         .filter(|link| link.up && link.name != "lo")
         .flat_map(|link| {
-            let parse = |text: &String| Some(NodeAddress { link: link.name.clone(), address: text.parse().ok()? });
+            let parse =
+                |text: &String| Some(NodeAddress { link: link.name.clone(), address: text.parse().ok()? });
             link.addresses.iter().filter_map(parse)
         })
         .filter(|own| !matches!(own.address.addr(), std::net::IpAddr::V6(v6) if v6.is_unicast_link_local()))

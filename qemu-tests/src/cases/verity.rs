@@ -24,7 +24,8 @@ pub fn wrong_hash(bench: &Bench) -> Result<Outcome> {
     let hash = &bench.image.root_info.hash;
     let other: String = hash.chars().map(|digit| if digit == '0' { '1' } else { '0' }).collect();
     let mut spec = bench.spec();
-    spec.boot = Boot::Kernel(bench.image_with(&bench.image.root, &bench.image.command_line.replace(hash, &other)));
+    spec.boot =
+        Boot::Kernel(bench.image_with(&bench.image.root, &bench.image.command_line.replace(hash, &other)));
     refused(bench, &spec)
 }
 

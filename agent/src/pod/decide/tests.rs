@@ -3,7 +3,8 @@ use crate::pod::backoff::SECOND;
 use crate::pod::observed::Sandbox;
 
 fn pod(spec: serde_json::Value) -> Pod {
-    serde_json::from_value(serde_json::json!({"metadata": {"name": "web", "uid": "u"}, "spec": spec})).unwrap()
+    serde_json::from_value(serde_json::json!({"metadata": {"name": "web", "uid": "u"}, "spec": spec}))
+        .unwrap()
 }
 
 fn with_sandbox(containers: Vec<Container>) -> Observed {
@@ -67,7 +68,9 @@ fn a_crash_waits_for_its_back_off() {
 
 #[test]
 fn a_failed_init_container_that_is_not_restarted_ends_the_pod() {
-    let pod = pod(serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
+    let pod = pod(
+        serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}),
+    );
     let decision =
         decide(&pod, &Intent::Run, &with_sandbox(vec![seen("i", State::Exited, 1)]), &Memory::default(), 0);
     assert!(decision.finished);

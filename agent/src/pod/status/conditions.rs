@@ -19,7 +19,11 @@ fn no(reason: &'static str, message: String) -> Verdict {
 /// All conditions: this node's, and those of others untouched.
 pub(super) fn all(pod: &Pod, status: &PodStatus, facts: &Facts<'_>) -> Vec<PodCondition> {
     let containers = containers_ready(pod, status);
-    let ready = if containers.ok { gates(pod, facts.previous) } else { no(containers.reason.unwrap_or_default(), containers.message.clone().unwrap_or_default()) };
+    let ready = if containers.ok {
+        gates(pod, facts.previous)
+    } else {
+        no(containers.reason.unwrap_or_default(), containers.message.clone().unwrap_or_default())
+    };
     let verdicts = [
         ("PodReadyToStartContainers", sandbox(pod, facts)),
         ("Initialized", initialized(pod, status)),
@@ -42,7 +46,9 @@ fn finish(pod: &Pod, kind: &str, verdict: Verdict, facts: &Facts<'_>) -> PodCond
         status: value.to_owned(),
         reason: verdict.reason.map(str::to_owned),
         message: verdict.message,
-        last_transition_time: old.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(time(facts.now))),
+        last_transition_time: old
+            .and_then(|c| c.last_transition_time.clone())
+            .or_else(|| Some(time(facts.now))),
         last_probe_time: None,
         observed_generation: pod.metadata.generation,
     }
@@ -100,8 +106,11 @@ fn containers_ready(pod: &Pod, status: &PodStatus) -> Verdict {
     let sidecars = sidecars.map(|c| (&c.name, find(status.init_container_statuses.as_ref(), &c.name)));
     let apps = spec::spec(pod).containers.iter();
     let apps = apps.map(|c| (&c.name, find(status.container_statuses.as_ref(), &c.name)));
-    let unready: Vec<&str> =
-        sidecars.chain(apps).filter(|(_, s)| s.is_none_or(|s| !s.ready)).map(|(name, _)| name.as_str()).collect();
+    let unready: Vec<&str> = sidecars
+        .chain(apps)
+        .filter(|(_, s)| s.is_none_or(|s| !s.ready))
+        .map(|(name, _)| name.as_str())
+        .collect();
     if unready.is_empty() {
         return TRUE;
     }

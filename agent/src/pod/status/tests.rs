@@ -68,7 +68,9 @@ fn a_running_container_makes_the_pod_running_and_ready() {
 
 #[test]
 fn an_agent_that_restarted_keeps_ready_until_probes_speak() {
-    let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "x", "readinessProbe": {"tcpSocket": {"port": 1}}}]}));
+    let pod = pod(
+        serde_json::json!({"containers": [{"name": "a", "image": "x", "readinessProbe": {"tcpSocket": {"port": 1}}}]}),
+    );
     let observed = Observed { sandboxes: vec![sandbox()], containers: vec![seen(State::Running, 0)] };
     let mut memory = Memory::default();
     memory.probes.insert("c1".into(), Probes { readiness: Some(true), ..Default::default() });
@@ -113,7 +115,9 @@ fn a_job_succeeds_or_fails_by_its_exit_code() {
 
 #[test]
 fn conditions_of_others_stay() {
-    let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "x"}], "readinessGates": [{"conditionType": "gate"}]}));
+    let pod = pod(
+        serde_json::json!({"containers": [{"name": "a", "image": "x"}], "readinessGates": [{"conditionType": "gate"}]}),
+    );
     let observed = Observed { sandboxes: vec![sandbox()], containers: vec![seen(State::Running, 0)] };
     let gate = PodCondition { type_: "gate".into(), status: "True".into(), ..Default::default() };
     let previous = PodStatus { conditions: Some(vec![gate.clone()]), ..Default::default() };
