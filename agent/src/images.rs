@@ -24,11 +24,16 @@ pub struct PullFailure {
     pub retry_at: Nanos,
 }
 
+/// Pod uid and image.
+type PullKey = (String, String);
+/// How often it failed, when last, and why.
+type LastFailure = (Backoff, Nanos, String);
+
 /// The pulls of all pods; clones share back-off and slots.
 #[derive(Debug, Clone)]
 pub struct Images {
     slots: Arc<Semaphore>,
-    backoff: Arc<Mutex<HashMap<(String, String), (Backoff, Nanos, String)>>>,
+    backoff: Arc<Mutex<HashMap<PullKey, LastFailure>>>,
 }
 
 impl Images {
@@ -160,13 +165,13 @@ impl Images {
         }))
     }
 
-    fn waiting(&self, key: &(String, String), now: Nanos) -> Option<(Nanos, String)> {
+    fn waiting(&self, key: &PullKey, now: Nanos) -> Option<(Nanos, String)> {
         let all = self.backoff.lock().ok()?;
         let (backoff, failed_at, message) = all.get(key)?;
         backoff.until(*failed_at, now).map(|until| (until, message.clone()))
     }
 
-    fn failed(&self, key: &(String, String), now: Nanos, message: &str) -> Nanos {
+    fn failed(&self, key: &PullKey, now: Nanos, message: &str) -> Nanos {
         let Ok(mut all) = self.backoff.lock() else { return now + 10 * SECOND };
         let entry = all.entry(key.clone()).or_default();
         entry.0.next(now, now);
@@ -175,7 +180,7 @@ impl Images {
         now + entry.0.delay()
     }
 
-    fn succeeded(&self, key: &(String, String)) {
+    fn succeeded(&self, key: &PullKey) {
         if let Ok(mut all) = self.backoff.lock() {
             all.remove(key);
         }

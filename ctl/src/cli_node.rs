@@ -39,7 +39,7 @@ enum Output {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Mode {
+pub enum Mode {
     Auto,
     NoReboot,
     Reboot,

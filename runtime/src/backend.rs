@@ -76,10 +76,10 @@ impl StreamBackend for Backend {
                 match output.recv().await {
                     Ok((stream, bytes)) => {
                         let to = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
-                        if let Some(to) = to {
-                            if to.write_all(&bytes).await.is_err() {
-                                return;
-                            }
+                        if let Some(to) = to
+                            && to.write_all(&bytes).await.is_err()
+                        {
+                            return;
                         }
                     }
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(chunks)) => {
@@ -188,11 +188,11 @@ async fn serve(running: Running, streams: Streams) -> io::Result<i32> {
 async fn copy_out(from: Arc<AsyncFd<OwnedFd>>, mut to: Option<Output>) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(size @ 1..) = read(&from, &mut buffer).await {
-        if let Some(writer) = &mut to {
-            if writer.write_all(&buffer[..size]).await.is_err() {
-                // The command must not stop because nobody reads.
-                to = None;
-            }
+        if let Some(writer) = &mut to
+            && writer.write_all(&buffer[..size]).await.is_err()
+        {
+            // The command must not stop because nobody reads.
+            to = None;
         }
     }
     if let Some(mut writer) = to {

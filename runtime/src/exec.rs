@@ -201,12 +201,11 @@ fn process(of_container: &Value, command: &[String], terminal: bool) -> Value {
     let mut process = of_container.clone();
     process["args"] = json!(command);
     process["terminal"] = terminal.into();
-    if terminal {
-        if let Some(variables) = process["env"].as_array_mut() {
-            if !variables.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("TERM="))) {
-                variables.push("TERM=xterm".into());
-            }
-        }
+    if terminal
+        && let Some(variables) = process["env"].as_array_mut()
+        && !variables.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("TERM=")))
+    {
+        variables.push("TERM=xterm".into());
     }
     process
 }

@@ -172,11 +172,10 @@ impl Runtime {
     async fn dismantle(&self, sandbox: &Sandbox) -> Result<(), Status> {
         let record = sandbox.record();
         self.network.teardown(&record.id).await.map_err(|error| internal("disconnect the pod", &error))?;
-        if let Some((pid, start_time)) = record.pause {
-            if sys::pidfd::start_time(pid).ok() == Some(start_time) {
-                let _ =
-                    sys::pidfd::open(pid).and_then(|pidfd| sys::pidfd::signal(&pidfd, nix::libc::SIGKILL));
-            }
+        if let Some((pid, start_time)) = record.pause
+            && sys::pidfd::start_time(pid).ok() == Some(start_time)
+        {
+            let _ = sys::pidfd::open(pid).and_then(|pidfd| sys::pidfd::signal(&pidfd, nix::libc::SIGKILL));
         }
         let pins = folder("ns", &record.id);
         self.network

@@ -129,10 +129,10 @@ impl Runtime {
         }
         let Some(machine) = &self.machine else { return };
         for name in machine.names().await.unwrap_or_default() {
-            if let Some(id) = name.strip_prefix("container/") {
-                if !known.iter().any(|known| *known == id) {
-                    let _ = machine.remove(&name).await;
-                }
+            if let Some(id) = name.strip_prefix("container/")
+                && !known.iter().any(|known| *known == id)
+            {
+                let _ = machine.remove(&name).await;
             }
         }
     }

@@ -116,9 +116,7 @@ impl CgroupTree {
 
     fn ensure(&self, path: &Path, config: &CgroupConfig) -> Result<(), CgroupError> {
         match std::fs::create_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("create", path, error));
-            }
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("create", path, error)),
             _ => self.write(path, config),
         }
     }

@@ -54,6 +54,7 @@ pub struct Handle {
     pub probes: mpsc::Sender<probe::Changed>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one at a time per pod, and handed on at once")]
 enum Done {
     Sandbox(Result<PodVolumes, Failure>),
     Started(String, u32, Result<String, Failure>),

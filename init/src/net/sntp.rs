@@ -65,7 +65,7 @@ async fn query(server: &str) -> Result<i64, String> {
 
 /// Nanoseconds of an offset; none beyond a century, which no clock is off by.
 fn nanoseconds(seconds: f64) -> Option<i64> {
-    (seconds.abs() < 3.2e9).then(|| (seconds * 1e9) as i64)
+    (seconds.abs() < 3.2e9).then_some((seconds * 1e9) as i64)
 }
 
 #[cfg(test)]

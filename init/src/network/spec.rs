@@ -117,11 +117,11 @@ fn add_lease(spec: &mut Spec, dhcp: &Dhcp, lease: &Lease) {
     let mut add = |to: Ipv4Net, via: Option<IpAddr>| {
         spec.routes.insert(RouteSpec { link: link(), to: to.trunc().into(), via, metric: dhcp.route_metric });
     };
-    if lease.routes.is_empty() {
-        if let Some(router) = lease.routers.first() {
-            reach(&lease.address, *router, &mut add);
-            add(Ipv4Net::default(), Some((*router).into()));
-        }
+    if lease.routes.is_empty()
+        && let Some(router) = lease.routers.first()
+    {
+        reach(&lease.address, *router, &mut add);
+        add(Ipv4Net::default(), Some((*router).into()));
     }
     for (to, via) in &lease.routes {
         if via.is_unspecified() {

@@ -47,9 +47,7 @@ async fn take(machine: &Machine, request: &ShutdownRequest, step: &Step) -> anyh
             Ok(())
         }
         Step::KillRest => kill_rest().await,
-        Step::SaveSeed => {
-            blocking("save the random seed", step.deadline(), || crate::stage2::save_seed()).await
-        }
+        Step::SaveSeed => blocking("save the random seed", step.deadline(), crate::stage2::save_seed).await,
         Step::CloseLogs => {
             machine.logs.close().await;
             Ok(())

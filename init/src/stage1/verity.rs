@@ -44,7 +44,7 @@ impl RootSpec {
         );
         let size: u64 = size.parse().with_context(|| format!("{} is no number", paths::CMDLINE_ROOT_SIZE))?;
         ensure!(
-            size > 0 && size % u64::from(BLOCK) == 0,
+            size > 0 && size.is_multiple_of(u64::from(BLOCK)),
             "{} is no multiple of {BLOCK}",
             paths::CMDLINE_ROOT_SIZE
         );

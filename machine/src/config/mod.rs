@@ -46,6 +46,7 @@ pub use volume::Volume;
 pub const API_VERSION: &str = "pintle.dev/v1alpha1";
 
 /// One document of a machine config.
+#[expect(clippy::large_enum_variant, reason = "a config has a dozen documents, and none is kept for long")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind")]
 pub enum Document {

@@ -339,7 +339,7 @@ fn timestamp(text: &[u8]) -> io::Result<(i64, i64)> {
 }
 
 fn pairs(numbers: &[u64]) -> io::Result<Vec<(u64, u64)>> {
-    if numbers.len() % 2 != 0 || numbers.len() > 2 * MAX_EXTENTS {
+    if !numbers.len().is_multiple_of(2) || numbers.len() > 2 * MAX_EXTENTS {
         return Err(invalid("bad sparse map"));
     }
     Ok(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

@@ -48,9 +48,8 @@ pub fn main() -> ExitCode {
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
         {
         }
-        match signals.wait() {
-            Ok(Signal::SIGTERM | Signal::SIGINT) => return ExitCode::SUCCESS,
-            _ => {}
+        if let Ok(Signal::SIGTERM | Signal::SIGINT) = signals.wait() {
+            return ExitCode::SUCCESS;
         }
     }
 }

@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn the_image_fills_in_what_the_pod_leaves_out() {
         let mut config = cri::ContainerConfig::default();
-        config.envs.push(cri::KeyValue { key: "A".into(), value: "pod".into(), ..Default::default() });
+        config.envs.push(cri::KeyValue { key: "A".into(), value: "pod".into() });
         let spec = spec(&config, IMAGE, false).unwrap();
         assert_eq!(spec["process"]["args"], json!(["/entry", "serve"]));
         assert_eq!(spec["process"]["env"], json!(["PATH=/bin", "HOSTNAME=web-0", "HOME=/home/app", "A=pod"]));

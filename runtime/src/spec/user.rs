@@ -84,10 +84,10 @@ pub fn decide(
     for group in &security.supplemental_groups {
         groups.insert(number(*group)?);
     }
-    if security.supplemental_groups_policy == cri::SupplementalGroupsPolicy::Merge as i32 {
-        if let Some(name) = &entry.name {
-            groups.extend(memberships(name, group));
-        }
+    if security.supplemental_groups_policy == cri::SupplementalGroupsPolicy::Merge as i32
+        && let Some(name) = &entry.name
+    {
+        groups.extend(memberships(name, group));
     }
     user.groups = groups.into_iter().collect();
     Ok(user)
@@ -130,10 +130,10 @@ fn find_user(text: &str, passwd: &str) -> Result<Entry, Error> {
 fn find_group(text: &str, group: &str) -> Result<u32, Error> {
     for line in group.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        if let [name, _, gid, ..] = fields[..] {
-            if let (true, Some(gid)) = (name == text, parse_id(gid)) {
-                return Ok(gid);
-            }
+        if let [name, _, gid, ..] = fields[..]
+            && let (true, Some(gid)) = (name == text, parse_id(gid))
+        {
+            return Ok(gid);
         }
     }
     parse_id(text).ok_or_else(|| Error::NoGroup(text.to_owned()))

@@ -243,10 +243,10 @@ fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
     values.flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect()
 }
 
-fn negotiate(
-    headers: &HeaderMap,
-    request: &Request,
-) -> Result<(Upgrade, Response<Full<Bytes>>), Response<Full<Bytes>>> {
+type Reply = Response<Full<Bytes>>;
+
+#[expect(clippy::result_large_err, reason = "the error is the reply that goes out")]
+fn negotiate(headers: &HeaderMap, request: &Request) -> Result<(Upgrade, Reply), Reply> {
     let connection = listed(headers, &CONNECTION).iter().any(|v| v.eq_ignore_ascii_case("upgrade"));
     let upgrade = headers.get(UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let port_forward = matches!(request, Request::PortForward(_));

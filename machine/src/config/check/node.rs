@@ -129,10 +129,10 @@ pub fn static_pod(pod: &StaticPod, issues: &mut Vec<Issue>) {
     label("name", &pod.name, issues);
     if pod.pod.get("kind").and_then(|kind| kind.as_str()) != Some("Pod") {
         issues.push(issue("pod", "no Pod", "write a whole v1 Pod: apiVersion, kind: Pod, metadata and spec"));
-    } else if !pod
+    } else if pod
         .pod
         .pointer("/spec/containers")
-        .is_some_and(|list| list.as_array().is_some_and(|l| !l.is_empty()))
+        .is_none_or(|list| list.as_array().is_none_or(|l| l.is_empty()))
     {
         issues.push(issue("pod.spec.containers", "a Pod without containers", "add at least one"));
     }
