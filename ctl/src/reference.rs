@@ -97,6 +97,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_in_docs_is_current() {
+        let page = include_str!("../../docs/config.md");
+        assert_eq!(page.trim_end(), markdown().trim_end(), "run `pintle config-reference > docs/config.md`");
+    }
+
+    #[test]
     fn the_page_has_every_kind_with_its_fields() {
         let page = markdown();
         for kind in KINDS {
