@@ -166,9 +166,13 @@ fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A line of libtest: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+/// A line of libtest, `test result: ok. 3 passed; 0 failed; 1 ignored; …`, or of a test program of our own, `3 passed, 0 failed`.
 fn result_line(line: &str) -> Option<Counts> {
-    counts_of(line.strip_prefix("test result: ")?.split_once(". ")?.1)
+    match line.strip_prefix("test result: ") {
+        Some(result) => counts_of(result.split_once(". ")?.1),
+        None if line.contains(" passed, ") => counts_of(line),
+        None => None,
+    }
 }
 
 fn counts_of(text: &str) -> Option<Counts> {
@@ -197,6 +201,7 @@ mod tests {
             counts_of("4 passed, 0 failed, 1 skipped"),
             Some(Counts { passed: 4, failed: 0, skipped: 1 })
         );
+        assert_eq!(result_line("11 passed, 0 failed"), Some(Counts { passed: 11, failed: 0, skipped: 0 }));
         assert_eq!(result_line("running 3 tests"), None);
     }
 }
