@@ -203,7 +203,7 @@ fn default_policy(name: &str) -> &'static str {
     if name.ends_with(":latest") { "Always" } else { "IfNotPresent" }
 }
 
-/// The registry part of a name; Docker's rules for names without one.
+/// The registry part of a name.
 fn registry_of(name: &str) -> &str {
     match name.split_once('/') {
         Some((host, _)) if host.contains('.') || host.contains(':') || host == "localhost" => host,
@@ -211,7 +211,7 @@ fn registry_of(name: &str) -> &str {
     }
 }
 
-/// The registry that Docker config files know names without a registry under.
+/// Stands for the registry of a name without one (RFC 6761: no host has it): such images are known on the node alone, and no pull secret fits.
 const DEFAULT_REGISTRY: &str = "unnamed.invalid";
 
 async fn credentials(ctx: &Context, pod: &Pod, image: &str) -> Vec<AuthConfig> {
