@@ -1,17 +1,24 @@
 //! Virtual machines for `cargo xtask up` and for the QEMU cases: a builder for the command line, QMP, the serial console, disks and
-//! networks that need no root.
+//! networks that need no root; and whole clusters of such machines.
 pub mod accel;
 pub mod boot;
+pub mod cluster;
+pub mod command;
 pub mod console;
 pub mod image;
+pub mod kubectl;
 pub mod network;
 pub mod process;
+pub mod progress;
 pub mod qmp;
 pub mod spec;
 pub mod vm;
 
 pub use accel::Accel;
 pub use boot::Boot;
+pub use cluster::Cluster;
 pub use image::Image;
+pub use kubectl::Kubectl;
+pub use progress::{Look, Progress};
 pub use spec::Spec;
 pub use vm::Vm;

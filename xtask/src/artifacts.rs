@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::Image;
+use qemu_tests::command::command_output;
 use sha2::{Digest, Sha256};
 
 use crate::host;
@@ -174,17 +175,6 @@ fn debian_versions() -> Result<String> {
         "ca-certificates",
     ]))?;
     Ok(text.lines().filter(|line| line.contains("Candidate:")).collect())
-}
-
-/// Runs a command and returns its output.
-///
-/// # Errors
-/// When it fails, with its last words.
-pub fn command_output(command: &mut Command) -> Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let done = command.output().with_context(|| format!("run {name}; is it installed?"))?;
-    ensure!(done.status.success(), "{name} failed: {}", String::from_utf8_lossy(&done.stderr).trim());
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
 fn file_digests(folder: &Path) -> Result<Vec<String>> {

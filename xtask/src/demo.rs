@@ -4,9 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-
-use crate::kubectl::Kubectl;
-use crate::progress::{Look, Progress};
+use qemu_tests::{Kubectl, Look, Progress};
 
 const MANIFEST: &str = include_str!("demo.yaml");
 const SERVICE_PROXY: &str = "/api/v1/namespaces/default/services/demo:http/proxy/";

@@ -2,8 +2,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use qemu_tests::cluster::State;
 
-use crate::state::{self, State};
+use crate::up::folder;
 
 /// How long pods and file systems get to stop.
 const ORDERLY: Duration = Duration::from_secs(90);
@@ -13,7 +14,7 @@ const ORDERLY: Duration = Duration::from_secs(90);
 /// # Errors
 /// When a machine does not end.
 pub fn down(now: bool) -> Result<()> {
-    let Some(state) = State::load()? else {
+    let Some(state) = State::load(&folder())? else {
         println!("no cluster");
         return Ok(());
     };
@@ -41,7 +42,7 @@ pub fn down(now: bool) -> Result<()> {
 /// # Errors
 /// When a machine does not end or a file cannot be removed.
 pub fn remove() -> Result<()> {
-    let Some(state) = State::load()? else { return Ok(()) };
+    let Some(state) = State::load(&folder())? else { return Ok(()) };
     for vm in &state.nodes {
         vm.power_cut()?;
         std::fs::remove_dir_all(&vm.folder).with_context(|| format!("remove {}", vm.folder.display()))?;
@@ -49,7 +50,7 @@ pub fn remove() -> Result<()> {
     for name in
         ["state.json", "secrets.yaml", "control-plane.yaml", "worker.yaml", "pintleconfig", "kubeconfig"]
     {
-        let path = state::folder().join(name);
+        let path = folder().join(name);
         if path.exists() {
             std::fs::remove_file(path)?;
         }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::artifacts::{cargo, command_output};
+use qemu_tests::command::command_output;
+
+use crate::artifacts::cargo;
 
 /// Who may import whom; a crate that is not named here may import nothing of ours.
 const ALLOWED: &[(&str, &[&str])] = &[

@@ -1,17 +1,13 @@
 //! `cargo xtask`: everything a developer does with Pintle.
 mod artifacts;
 mod boot;
-mod cluster;
 mod demo;
 mod down;
 mod host;
 mod image;
 mod imports;
-mod kubectl;
 mod node;
-mod progress;
 mod proto;
-mod state;
 mod test;
 mod up;
 

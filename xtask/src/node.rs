@@ -5,16 +5,15 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::state::State;
-use crate::{artifacts, up};
+use crate::up;
 
 /// Shows a node's console and follows it.
 ///
 /// # Errors
 /// When there is no such node.
 pub fn console(name: &str, follow: bool) -> Result<()> {
-    let state = State::running()?;
-    let vm = state.node(name)?;
+    let cluster = up::running()?;
+    let vm = cluster.node(name)?;
     let mut out = std::io::stdout();
     let shown = vm.console().follow(&mut out, || !follow || !vm.runs());
     if out.is_terminal() {
@@ -28,11 +27,10 @@ pub fn console(name: &str, follow: bool) -> Result<()> {
 /// # Errors
 /// When there is no such node.
 pub fn logs(name: &str, service: Option<&str>, follow: bool) -> Result<()> {
-    let state = State::running()?;
-    let vm = state.node(name)?;
+    let cluster = up::running()?;
+    let vm = cluster.node(name)?;
     if let Some(service) = service {
-        let pintle = artifacts::host_program("ctl", "pintle")?;
-        let mut command = up::pintle_for(&pintle, vm)?;
+        let mut command = cluster.pintle(vm)?;
         command.args(["logs", service]);
         if follow {
             command.arg("--follow");
@@ -59,11 +57,10 @@ pub fn logs(name: &str, service: Option<&str>, follow: bool) -> Result<()> {
 /// # Errors
 /// When a node refuses one.
 pub fn load(archives: &[PathBuf]) -> Result<()> {
-    let state = State::running()?;
-    let pintle = artifacts::host_program("ctl", "pintle")?;
-    for vm in &state.nodes {
+    let cluster = up::running()?;
+    for vm in &cluster.state.nodes {
         for archive in archives {
-            let done = up::pintle_for(&pintle, vm)?.args(["image", "import"]).arg(archive).status()?;
+            let done = cluster.pintle(vm)?.args(["image", "import"]).arg(archive).status()?;
             ensure!(done.success(), "{} did not take {}", vm.name, archive.display());
             println!("{}: {}", vm.name, archive.display());
         }
@@ -76,9 +73,8 @@ pub fn load(archives: &[PathBuf]) -> Result<()> {
 /// # Errors
 /// When it fails.
 pub fn pintle(name: &str, arguments: &[String]) -> Result<()> {
-    let state = State::running()?;
-    let pintle = artifacts::host_program("ctl", "pintle")?;
-    let mut command: Command = up::pintle_for(&pintle, state.node(name)?)?;
+    let cluster = up::running()?;
+    let mut command: Command = cluster.pintle(cluster.node(name)?)?;
     ensure!(command.args(arguments).status()?.success(), "pintle {} failed", arguments.join(" "));
     Ok(())
 }

@@ -5,10 +5,10 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::artifacts::command_output;
+use crate::command::command_output;
 
 /// kubectl with its kubeconfig.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Kubectl {
     pub binary: PathBuf,
     pub kubeconfig: PathBuf,

@@ -1,4 +1,4 @@
-//! The machine configs of `up`'s nodes: `pintle gen`, and what a node of this network needs on top.
+//! The machine configs of a cluster's nodes: `pintle gen`, and what a node of this network needs on top.
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
@@ -6,10 +6,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
 use machine::config::{Address, Dhcp, Document, LinkMatch, MachineConfig, parse, to_yaml};
-use qemu_tests::network::{lan_address, lan_mac, user_mac};
 
-use crate::artifacts::command_output;
-use crate::state;
+use crate::command::command_output;
+use crate::network::{lan_address, lan_mac, user_mac};
 
 /// Prefix of node names.
 pub const NAME: &str = "pintle";
@@ -18,13 +17,12 @@ pub const ENDPOINT: &str = "https://10.5.0.10:6443";
 /// Metric of the user-mode network's route.
 const ROUTE_METRIC: u32 = 1024;
 
-/// Secrets and configs of a new cluster, in `target/up`; what is there is kept.
+/// Secrets and configs of a new cluster, in the cluster's folder; secrets that are there are kept.
 ///
 /// # Errors
 /// When `pintle gen` fails.
-pub fn generate(pintle: &Path, single: bool) -> Result<()> {
-    let folder = state::folder();
-    std::fs::create_dir_all(&folder)?;
+pub fn generate(pintle: &Path, folder: &Path, single: bool) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
     let secrets = folder.join("secrets.yaml");
     if !secrets.exists() {
         command_output(Command::new(pintle).args(["gen", "secrets", "--output"]).arg(&secrets))?;
@@ -33,7 +31,7 @@ pub fn generate(pintle: &Path, single: bool) -> Result<()> {
     command
         .args(["gen", "config", NAME, ENDPOINT, "--force", "--san", "127.0.0.1", "--secrets"])
         .arg(&secrets);
-    command.arg("--output").arg(&folder);
+    command.arg("--output").arg(folder);
     if single {
         command.arg("--schedule-on-control-plane");
     }
@@ -44,9 +42,9 @@ pub fn generate(pintle: &Path, single: bool) -> Result<()> {
 ///
 /// # Errors
 /// When the generated config is not valid.
-pub fn node_config(number: u8, control_plane: bool) -> Result<String> {
+pub fn node_config(folder: &Path, number: u8, control_plane: bool) -> Result<String> {
     let name = if control_plane { "control-plane.yaml" } else { "worker.yaml" };
-    let path = state::folder().join(name);
+    let path = folder.join(name);
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     match parse(name, &text) {
         Ok(config) => render(config, number),

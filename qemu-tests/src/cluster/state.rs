@@ -1,11 +1,10 @@
-//! What `up` leaves behind, and what the other commands read: `target/up/state.json`.
-use std::path::PathBuf;
+//! What a started cluster leaves behind for later commands: `state.json` in its folder.
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use qemu_tests::Vm;
 use serde::{Deserialize, Serialize};
 
-use crate::host;
+use crate::Vm;
 
 /// A cluster that was started.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -18,31 +17,13 @@ pub struct State {
     pub nodes: Vec<Vm>,
 }
 
-/// `target/up`.
-#[must_use]
-pub fn folder() -> PathBuf {
-    host::target().join("up")
-}
-
-/// The administrator's kubeconfig.
-#[must_use]
-pub fn kubeconfig() -> PathBuf {
-    folder().join("kubeconfig")
-}
-
-/// The machine API's client config.
-#[must_use]
-pub fn pintleconfig() -> PathBuf {
-    folder().join("pintleconfig")
-}
-
 impl State {
     /// The last cluster, if there is one.
     ///
     /// # Errors
     /// When the file is damaged.
-    pub fn load() -> Result<Option<Self>> {
-        let path = folder().join("state.json");
+    pub fn load(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join("state.json");
         match std::fs::read(&path) {
             Ok(text) => {
                 Ok(Some(serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?))
@@ -52,21 +33,12 @@ impl State {
         }
     }
 
-    /// The running cluster.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn running() -> Result<Self> {
-        Self::load()?.context("no cluster; start one with `cargo xtask up`")
-    }
-
     /// Replaces the file.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self) -> Result<()> {
-        let folder = folder();
-        std::fs::create_dir_all(&folder)?;
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
         let part = folder.join("state.json.part");
         std::fs::write(&part, serde_json::to_vec_pretty(self)?)
             .with_context(|| format!("write {}", part.display()))?;

@@ -27,7 +27,7 @@ pub struct Progress {
 impl Progress {
     /// Starts the clock.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         Self { start: Instant::now(), terminal: std::io::stdout().is_terminal() }
     }
 

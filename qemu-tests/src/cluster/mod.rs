@@ -1,0 +1,151 @@
+//! A cluster of machines: a folder with its secrets, configs, disks, consoles and kubeconfig.
+mod config;
+mod state;
+mod wait;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+pub use config::{ENDPOINT, NAME};
+pub use state::State;
+
+use crate::network::{Forward, free_tcp_port, free_udp_port};
+use crate::{Accel, Boot, Image, Kubectl, Spec, Vm};
+
+/// Port of the API server on a control-plane node.
+pub const API_SERVER_PORT: u16 = 6443;
+
+/// Programs of the host that speak to a cluster.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The machine API's client.
+    pub pintle: PathBuf,
+    pub kubectl: PathBuf,
+}
+
+/// What a cluster consists of.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Machines in all.
+    pub nodes: u8,
+    /// How many of them run the control plane; the first ones.
+    pub control_planes: u8,
+    /// Memory of a control-plane machine in MiB; a worker gets half.
+    pub memory: u32,
+    /// Processors of a machine.
+    pub processors: u32,
+    pub accel: Accel,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { nodes: 1, control_planes: 1, memory: 3072, processors: 2, accel: Accel::detect() }
+    }
+}
+
+/// A cluster that was started.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    pub folder: PathBuf,
+    pub state: State,
+    pub programs: Programs,
+}
+
+impl Cluster {
+    /// Makes secrets and configs (secrets that are in `folder` are kept, as are disks) and starts the machines.
+    ///
+    /// # Errors
+    /// When `pintle gen` or QEMU fails.
+    pub fn start(folder: &Path, layout: &Layout, image: &Path, programs: Programs) -> Result<Self> {
+        config::generate(&programs.pintle, folder, layout.nodes == 1)?;
+        let state = State { image: image.into(), lan: free_udp_port()?, nodes: Vec::new() };
+        let mut cluster = Self { folder: folder.into(), state, programs };
+        for number in 1..=layout.nodes {
+            let spec = cluster.spec(layout, number)?;
+            let vm = Vm::start(&spec, &folder.join(&spec.name))?;
+            cluster.state.nodes.push(vm);
+            // At once: a start that stops here leaves machines that must be found later.
+            cluster.state.save(folder)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The cluster that was last started in `folder`, if there is one.
+    ///
+    /// # Errors
+    /// When its state file is damaged.
+    pub fn load(folder: &Path, programs: Programs) -> Result<Option<Self>> {
+        Ok(State::load(folder)?.map(|state| Self { folder: folder.into(), state, programs }))
+    }
+
+    /// Starts a machine again on its disks, with the ports it had.
+    ///
+    /// # Errors
+    /// When there is no such node or QEMU does not start.
+    pub fn start_again(&mut self, layout: &Layout, number: u8) -> Result<()> {
+        let mut spec = self.spec(layout, number)?;
+        let place = self.state.nodes.iter_mut().find(|vm| vm.number == number);
+        let place = place.with_context(|| format!("no node {number}"))?;
+        spec.forwards.clone_from(&place.forwards);
+        *place = Vm::start(&spec, &self.folder.join(&spec.name))?;
+        self.state.save(&self.folder)
+    }
+
+    fn spec(&self, layout: &Layout, number: u8) -> Result<Spec> {
+        let control_plane = number <= layout.control_planes;
+        let image = Image::open(&self.state.image)?;
+        let mut spec = Spec::new(&format!("{NAME}-{number}"), Boot::Kernel(image));
+        spec.number = number;
+        spec.accel = layout.accel;
+        spec.memory = if control_plane { layout.memory } else { layout.memory / 2 };
+        spec.processors = layout.processors;
+        spec.config = Some(config::node_config(&self.folder, number, control_plane)?);
+        spec.lan = Some(self.state.lan);
+        spec.forwards.push(Forward { host: free_tcp_port()?, guest: machine::paths::API_PORT });
+        if control_plane {
+            spec.forwards.push(Forward { host: free_tcp_port()?, guest: API_SERVER_PORT });
+        }
+        Ok(spec)
+    }
+
+    /// The administrator's kubeconfig; it is there once the machine API answered.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+
+    /// kubectl for this cluster.
+    #[must_use]
+    pub fn kubectl(&self) -> Kubectl {
+        Kubectl { binary: self.programs.kubectl.clone(), kubeconfig: self.kubeconfig() }
+    }
+
+    /// A node by name or number.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn node(&self, name: &str) -> Result<&Vm> {
+        self.state.node(name)
+    }
+
+    /// `pintle`, told which machine to ask.
+    ///
+    /// # Errors
+    /// When the machine's API is not forwarded.
+    pub fn pintle(&self, vm: &Vm) -> Result<Command> {
+        let mut command = Command::new(&self.programs.pintle);
+        command.arg("--config").arg(self.folder.join("pintleconfig"));
+        command.arg("--nodes").arg(format!("127.0.0.1:{}", vm.port(machine::paths::API_PORT)?));
+        Ok(command)
+    }
+
+    /// Cuts the power of every machine; disks, logs and secrets stay.
+    ///
+    /// # Errors
+    /// When one cannot be killed.
+    pub fn power_cut(&self) -> Result<()> {
+        self.state.nodes.iter().try_for_each(Vm::power_cut)
+    }
+}
