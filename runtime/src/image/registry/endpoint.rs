@@ -2,10 +2,10 @@
 use std::sync::{Arc, OnceLock};
 
 use machine::config::Registry;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use machine::pki::AnyCertificate;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::PullError;
 use crate::image::ShortNames;
@@ -103,7 +103,8 @@ impl Registries {
     /// When the configured CA is no PEM.
     pub fn tls(&self, endpoint: &Endpoint, authority: &str) -> Result<Arc<ClientConfig>, PullError> {
         if endpoint.insecure && authority == endpoint.authority {
-            let config = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate));
+            let config =
+                builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::default()));
             return Ok(Arc::new(config.with_no_client_auth()));
         }
         if endpoint.ca.is_none()
@@ -141,43 +142,4 @@ fn is_loopback(host: &str) -> bool {
         .and_then(|h| h.split(']').next())
         .unwrap_or_else(|| host.split(':').next().unwrap_or(host));
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
-}
-
-/// `insecureSkipVerify`.
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
