@@ -64,6 +64,8 @@ pub enum Node {
     Get(Get),
     /// Services of each machine.
     Services(Format),
+    /// Memory and processor time of each machine's services.
+    Processes(Format),
     /// A service's log.
     Logs {
         service: String,
@@ -150,7 +152,7 @@ async fn on_nodes(target: &Target, command: &Node) -> Result<()> {
         bail!("no machine is named; use --nodes HOST, or put endpoints into {}", target.config.display());
     }
     let output = match command {
-        Node::Version(format) | Node::Services(format) => format.output,
+        Node::Version(format) | Node::Services(format) | Node::Processes(format) => format.output,
         _ => Output::Table,
     };
     let mut rows = Rows { output, headings: &[], rows: Vec::new(), json: Vec::new() };
@@ -216,6 +218,7 @@ async fn one(client: &mut Client, node: &str, command: &Node, rows: &mut Rows) -
             );
         }
         Node::Services(_) => services(client, node, rows).await?,
+        Node::Processes(_) => processes(client, node, rows).await?,
         Node::Apply { file, dry_run, mode } => apply(client, node, file, *dry_run, *mode).await?,
         Node::Get(Get::Config { with_secrets }) => {
             let request = api::GetConfigRequest { with_secrets: *with_secrets };
@@ -276,6 +279,35 @@ async fn services(client: &mut Client, node: &str, rows: &mut Rows) -> Result<()
             &["service", "state", "pid", "restarts", "reason"],
             &[s.name, s.state, s.pid.to_string(), s.restarts.to_string(), s.reason],
         );
+    }
+    Ok(())
+}
+
+/// The table is for people; JSON has bytes and each service's whole processor time.
+async fn processes(client: &mut Client, node: &str, rows: &mut Rows) -> Result<()> {
+    let list = client.processes(api::ProcessesRequest {}).await.map_err(explain)?.into_inner();
+    rows.headings = &["NODE", "SERVICE", "PID", "COMMAND", "PSS", "RSS", "CPU", "THREADS"];
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    for service in list.services {
+        for p in &service.processes {
+            let cells = [
+                node.to_owned(),
+                service.service.clone(),
+                p.pid.to_string(),
+                p.command.clone(),
+                mib(p.pss_bytes),
+                mib(p.rss_bytes),
+                format!("{:.2} s", p.cpu_seconds),
+                p.threads.to_string(),
+            ];
+            rows.rows.push(cells.to_vec());
+        }
+        let processes = service.processes.iter().map(|p| {
+            json!({"pid": p.pid, "command": p.command, "pssBytes": p.pss_bytes, "rssBytes": p.rss_bytes,
+                "cpuSeconds": p.cpu_seconds, "threads": p.threads})
+        });
+        rows.json.push(json!({"node": node, "service": service.service, "cpuSeconds": service.cpu_seconds,
+            "processes": processes.collect::<Vec<_>>()}));
     }
     Ok(())
 }

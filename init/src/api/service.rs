@@ -107,6 +107,20 @@ impl Machine for MachineApi {
         }
     }
 
+    async fn processes(
+        &self,
+        request: Request<api::ProcessesRequest>,
+    ) -> Result<Response<api::ProcessesResponse>, Status> {
+        let actor = authorize(&request, "Processes", Role::Reader, "")?;
+        match call(&actor, Call::ListProcesses(Empty {})).await?.0 {
+            Answer::Processes(list) => {
+                let services = list.services.into_iter().map(service_processes).collect();
+                Ok(Response::new(api::ProcessesResponse { services }))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn service_action(
         &self,
         request: Request<api::ServiceActionRequest>,
@@ -306,6 +320,18 @@ fn service(s: socket::Service) -> api::Service {
         restarts: s.restarts,
         since_unix_ms: s.since_unix_ms,
     }
+}
+
+fn service_processes(s: socket::ServiceProcesses) -> api::ServiceProcesses {
+    let processes = s.processes.into_iter().map(|p| api::Process {
+        pid: p.pid,
+        command: p.command,
+        pss_bytes: p.pss_bytes,
+        rss_bytes: p.rss_bytes,
+        cpu_seconds: p.cpu_seconds,
+        threads: p.threads,
+    });
+    api::ServiceProcesses { service: s.service, cpu_seconds: s.cpu_seconds, processes: processes.collect() }
 }
 
 fn condition(c: socket::Condition) -> api::Condition {

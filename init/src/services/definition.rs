@@ -71,6 +71,11 @@ pub const SERVICES: [Definition; 5] = [
 /// The services' names.
 pub const NAMES: [&str; 5] = ["net", "api", "runtime", "agent", "control-plane"];
 
+/// Name and cgroup of init and of each service.
+pub fn cgroups() -> impl Iterator<Item = (&'static str, &'static str)> {
+    std::iter::once(("init", "init")).chain(SERVICES.iter().map(|service| (service.name, service.cgroup)))
+}
+
 /// What services wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Facts {

@@ -4,7 +4,7 @@ mod logs;
 mod state;
 mod supervisor;
 
-pub use definition::{NAMES, SERVICES};
+pub use definition::{NAMES, SERVICES, cgroups};
 pub use logs::{LogSink, log_path};
 pub use supervisor::{Supervisor, SupervisorHandle};
 

@@ -35,6 +35,7 @@ impl Caller {
                 call,
                 Call::Ready(_)
                     | Call::ListServices(_)
+                    | Call::ListProcesses(_)
                     | Call::ServiceAction(_)
                     | Call::OpenLog(_)
                     | Call::OpenKmsg(_)

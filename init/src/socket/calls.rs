@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use machine::paths;
 use machine::socket::{
-    self, Config, Empty, FdNames, HealthReport, ServiceList, Version, error::Code, reply, request::Call,
+    self, Config, Empty, FdNames, HealthReport, ProcessList, ServiceList, Version, error::Code, reply,
+    request::Call,
 };
 
 use super::{Caller, Outcome, error};
 use crate::node::{Machine, ShutdownRequest};
 use crate::services::{NAMES, log_path};
-use crate::{cmdline, config, modules, task};
+use crate::{cmdline, config, modules, processes, task};
 
 /// Answers one call that does not stream.
 pub async fn answer(
@@ -35,6 +36,7 @@ pub async fn answer(
         Call::ListServices(_) => {
             only(reply::Result::Services(ServiceList { services: machine.supervisor.services() }))
         }
+        Call::ListProcesses(_) => list_processes().await,
         Call::ServiceAction(request) => service_action(machine, caller, actor, &request).await,
         Call::OpenLog(service) => open_log(&service.name).await,
         Call::OpenKmsg(_) => open_kmsg(),
@@ -107,6 +109,15 @@ async fn service_action(
     }
     let message = format!("there is no service {:?}; services are {}", request.name, NAMES.join(", "));
     Err(error(Code::NotFound, &message))
+}
+
+/// Reading a process's memory map waits for whoever changes it.
+async fn list_processes() -> Outcome {
+    let deadline = Duration::from_secs(20);
+    match task::blocking("read what processes consume", deadline, || Ok(processes::list())).await {
+        Ok(services) => only(reply::Result::Processes(ProcessList { services })),
+        Err(why) => Err(error(Code::Timeout, &format!("{why:#}"))),
+    }
 }
 
 async fn open_log(name: &str) -> Outcome {

@@ -144,6 +144,43 @@ pub struct ServicesResponse {
     pub services: ::prost::alloc::vec::Vec<Service>,
 }
 #[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessesRequest {}
+/// What one service consumes. cpu_seconds: of its whole cgroup, processes that have ended too.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServiceProcesses {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(double, tag = "2")]
+    pub cpu_seconds: f64,
+    #[prost(message, repeated, tag = "3")]
+    pub processes: ::prost::alloc::vec::Vec<Process>,
+}
+/// pss_bytes: its share of the memory it has mapped, where memory that n processes share counts an n-th; rss_bytes: all of it.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Process {
+    #[prost(int32, tag = "1")]
+    pub pid: i32,
+    #[prost(string, tag = "2")]
+    pub command: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub pss_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub rss_bytes: u64,
+    #[prost(double, tag = "5")]
+    pub cpu_seconds: f64,
+    #[prost(uint32, tag = "6")]
+    pub threads: u32,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProcessesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub services: ::prost::alloc::vec::Vec<ServiceProcesses>,
+}
+#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceActionRequest {
     #[prost(string, tag = "1")]
@@ -478,6 +515,30 @@ pub mod machine_client {
                 .insert(GrpcMethod::new("pintle.machine.v1.Machine", "Services"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn processes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProcessesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProcessesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/pintle.machine.v1.Machine/Processes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pintle.machine.v1.Machine", "Processes"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn service_action(
             &mut self,
             request: impl tonic::IntoRequest<super::ServiceActionRequest>,
@@ -723,6 +784,13 @@ pub mod machine_server {
             request: tonic::Request<super::ServicesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ServicesResponse>,
+            tonic::Status,
+        >;
+        async fn processes(
+            &self,
+            request: tonic::Request<super::ProcessesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProcessesResponse>,
             tonic::Status,
         >;
         async fn service_action(
@@ -1024,6 +1092,49 @@ pub mod machine_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ServicesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/pintle.machine.v1.Machine/Processes" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProcessesSvc<T: Machine>(pub Arc<T>);
+                    impl<T: Machine> tonic::server::UnaryService<super::ProcessesRequest>
+                    for ProcessesSvc<T> {
+                        type Response = super::ProcessesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ProcessesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Machine>::processes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProcessesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -9,7 +9,7 @@ pub struct Request {
     pub actor: ::prost::alloc::string::String,
     #[prost(
         oneof = "request::Call",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31, 32, 33, 34, 35"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35"
     )]
     pub call: ::core::option::Option<request::Call>,
 }
@@ -58,6 +58,9 @@ pub mod request {
         /// end the stream with this id
         #[prost(message, tag = "25")]
         Cancel(super::Cancel),
+        /// of init and of the services
+        #[prost(message, tag = "26")]
+        ListProcesses(super::Empty),
         /// streams Exit: unacknowledged ones first, then as they happen
         #[prost(message, tag = "30")]
         WatchExits(super::Empty),
@@ -85,7 +88,7 @@ pub struct Reply {
     pub more: bool,
     #[prost(
         oneof = "reply::Result",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
     )]
     pub result: ::core::option::Option<reply::Result>,
 }
@@ -116,6 +119,8 @@ pub mod reply {
         Exit(super::Exit),
         #[prost(message, tag = "20")]
         FdNames(super::FdNames),
+        #[prost(message, tag = "21")]
+        Processes(super::ProcessList),
     }
 }
 #[allow(clippy::all)]
@@ -267,6 +272,41 @@ pub struct Service {
 pub struct ServiceList {
     #[prost(message, repeated, tag = "1")]
     pub services: ::prost::alloc::vec::Vec<Service>,
+}
+/// What a service consumes. `init` is among them.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServiceProcesses {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// of its whole cgroup since boot, processes that have ended too
+    #[prost(double, tag = "2")]
+    pub cpu_seconds: f64,
+    #[prost(message, repeated, tag = "3")]
+    pub processes: ::prost::alloc::vec::Vec<Process>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Process {
+    #[prost(int32, tag = "1")]
+    pub pid: i32,
+    #[prost(string, tag = "2")]
+    pub command: ::prost::alloc::string::String,
+    /// memory shared by n processes counts an n-th
+    #[prost(uint64, tag = "3")]
+    pub pss_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub rss_bytes: u64,
+    #[prost(double, tag = "5")]
+    pub cpu_seconds: f64,
+    #[prost(uint32, tag = "6")]
+    pub threads: u32,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProcessList {
+    #[prost(message, repeated, tag = "1")]
+    pub services: ::prost::alloc::vec::Vec<ServiceProcesses>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
