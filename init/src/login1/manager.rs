@@ -113,6 +113,14 @@ impl Manager {
         emitter: &zbus::object_server::SignalEmitter<'_>,
         start: bool,
     ) -> zbus::Result<()>;
+
+    /// The same with `type`: "reboot" or "power-off". It comes first, as systemd's does.
+    #[zbus(signal)]
+    async fn prepare_for_shutdown_with_metadata(
+        emitter: &zbus::object_server::SignalEmitter<'_>,
+        start: bool,
+        metadata: std::collections::HashMap<&str, zbus::Variant<'_>>,
+    ) -> zbus::Result<()>;
 }
 
 /// Whatever is written into an inhibitor's descriptor is dropped; its end counts.

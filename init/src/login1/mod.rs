@@ -172,12 +172,12 @@ impl Login1 {
         lock(&self.0.inhibitors).list()
     }
 
-    /// Tells all clients that the machine goes down (`PrepareForShutdown(true)`), and waits until every delay inhibitor of "shutdown" is
-    /// released, for `max` at most.
-    pub async fn prepare_for_shutdown(&self, max: Duration) -> Released {
+    /// Tells all clients that the machine goes down and how (`PrepareForShutdownWithMetadata`, `PrepareForShutdown(true)`), and waits until
+    /// every delay inhibitor of "shutdown" is released, for `max` at most.
+    pub async fn prepare_for_shutdown(&self, power: PowerRequest, max: Duration) -> Released {
         self.0.preparing.send_replace(true);
         let mut changes = self.0.changes.subscribe();
-        self.announce(true).await;
+        self.announce(true, power).await;
         let deadline = Instant::now() + max;
         loop {
             let blockers = lock(&self.0.inhibitors).delaying("shutdown");
@@ -193,17 +193,22 @@ impl Login1 {
     /// Tells all clients that the machine stays up after all (`PrepareForShutdown(false)`).
     pub async fn shutdown_cancelled(&self) {
         self.0.preparing.send_replace(false);
-        self.announce(false).await;
+        self.announce(false, PowerRequest::Reboot).await;
     }
 
-    async fn announce(&self, start: bool) {
+    async fn announce(&self, start: bool, power: PowerRequest) {
+        let kind = match power {
+            PowerRequest::Reboot => "reboot",
+            PowerRequest::PowerOff => "power-off",
+        };
+        let metadata = BTreeMap::from([("type", zbus::Variant::from(kind))]);
         let clients: Vec<_> = lock(&self.0.clients).values().cloned().collect();
         for client in clients {
             let sent = async {
-                let signal = Message::signal(LOGIN1_PATH, MANAGER, "PrepareForShutdown")
-                    .sender(UNIQUE_NAME)
-                    .build(&start)?;
-                client.send(&signal).await
+                let signal = |name| Message::signal(LOGIN1_PATH, MANAGER, name).sender(UNIQUE_NAME);
+                let detailed = signal("PrepareForShutdownWithMetadata").build(&(start, &metadata))?;
+                client.send(&detailed).await?;
+                client.send(&signal("PrepareForShutdown").build(&start)?).await
             };
             // A client that does not read must not hold up a shutdown.
             match tokio::time::timeout(Duration::from_secs(1), sent).await {

@@ -43,7 +43,9 @@ async fn a_kubelets_shutdown() {
     assert_eq!(login1.inhibitors().len(), 1);
 
     let shutting = login1.clone();
-    let down = tokio::spawn(async move { shutting.prepare_for_shutdown(Duration::from_secs(60)).await });
+    let down = tokio::spawn(async move {
+        shutting.prepare_for_shutdown(PowerRequest::Reboot, Duration::from_secs(60)).await
+    });
     let signal = tokio::time::timeout(Duration::from_secs(10), futures::StreamExt::next(&mut signals))
         .await
         .unwrap()
@@ -63,7 +65,7 @@ async fn who_does_not_let_go_is_named() {
     let _delay: OwnedFd =
         manager.call("Inhibit", &("shutdown:sleep", "slow", "busy", "delay")).await.unwrap();
     let _block: OwnedFd = manager.call("Inhibit", &("shutdown", "stubborn", "no", "block")).await.unwrap();
-    let released = login1.prepare_for_shutdown(Duration::from_millis(50)).await;
+    let released = login1.prepare_for_shutdown(PowerRequest::Reboot, Duration::from_millis(50)).await;
     assert_eq!(released.blockers, ["slow (busy)"]);
     let error = manager.call::<_, _, OwnedFd>("Inhibit", &("lunch", "a", "b", "delay")).await.unwrap_err();
     assert!(error.to_string().contains("lunch"), "{error}");
@@ -77,10 +79,13 @@ async fn an_inhibitor_ends_with_the_process_that_held_it() {
         manager(&connection).await.call("Inhibit", &("shutdown", "a", "b", "delay")).await.unwrap();
     let copy = std::os::fd::AsFd::as_fd(&held).try_clone_to_owned().unwrap();
     drop(held);
-    let released = login1.prepare_for_shutdown(Duration::from_millis(50)).await;
+    let released = login1.prepare_for_shutdown(PowerRequest::Reboot, Duration::from_millis(50)).await;
     assert_eq!(released.blockers.len(), 1, "a copy still holds it");
     drop(copy);
-    assert_eq!(login1.prepare_for_shutdown(Duration::from_secs(10)).await.blockers.len(), 0);
+    assert_eq!(
+        login1.prepare_for_shutdown(PowerRequest::Reboot, Duration::from_secs(10)).await.blockers.len(),
+        0
+    );
 }
 
 #[tokio::test]

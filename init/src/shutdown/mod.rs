@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::login1::PowerRequest;
 use crate::node::{Machine, ShutdownRequest};
 use crate::services::SERVICES;
 use crate::task::blocking;
@@ -76,7 +77,8 @@ async fn stop_pods(machine: &Machine, request: &ShutdownRequest, grace: Duration
     if request.force {
         return Ok(());
     }
-    let released = machine.login1.prepare_for_shutdown(grace).await;
+    let power = if request.reboot { PowerRequest::Reboot } else { PowerRequest::PowerOff };
+    let released = machine.login1.prepare_for_shutdown(power, grace).await;
     anyhow::ensure!(released.blockers.is_empty(), "still delayed by {}", released.blockers.join(", "));
     Ok(())
 }
