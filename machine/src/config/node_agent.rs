@@ -35,6 +35,18 @@ pub struct NodeAgent {
     /// The part of it that is kept for critical pods.
     pub shutdown_grace_period_critical_pods_seconds: u32,
     pub serialize_image_pulls: bool,
+    /// Percent of the images' file system in use from which on unused images are removed.
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u8,
+    /// Percent in use at which that is enough.
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u8,
+    /// Seconds for which an image stays after it was first seen.
+    #[serde(rename = "imageMinimumGCAgeSeconds")]
+    pub image_minimum_gc_age_seconds: u32,
+    /// Seconds after which an unused image is removed however much space there is; 0: never.
+    #[serde(rename = "imageMaximumGCAgeSeconds")]
+    pub image_maximum_gc_age_seconds: u32,
     /// Kubernetes feature gates of the kubelet that Pintle knows.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub feature_gates: BTreeMap<String, bool>,
@@ -63,6 +75,10 @@ impl Default for NodeAgent {
             shutdown_grace_period_seconds: 60,
             shutdown_grace_period_critical_pods_seconds: 20,
             serialize_image_pulls: false,
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age_seconds: 120,
+            image_maximum_gc_age_seconds: 0,
             feature_gates: BTreeMap::new(),
         }
     }

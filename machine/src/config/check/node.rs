@@ -96,6 +96,14 @@ pub fn node_agent(agent: &NodeAgent, issues: &mut Vec<Issue>) {
             "make it shorter, or the whole period longer",
         ));
     }
+    let percents = [agent.image_gc_low_threshold_percent, agent.image_gc_high_threshold_percent];
+    if percents[0] > percents[1] || percents[1] > 100 {
+        issues.push(issue(
+            "imageGCLowThresholdPercent",
+            "not between 0 and imageGCHighThresholdPercent, itself at most 100",
+            "the defaults are 80 and 85",
+        ));
+    }
     for signal in agent.eviction_hard.keys().filter(|signal| !SIGNALS.contains(&signal.as_str())) {
         issues.push(issue(
             format!("evictionHard.{signal}"),
