@@ -11,6 +11,8 @@ use crate::pod::spec::{self, spec};
 pub struct Rejection {
     pub reason: &'static str,
     pub message: String,
+    /// For lack of resources alone, which other pods might give.
+    pub shortage: bool,
 }
 
 /// Whether a pod counts against the node's resources and ports.
@@ -26,7 +28,26 @@ pub fn admit(pod: &Pod, active: &[&Pod], node: Option<&Node>, allocatable: &Amou
         .or_else(|| sysctls(pod))
         .or_else(|| node_labels(pod, node?))
         .or_else(|| ports(pod, active))
-        .or_else(|| resources(pod, active, allocatable))
+        .or_else(|| {
+            let Shortage { resource, message, .. } = shortage(pod, active, allocatable)?;
+            let reason = match resource.as_str() {
+                "cpu" => "OutOfcpu",
+                "memory" => "OutOfmemory",
+                "pods" => "OutOfpods",
+                "ephemeral-storage" => "OutOfephemeral-storage",
+                _ => "UnexpectedAdmissionError",
+            };
+            Some(Rejection { reason, message: format!("Pod was rejected: {message}"), shortage: true })
+        })
+}
+
+/// A resource of which the node has too little left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortage {
+    pub resource: String,
+    pub message: String,
+    /// How much too little, in thousandths of a CPU, or units.
+    pub missing: i64,
 }
 
 fn operating_system(pod: &Pod) -> Option<Rejection> {
@@ -34,6 +55,7 @@ fn operating_system(pod: &Pod) -> Option<Rejection> {
     (os.name != "linux").then(|| Rejection {
         reason: "PodOSNotSupported",
         message: "Failed to admit pod as the OS field doesn't match node OS".into(),
+        shortage: false,
     })
 }
 
@@ -56,7 +78,7 @@ const SAFE: [&str; 14] = [
 
 fn sysctls(pod: &Pod) -> Option<Rejection> {
     let context = spec(pod).security_context.as_ref()?;
-    let forbidden = |message| Some(Rejection { reason: "SysctlForbidden", message });
+    let forbidden = |message| Some(Rejection { reason: "SysctlForbidden", message, shortage: false });
     for sysctl in context.sysctls.iter().flatten() {
         let name = sysctl.name.replace('/', ".");
         if !SAFE.contains(&name.as_str()) {
@@ -106,6 +128,7 @@ fn node_labels(pod: &Pod, node: &Node) -> Option<Rejection> {
     (!selected || !fits).then(|| Rejection {
         reason: "NodeAffinity",
         message: "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+        shortage: false,
     })
 }
 
@@ -144,20 +167,31 @@ fn ports(pod: &Pod, active: &[&Pod]) -> Option<Rejection> {
     taken.then(|| Rejection {
         reason: "NodePorts",
         message: "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
+        shortage: false,
     })
 }
 
-fn resources(pod: &Pod, active: &[&Pod], allocatable: &Amounts) -> Option<Rejection> {
+/// The first resource of which the node has too little for a pod beside the `active` ones.
+#[must_use]
+pub fn shortage(pod: &Pod, active: &[&Pod], allocatable: &Amounts) -> Option<Shortage> {
+    shortages(pod, active, allocatable).into_iter().next()
+}
+
+/// Everything of which the node has too little for a pod beside the `active` ones.
+#[must_use]
+pub fn shortages(pod: &Pod, active: &[&Pod], allocatable: &Amounts) -> Vec<Shortage> {
+    let mut short = Vec::new();
     if allocatable.is_empty() {
-        return None;
+        return short;
     }
     let pods = allocatable.get("pods").map_or(0, |a| a.value());
     let used = i64::try_from(active.len()).unwrap_or(i64::MAX);
     if used + 1 > pods {
-        return Some(out_of("pods", 1, used, pods));
+        short.push(out_of("pods", 1, used, pods));
     }
     for (name, request) in pod_requests(pod) {
-        if request.is_zero() {
+        // Extended resources that the node does not know are the cluster's to count.
+        if request.is_zero() || (name.contains('/') && !allocatable.contains_key(&name)) {
             continue;
         }
         let in_use = active.iter().filter_map(|p| pod_requests(p).get(&name).copied());
@@ -165,24 +199,17 @@ fn resources(pod: &Pod, active: &[&Pod], allocatable: &Amounts) -> Option<Reject
         let used: i64 = in_use.map(value).sum();
         let capacity = allocatable.get(&name).copied().map_or(0, value);
         if value(request) + used > capacity {
-            return Some(out_of(&name, value(request), used, capacity));
+            short.push(out_of(&name, value(request), used, capacity));
         }
     }
-    None
+    short
 }
 
-fn out_of(resource: &str, requested: i64, used: i64, capacity: i64) -> Rejection {
-    let reason = match resource {
-        "cpu" => "OutOfcpu",
-        "memory" => "OutOfmemory",
-        "pods" => "OutOfpods",
-        "ephemeral-storage" => "OutOfephemeral-storage",
-        _ => "UnexpectedAdmissionError",
-    };
+fn out_of(resource: &str, requested: i64, used: i64, capacity: i64) -> Shortage {
     let message = format!(
-        "Pod was rejected: Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
     );
-    Rejection { reason, message }
+    Shortage { resource: resource.to_owned(), message, missing: requested + used - capacity }
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub struct Context {
     pub events: Recorder,
     /// This machine's Node object as last seen; `None` before registration.
     pub node: watch::Receiver<Option<Arc<Node>>>,
+    /// How fast CPU time is used.
+    pub rates: crate::stats::Rates,
     /// The certificate of port 10250.
     pub serving: Arc<ServingCertificate>,
 }

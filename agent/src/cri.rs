@@ -49,6 +49,7 @@ pub type Result<T> = std::result::Result<T, CriError>;
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    begun: std::sync::Arc<tokio::sync::watch::Sender<u64>>,
 }
 
 async fn call<T>(
@@ -82,7 +83,14 @@ impl Cri {
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            begun: std::sync::Arc::default(),
         }
+    }
+
+    /// Changes whenever the runtime has begun anew, as who follows its events sees.
+    #[must_use]
+    pub fn begun(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.begun.subscribe()
     }
 
     /// The generated client, for calls that have no wrapper here.
@@ -225,7 +233,11 @@ impl Cri {
 
     /// The stream of container and sandbox events; it ends when the runtime does.
     pub async fn events(&self) -> Result<tonic::Streaming<ContainerEventResponse>> {
-        call("GetContainerEvents", SHORT, self.runtime().get_container_events(GetEventsRequest {})).await
+        let mut runtime = self.runtime();
+        let events = runtime.get_container_events(GetEventsRequest {});
+        let stream = call("GetContainerEvents", SHORT, events).await?;
+        self.begun.send_modify(|count| *count += 1);
+        Ok(stream)
     }
 
     pub async fn list_images(&self) -> Result<Vec<Image>> {

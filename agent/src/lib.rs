@@ -16,19 +16,25 @@
 //! | [`server`] | pods, CRI, reviews by the API server | port 10250 |
 //! | [`routes`] | all Nodes, own addresses | routes to other nodes' pods |
 //! | [`eviction`] | measurements, pressure stalls | pods to evict, pressure conditions |
+//! | [`image_gc`] | images, their file system | removal of unused images |
+//! | [`shutdown`] | login1 | pods to end or pause before the machine goes down |
 //!
 //! Called by the pod tasks, without tasks of their own: [`volumes`], [`env`], [`cgroup`], [`hooks`], [`stats`].
 pub mod admission;
+pub mod allocation;
+pub mod api_source;
 pub mod cgroup;
 pub mod context;
 pub mod credentials;
 pub mod cri;
+pub mod dead_logs;
 pub mod env;
 pub mod event_sender;
 pub mod events;
 pub mod eviction;
 pub mod folder;
 pub mod hooks;
+pub mod image_gc;
 pub mod images;
 pub mod log_rotation;
 pub mod machine_socket;
@@ -38,15 +44,21 @@ pub mod objects;
 pub mod parts;
 pub mod pod;
 pub mod pods;
+pub mod preemption;
 pub mod probe;
 pub mod routes;
 pub mod server;
 pub mod serving;
 pub mod settings;
+pub mod shutdown;
 pub mod sources;
 pub mod stats;
 pub mod status_patch;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod trust_bundles;
 pub mod volumes;
+pub mod watching;
 
 pub use context::Context;
 
@@ -83,11 +95,12 @@ pub async fn run() -> anyhow::Result<()> {
         pods: PodStore::default(),
         events: recorder,
         node: sources::api::node(api.clone(), &node_name),
+        rates: stats::Rates::default(),
         serving: Arc::new(ServingCertificate::self_signed(names)?),
     };
     let (pressure_tx, pressure) = watch::channel(node::object::Pressure::default());
-    let (_down_tx, shutting_down) = watch::channel(false);
-    let (parts, probes, node_inputs) = parts(&ctx, pressure, shutting_down)?;
+    let (down_tx, shutting_down) = watch::channel(false);
+    let (parts, probes, node_inputs) = parts(&ctx, pressure, shutting_down.clone())?;
     let static_pods =
         sources::file::follow(machine::paths::MANIFESTS.as_ref(), settings.clone(), node_name.clone())?;
     let api_pods = sources::api::pods(api.clone(), &node_name);
@@ -104,8 +117,11 @@ pub async fn run() -> anyhow::Result<()> {
     tokio::spawn(server::run(ctx.clone(), parts.probes.clone()));
     tokio::spawn(log_rotation::run(ctx.clone()));
     tokio::spawn(routes(ctx.clone()));
-    tokio::spawn(evictions(ctx.clone(), pressure_tx, ends_tx));
-    let inputs = manager::Inputs { static_pods, api_pods, probes, ends };
+    let collector = image_gc::Collector::new(ctx.clone());
+    tokio::spawn(evictions(ctx.clone(), pressure_tx, ends_tx.clone(), collector.clone()));
+    tokio::spawn(image_gc::run(collector));
+    tokio::spawn(shutdown::run(ctx.clone(), ends_tx, down_tx));
+    let inputs = manager::Inputs { static_pods, api_pods, probes, ends, shutting_down };
     tokio::spawn(manager::run(ctx, parts, inputs, first_pass));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     terminate.recv().await;
@@ -140,7 +156,21 @@ async fn evictions(
     ctx: Context,
     pressure: watch::Sender<node::object::Pressure>,
     ends: mpsc::Sender<manager::EndPod>,
+    collector: image_gc::Collector,
 ) {
+    let reclaim: eviction::Reclaim = Arc::new(move || {
+        let collector = collector.clone();
+        let freed = async move {
+            match collector.reclaim().await {
+                Ok(bytes) => bytes > 0,
+                Err(error) => {
+                    tracing::warn!("remove unused images because the disk is full: {error}");
+                    false
+                }
+            }
+        };
+        futures::FutureExt::boxed(freed)
+    });
     let (victims_tx, mut victims) = mpsc::channel::<eviction::Eviction>(16);
     let measured = ctx.clone();
     let measure: eviction::Measure = Arc::new(move || {
@@ -148,7 +178,10 @@ async fn evictions(
         let look = async move {
             let sandboxes = ctx.cri.list_pod_sandbox_stats().await.map_err(|error| error.to_string())?;
             let pods: Vec<_> = ctx.pods.snapshot().values().map(|entry| entry.pod.clone()).collect();
-            stats::read(machine::paths::STATE.as_ref(), &sandboxes, &pods).map_err(|error| error.to_string())
+            let mut stats = stats::read(machine::paths::STATE.as_ref(), &sandboxes, &pods)
+                .map_err(|error| error.to_string())?;
+            ctx.rates.fill(&mut stats);
+            Ok(stats)
         };
         futures::FutureExt::boxed(look)
     });
@@ -157,16 +190,21 @@ async fn evictions(
     };
     let forward = async {
         while let Some(victim) = victims.recv().await {
-            let ended = pod::worker::Ended { reason: "Evicted".into(), message: victim.message, grace: 0 };
+            let ended = pod::worker::Ended {
+                reason: "Evicted".into(),
+                message: victim.message,
+                grace: 0,
+                how: pod::worker::How::Disrupted,
+            };
             if let Some(entry) = ctx.pods.get(&victim.pod_uid) {
                 ctx.events.pod(&entry.pod, events::Kind::Warning, "Evicted", ended.message.clone());
             }
-            if ends.send(manager::EndPod { uid: victim.pod_uid, ended }).await.is_err() {
+            if ends.send(manager::EndPod { uid: victim.pod_uid, ended: Some(ended) }).await.is_err() {
                 return;
             }
         }
     };
-    tokio::join!(eviction::run(ctx.clone(), measure, told, victims_tx), forward);
+    tokio::join!(eviction::run(ctx.clone(), measure, reclaim, told, victims_tx), forward);
 }
 
 /// What pod tasks share, and makes `/kubepods`.
@@ -186,7 +224,8 @@ fn parts(
     }
     let allocatable = Arc::new(std::sync::Mutex::new(resources.allocatable));
     let exec: Arc<dyn probe::Exec> = Arc::new(parts::CriExec(ctx.cri.clone()));
-    let source: Arc<dyn volumes::Source> = Arc::new(parts::ApiSource(ctx.objects.clone()));
+    let source: Arc<dyn volumes::Source> =
+        Arc::new(api_source::ApiSource { objects: ctx.objects.clone(), node: ctx.node.clone() });
     let (probes_tx, probes) = mpsc::channel(256);
     let recorder = ctx.events.clone();
     let report: probe::Report = Arc::new(move |pod, container, reason, message| {
@@ -207,6 +246,7 @@ fn parts(
         source,
         services: parts::Services::default(),
         images: images::Images::new(agent.serialize_image_pulls),
+        allocations: allocation::Allocations::new(format!("{}/allocations", machine::paths::KUBELET)),
         allocatable: allocatable.clone(),
     };
     let inputs = node::run::Inputs { hardware, facts, allocatable, pressure, shutting_down };

@@ -5,25 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admission;
 use crate::context::Context;
+use crate::dead_logs;
 use crate::parts::Parts;
 use crate::pod::observed::LABEL_POD_UID;
 use crate::pod::spec;
-use crate::pod::worker::{self, Desired, Ended, Handle};
-use crate::pods::Source;
+use crate::pod::worker::{self, Desired, Ended, Handle, Pending};
+use crate::pods::{Snapshot, Source};
+use crate::preemption;
 use crate::probe;
+use crate::shutdown;
 use crate::sources::api::ApiPods;
 use crate::sources::file::StaticPods;
 
-/// A request to end a pod: evicted, or the node shuts down.
+mod resize;
+
+/// A request to end a pod: evicted, or the node shuts down. `None` lets a pod that was paused run again.
 #[derive(Debug, Clone)]
 pub struct EndPod {
     pub uid: String,
-    pub ended: Ended,
+    pub ended: Option<Ended>,
 }
 
 /// What the manager listens to.
@@ -33,6 +38,7 @@ pub struct Inputs {
     pub api_pods: watch::Receiver<ApiPods>,
     pub probes: mpsc::Receiver<probe::Changed>,
     pub ends: mpsc::Receiver<EndPod>,
+    pub shutting_down: watch::Receiver<bool>,
 }
 
 struct Manager {
@@ -42,6 +48,12 @@ struct Manager {
     tasks: JoinSet<String>,
     ended: HashMap<String, Ended>,
     seen: HashMap<String, u64>,
+    shutting_down: watch::Receiver<bool>,
+    /// Resizes that are not granted, by pod.
+    pending: HashMap<String, Pending>,
+    pods: watch::Receiver<Snapshot>,
+    /// Another look at all pods is due: one was ended for another.
+    again: Arc<Notify>,
 }
 
 /// How long between looks at everything, in case the runtime's events missed something.
@@ -56,7 +68,12 @@ pub async fn run(ctx: Context, parts: Parts, mut inputs: Inputs, first_pass: wat
         tasks: JoinSet::new(),
         ended: HashMap::new(),
         seen: HashMap::new(),
+        shutting_down: inputs.shutting_down.clone(),
+        pending: HashMap::new(),
+        pods: ctx.pods.watch(),
+        again: Arc::default(),
     };
+    let again = manager.again.clone();
     let (events_tx, mut events) = mpsc::channel::<Option<String>>(256);
     tokio::spawn(follow_runtime(ctx, events_tx));
     let mut relist = tokio::time::interval(RELIST);
@@ -70,12 +87,16 @@ pub async fn run(ctx: Context, parts: Parts, mut inputs: Inputs, first_pass: wat
             changed = inputs.static_pods.changed() => if changed.is_err() { return },
             changed = inputs.api_pods.changed() => if changed.is_err() { return },
             Some(changed) = inputs.probes.recv() => manager.probed(changed),
-            Some(end) = inputs.ends.recv() => { manager.ended.insert(end.uid, end.ended); }
+            Some(end) = inputs.ends.recv() => manager.end(end),
+            () = again.notified() => {}
+            // Pods that were held back may start when a shutdown is called off.
+            Ok(()) = inputs.shutting_down.changed() => {}
             Some(event) = events.recv() => match event {
                 Some(uid) => manager.poke(&uid),
                 None => manager.handles.values().for_each(|h| h.changed.notify_one()),
             },
             Some(over) = manager.tasks.join_next() => manager.over(over),
+            Ok(()) = manager.pods.changed() => manager.weigh_tiers(),
             _ = relist.tick() => manager.relist(api.as_deref()).await,
         }
     }
@@ -96,8 +117,10 @@ impl Manager {
             let api = mirror_of(pod);
             self.want(uid, pod, Source::File, api);
         }
+        self.grant_resizes(api);
         for (uid, pod) in api.into_iter().flatten().filter(|(_, pod)| !spec::is_mirror(pod)) {
-            self.want(uid, pod, Source::Api, Some(pod.clone()));
+            let granted = self.parts.allocations.get(uid).map_or_else(|| pod.clone(), |a| a.apply(pod));
+            self.want(uid, &granted, Source::Api, Some(pod.clone()));
         }
         for (uid, handle) in &self.handles {
             let there = match handle.desired.borrow().source {
@@ -112,6 +135,7 @@ impl Manager {
 
     fn want(&mut self, uid: &str, pod: &Arc<Pod>, source: Source, api: Option<Arc<Pod>>) {
         let ended = self.ended.get(uid).cloned();
+        let pending = self.pending.get(uid).cloned();
         if let Some(handle) = self.handles.get(uid) {
             handle.desired.send_if_modified(|d| {
                 let same = |a: &Option<Arc<Pod>>, b: &Option<Arc<Pod>>| match (a, b) {
@@ -119,12 +143,16 @@ impl Manager {
                     (None, None) => true,
                     _ => false,
                 };
-                let changed =
-                    !Arc::ptr_eq(&d.pod, pod) || !same(&d.api, &api) || d.ended != ended || d.removed;
+                let changed = !(Arc::ptr_eq(&d.pod, pod) || d.pod == *pod)
+                    || !same(&d.api, &api)
+                    || d.ended != ended
+                    || d.pending != pending
+                    || d.removed;
                 *d = Desired {
                     pod: pod.clone(),
                     source,
                     ended: ended.clone(),
+                    pending: pending.clone(),
                     removed: false,
                     api: api.clone(),
                 };
@@ -141,8 +169,16 @@ impl Manager {
         if still_there {
             return;
         }
+        // A static pod is not refused for good: it starts with the next boot.
+        if source == Source::File && *self.shutting_down.borrow() {
+            return;
+        }
         let ended = ended.or_else(|| self.admit(pod, source));
-        let desired = Desired { pod: pod.clone(), source, ended: ended.clone(), removed: false, api };
+        if ended.is_none() && source == Source::Api && self.parts.allocations.get(uid).is_none() {
+            self.parts.allocations.update(uid, |allocation| allocation.grant(pod));
+        }
+        let desired =
+            Desired { pod: pod.clone(), source, ended: ended.clone(), pending, removed: false, api };
         if let Some(ended) = ended {
             self.ended.insert(uid.to_owned(), ended);
         }
@@ -151,19 +187,68 @@ impl Manager {
     }
 
     /// Pods that the API server knows as running, or ended, were admitted before: a restart of the agent refuses none of them.
-    fn admit(&self, pod: &Arc<Pod>, source: Source) -> Option<Ended> {
+    fn admit(&mut self, pod: &Arc<Pod>, source: Source) -> Option<Ended> {
         let status = pod.status.as_ref();
         let known = status.is_some_and(|s| s.start_time.is_some());
         if source == Source::File || known || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
+        if *self.shutting_down.borrow() {
+            return Some(self.refuse(pod, shutdown::refusal()));
+        }
         let pods = self.ctx.pods.snapshot();
         let node = self.ctx.node.borrow().clone();
         let active: Vec<&Pod> =
             pods.values().map(|entry| &*entry.pod).filter(|p| admission::is_active(p)).collect();
-        let rejection = admission::admit(pod, &active, node.as_deref(), &self.parts.node_allocatable())?;
+        let allocatable = self.parts.node_allocatable();
+        let rejection = admission::admit(pod, &active, node.as_deref(), &allocatable)?;
+        if spec::is_critical(pod) && rejection.shortage {
+            let missing = admission::shortages(pod, &active, &allocatable);
+            if let Some(victims) = preemption::victims(pod, &active, &missing) {
+                let victims: Vec<Pod> = victims.into_iter().cloned().collect();
+                victims.iter().for_each(|victim| self.preempt(victim));
+                return None;
+            }
+        }
+        Some(self.refuse(pod, rejection))
+    }
+
+    fn preempt(&mut self, victim: &Pod) {
+        let message = preemption::MESSAGE;
+        self.ctx.events.pod(victim, crate::events::Kind::Warning, "Preempting", message);
+        let grace = spec::spec(victim).termination_grace_period_seconds.unwrap_or(30);
+        let how = worker::How::Disrupted;
+        let ended = Ended { reason: "Preempting".into(), message: message.into(), grace, how };
+        self.ended.insert(victim.metadata.uid.clone().unwrap_or_default(), ended);
+        self.again.notify_one();
+    }
+
+    fn refuse(&self, pod: &Pod, rejection: admission::Rejection) -> Ended {
         self.ctx.events.pod(pod, crate::events::Kind::Warning, rejection.reason, rejection.message.clone());
-        Some(Ended { reason: rejection.reason.to_owned(), message: rejection.message, grace: 0 })
+        let reason = rejection.reason.to_owned();
+        Ended { reason, message: rejection.message, grace: 0, how: worker::How::Failed }
+    }
+
+    fn end(&mut self, end: EndPod) {
+        match end.ended {
+            Some(ended) => {
+                self.ended.insert(end.uid, ended);
+            }
+            None => {
+                if self.ended.get(&end.uid).is_some_and(|ended| ended.how == worker::How::Paused) {
+                    self.ended.remove(&end.uid);
+                }
+            }
+        }
+    }
+
+    /// The burstable pods together weigh as much as they have requested.
+    fn weigh_tiers(&mut self) {
+        let pods = self.pods.borrow_and_update().clone();
+        let active = pods.values().map(|entry| &*entry.pod).filter(|pod| admission::is_active(pod));
+        if let Err(error) = self.parts.cgroups.refresh_tiers(active) {
+            tracing::debug!("{}", crate::parts::chain(&error));
+        }
     }
 
     fn probed(&mut self, changed: probe::Changed) {
@@ -185,6 +270,7 @@ impl Manager {
             Ok(uid) => {
                 self.handles.remove(&uid);
                 self.ended.remove(&uid);
+                self.pending.remove(&uid);
             }
             Err(error) => {
                 // A task that panicked is begun anew by the next look at the sources.
@@ -220,6 +306,10 @@ impl Manager {
         self.seen = now;
         // Whether a pod is an orphan is known only when both sources have spoken.
         if api.is_some() {
+            let is_there = |uid: &str| self.handles.contains_key(uid);
+            self.parts.allocations.keep_only(is_there);
+            let (pods, links) = (machine::paths::POD_LOGS, machine::paths::CONTAINER_LOGS);
+            dead_logs::remove(pods.as_ref(), links.as_ref(), is_there);
             let orphans: HashSet<String> = self
                 .seen
                 .keys()

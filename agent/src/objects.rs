@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::watcher;
@@ -16,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::context::ApiHandle;
+use crate::trust_bundles::TrustBundles;
 
 /// Why an object could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +46,15 @@ pub struct Objects {
     api: ApiHandle,
     config_maps: Cache<ConfigMap>,
     secrets: Cache<Secret>,
+    /// Trust anchors for pods.
+    pub trust_bundles: TrustBundles,
 }
 
 impl Objects {
     #[must_use]
     pub fn new(api: ApiHandle) -> Self {
-        Self { api, config_maps: Cache::default(), secrets: Cache::default() }
+        let trust_bundles = TrustBundles::new(api.clone());
+        Self { api, config_maps: Cache::default(), secrets: Cache::default(), trust_bundles }
     }
 
     /// The ConfigMap as last seen; from the cache when a pod holds it.
@@ -226,34 +229,16 @@ where
         + Send
         + 'static,
 {
-    while let Some(client) = api.ready().await {
-        let objects: Api<K> = Api::namespaced(client, &key.0);
-        let mut stream = std::pin::pin!(kube::runtime::watcher::watch_object(objects, &key.1));
-        let mut wait = Duration::from_secs(1);
-        loop {
-            let next = tokio::select! {
-                next = stream.next() => next,
-                () = api.replaced() => break,
-            };
-            match next {
-                Some(Ok(object)) => {
-                    wait = Duration::from_secs(1);
-                    if let Ok(mut slot) = slot.lock() {
-                        *slot = object.map(Arc::new);
-                    }
-                    version.send_modify(|v| *v += 1);
-                }
-                Some(Err(error)) => {
-                    tracing::debug!("watch {}/{}: {}", key.0, key.1, watcher_error(&error));
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(30));
-                }
-                None => break,
+    let stream = |client| watcher::watch_object(Api::<K>::namespaced(client, &key.0), &key.1);
+    let next = |next: Result<Option<K>, watcher::Error>| match next {
+        Ok(object) => {
+            if let Ok(mut slot) = slot.lock() {
+                *slot = object.map(Arc::new);
             }
+            version.send_modify(|v| *v += 1);
         }
-    }
-}
-
-fn watcher_error(error: &watcher::Error) -> String {
-    error.to_string()
+        // Whoever needs the object reads it and says why that fails.
+        Err(error) => tracing::debug!("watch {}/{}: {error}", key.0, key.1),
+    };
+    crate::watching::follow(api, stream, next).await;
 }

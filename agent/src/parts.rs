@@ -4,19 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::authentication::v1::{
-    BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec,
-};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
-use kube::Api;
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::Service;
 
+use crate::allocation::Allocations;
 use crate::cgroup::{Amounts, CgroupTree};
 use crate::cri::Cri;
 use crate::images::Images;
-use crate::objects::{ObjectError, Objects};
 use crate::probe::{self, Exec, ExecOutput};
-use crate::volumes::{ServiceAccountToken, Source, SourceError, TokenRequest, Volumes};
+use crate::volumes::{Source, Volumes};
 
 /// Shared by all pod tasks; cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,6 +23,7 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     pub services: Services,
     pub images: Images,
+    pub allocations: Allocations,
     /// What pods may use of this node.
     pub allocatable: Arc<Mutex<Amounts>>,
 }
@@ -69,17 +65,6 @@ impl Exec for CriExec {
     }
 }
 
-/// Reads objects and tokens through the agent's cache and client.
-#[derive(Debug)]
-pub struct ApiSource(pub Objects);
-
-fn source_error(error: &ObjectError) -> SourceError {
-    match error {
-        ObjectError::NotFound { .. } => SourceError::not_found(error.to_string()),
-        _ => SourceError::other(chain(error)),
-    }
-}
-
 /// An error with its causes, in one line.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
@@ -91,63 +76,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-impl Source for ApiSource {
-    fn config_map<'a>(
-        &'a self,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, SourceError>> {
-        Box::pin(async move { self.0.config_map(namespace, name).await.map_err(|e| source_error(&e)) })
-    }
-
-    fn secret<'a>(
-        &'a self,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Arc<Secret>, SourceError>> {
-        Box::pin(async move { self.0.secret(namespace, name).await.map_err(|e| source_error(&e)) })
-    }
-
-    fn token<'a>(
-        &'a self,
-        request: TokenRequest<'a>,
-    ) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>> {
-        Box::pin(async move {
-            let client =
-                self.0.client().ok_or_else(|| SourceError::other("the API server is not known yet"))?;
-            let accounts: Api<ServiceAccount> = Api::namespaced(client, request.namespace);
-            let body = ApiTokenRequest {
-                spec: Some(TokenRequestSpec {
-                    audiences: Some(request.audience.map(str::to_owned).into_iter().collect()),
-                    attestations: None,
-                    expiration_seconds: Some(request.expiration_seconds),
-                    bound_object_ref: Some(BoundObjectReference {
-                        api_version: Some("v1".into()),
-                        kind: Some("Pod".into()),
-                        name: Some(request.pod_name.into()),
-                        uid: Some(request.pod_uid.into()),
-                    }),
-                }),
-                ..Default::default()
-            };
-            let params = PostParams::default();
-            let create = accounts.create_token_request(request.service_account, &params, &body);
-            let answer = match tokio::time::timeout(Duration::from_secs(15), create).await {
-                Ok(answer) => {
-                    answer.map_err(|e| SourceError::other(format!("create token: {}", chain(&e))))?
-                }
-                Err(_) => return Err(SourceError::other("create token: no answer within 15 s")),
-            };
-            let status =
-                answer.status.ok_or_else(|| SourceError::other("create token: the answer has no token"))?;
-            let (Some(token), Some(expires)) = (status.token, status.expiration_timestamp) else {
-                return Err(SourceError::other("create token: the answer has no token"));
-            };
-            Ok(ServiceAccountToken { token, expires: expires.0 })
-        })
-    }
 }
 
 type ServiceMap = BTreeMap<(String, String), Arc<Service>>;

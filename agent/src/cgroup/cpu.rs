@@ -27,6 +27,17 @@ pub fn shares_to_milli_cpu(shares: u64) -> i64 {
     i64::try_from(shares.saturating_mul(1000).div_ceil(1024)).unwrap_or(i64::MAX)
 }
 
+/// The least shares that give this `cpu.weight`.
+#[must_use]
+pub fn shares_of_weight(weight: u64) -> u64 {
+    let (mut low, mut high) = (MIN_SHARES, MAX_SHARES);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if cpu_weight(middle) < weight { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
 /// `cpu.weight` for the shares: the quadratic in log2 that maps 2 to 1, 1024 to 100 and 262,144 to 10,000.
 #[must_use]
 pub fn cpu_weight(shares: u64) -> u64 {

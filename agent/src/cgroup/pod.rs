@@ -27,6 +27,17 @@ pub struct CgroupConfig {
 }
 
 impl CgroupConfig {
+    /// Whether any of what this names of CPU and memory is more than `other` has; no limit is the most.
+    #[must_use]
+    pub fn exceeds(&self, other: &Self) -> bool {
+        let limit = |value: Option<i64>| value.filter(|v| *v > 0).unwrap_or(i64::MAX);
+        (self.cpu_quota.is_some() && limit(self.cpu_quota) > limit(other.cpu_quota))
+            || (self.memory_max.is_some_and(|m| m > 0) && limit(self.memory_max) > limit(other.memory_max))
+            || self
+                .cpu_shares
+                .is_some_and(|shares| cpu_weight(shares) > other.cpu_shares.map_or(0, cpu_weight))
+    }
+
     /// The files to write, by name, in an order that the kernel accepts.
     #[must_use]
     pub fn files(&self) -> Vec<(String, String)> {

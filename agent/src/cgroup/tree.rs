@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use super::cpu::shares_of_weight;
 use super::node::NodeFacts;
 use super::pod::{CgroupConfig, besteffort_tier, burstable_tier, pod_config};
 use super::qos::pod_cgroup;
@@ -86,6 +87,45 @@ impl CgroupTree {
         let path = pod_cgroup(&self.root, pod);
         self.ensure(&path, &pod_config(pod, &self.node))?;
         self.enable_controllers(&path)
+    }
+
+    /// Writes a part of a pod's limits.
+    ///
+    /// # Errors
+    /// When the kernel refuses a value.
+    pub fn write_pod(&self, pod: &Pod, part: &CgroupConfig) -> Result<(), CgroupError> {
+        self.write(&pod_cgroup(&self.root, pod), part)
+    }
+
+    /// The pod's limits of CPU and memory as the kernel has them; the shares are those that give the kernel's weight.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read_pod(&self, pod: &Pod) -> Result<CgroupConfig, CgroupError> {
+        let path = pod_cgroup(&self.root, pod);
+        let read = |name: &str| {
+            let file = path.join(name);
+            std::fs::read_to_string(&file).map_err(|error| failed("read", &file, error))
+        };
+        let number = |text: &str| text.split_whitespace().next().and_then(|word| word.parse::<i64>().ok());
+        let weight = number(&read("cpu.weight")?).unwrap_or(1).unsigned_abs();
+        Ok(CgroupConfig {
+            cpu_shares: Some(shares_of_weight(weight)),
+            // "max" is no number, and no limit.
+            cpu_quota: Some(number(&read("cpu.max")?).unwrap_or(0)),
+            memory_max: Some(number(&read("memory.max")?).unwrap_or(0)),
+            ..CgroupConfig::default()
+        })
+    }
+
+    /// Bytes of memory that the pod uses.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn pod_memory(&self, pod: &Pod) -> Result<i64, CgroupError> {
+        let file = pod_cgroup(&self.root, pod).join("memory.current");
+        let text = std::fs::read_to_string(&file).map_err(|error| failed("read", &file, error))?;
+        Ok(text.trim().parse().unwrap_or(0))
     }
 
     /// The uids of the pods that have a cgroup.

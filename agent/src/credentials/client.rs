@@ -42,7 +42,8 @@ async fn client(cluster: &Cluster, identity: Identity<'_>) -> anyhow::Result<kub
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
         .await
         .context("use Cluster.controlPlaneEndpoint and Cluster.ca")?;
-    config.connect_timeout = Some(Duration::from_secs(10));
+    // A machine that boots beside this one does not answer at first; the next try is more likely to reach it than a resent SYN.
+    config.connect_timeout = Some(Duration::from_secs(3));
     kube::Client::try_from(config).context("make an API client")
 }
 
@@ -102,7 +103,8 @@ pub async fn run(
             Err(error) => {
                 failures += 1;
                 tell(&mut told, format!("client certificate: {error:#}; trying again"));
-                tokio::time::sleep(super::retry_after(failures)).await;
+                let wait = if unconnected { super::AT_ONCE } else { super::retry_after(failures) };
+                tokio::time::sleep(wait).await;
             }
         }
     }

@@ -6,7 +6,10 @@ pub mod serving;
 
 use std::time::Duration;
 
-/// The wait after the n-th failure in a row: 1 s doubling to 8 s. A node without a certificate is no node: it asks often, and one request at a time.
+/// The wait after a failure while the node has no certificate at all: without one it is no node, so it asks often, one request at a time.
+pub const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// The wait after the n-th failure in a row: 1 s doubling to 8 s.
 #[must_use]
 pub fn retry_after(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.saturating_sub(1).min(3))

@@ -9,7 +9,7 @@ mod signals;
 
 pub use decide::{Decider, Threshold, ThresholdError, thresholds};
 pub use rank::{Candidate, rank};
-pub use run::{Eviction, Measure, Pressures, run};
+pub use run::{Eviction, Measure, Pressures, Reclaim, run};
 pub use signals::{Available, Signal, observe};
 
 #[cfg(test)]

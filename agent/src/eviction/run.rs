@@ -37,10 +37,14 @@ pub struct Eviction {
 /// Measures the node and all its pods.
 pub type Measure = Arc<dyn Fn() -> BoxFuture<'static, Result<NodeStats, String>> + Send + Sync>;
 
+/// Frees disk without touching a pod; the answer is whether anything was freed.
+pub type Reclaim = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
 /// Watches the node for ever; at most one pod per look is evicted. `pressures` hears of each change.
 pub async fn run(
     ctx: Context,
     measure: Measure,
+    reclaim: Reclaim,
     pressures: impl Fn(Pressures),
     evictions: mpsc::Sender<Eviction>,
 ) {
@@ -77,6 +81,10 @@ pub async fn run(
             last = now;
         }
         let Some(signal) = met.first().copied() else { continue };
+        // What freeing images has brought is seen at the next look; pods go when it is not enough.
+        if signal.is_disk() && reclaim().await {
+            continue;
+        }
         let entries = ctx.pods.snapshot();
         let pods = stats.pods.iter().filter_map(|pod| Some((&*entries.get(&pod.uid)?.pod as &Pod, pod)));
         let Some(first) = rank(signal, pods).into_iter().next() else { continue };

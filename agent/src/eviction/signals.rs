@@ -28,6 +28,12 @@ impl Signal {
         })
     }
 
+    /// Whether it is about a disk.
+    #[must_use]
+    pub fn is_disk(self) -> bool {
+        !matches!(self, Self::MemoryAvailable | Self::PidAvailable)
+    }
+
     /// The resource as users read it.
     #[must_use]
     pub fn resource(self) -> &'static str {

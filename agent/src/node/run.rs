@@ -14,6 +14,7 @@ use crate::cgroup::{Amounts, NodeFacts};
 use crate::context::Context;
 use crate::machine_socket;
 
+const AGAIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(10);
 const TELL: Duration = Duration::from_secs(300);
 const ANSWER: Duration = Duration::from_secs(20);
@@ -51,12 +52,17 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
     };
     let mut node = ctx.node.clone();
     let mut settings = ctx.settings.clone();
+    let mut begun = ctx.cri.begun();
     let mut wait = Duration::ZERO;
     loop {
+        let connected = ctx.api.client().is_some();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            Ok(()) = node.changed() => reporter.pod_range().await,
+            Some(_) = ctx.api.ready(), if !connected => {}
+            Ok(()) = node.changed() => {}
             Ok(()) = settings.changed() => {}
+            // A runtime that has begun anew may have forgotten the pods' range.
+            Ok(()) = begun.changed() => reporter.pod_cidrs.clear(),
             Ok(()) = inputs.pressure.changed() => {}
             Ok(()) = inputs.shutting_down.changed() => {}
         }
@@ -67,6 +73,7 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
         }
         let pressure = *inputs.pressure.borrow_and_update();
         let shutting_down = *inputs.shutting_down.borrow_and_update();
+        reporter.pod_range().await;
         wait = match reporter.report(&available, pressure, shutting_down).await {
             Ok(()) => LOOK,
             Err(error) => {
@@ -75,10 +82,9 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
                     tracing::warn!("node status: {text}; trying again");
                     reporter.warned = text;
                 }
-                Duration::from_secs(2)
+                AGAIN
             }
         };
-        reporter.pod_range().await;
     }
 }
 

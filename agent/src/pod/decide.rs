@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 use super::backoff::{Backoff, Nanos};
 use super::observed::{Container, Observed, State};
 use super::spec::{self, is_sidecar};
+use crate::allocation::{Size, resizable};
 
 /// What is wanted of the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,21 @@ pub enum Intent {
     Stop {
         grace: i64,
     },
+    /// Stop its containers and its sandbox and keep everything else: it runs again when the machine is back. `grace` in seconds.
+    Pause {
+        grace: i64,
+    },
+}
+
+impl Intent {
+    /// Seconds that containers get to end, if they are to end.
+    #[must_use]
+    pub fn grace(&self) -> Option<i64> {
+        match self {
+            Self::Run => None,
+            Self::Stop { grace } | Self::Pause { grace } => Some(*grace),
+        }
+    }
 }
 
 /// What probes said about one container; `None` until a probe has a result. A container without the probe has no entry.
@@ -34,6 +50,7 @@ pub enum Operation {
     /// By CRI id, of a container or a sandbox.
     Stop(String),
     Remove(String),
+    Resize,
     Release,
 }
 
@@ -58,10 +75,17 @@ pub struct Memory {
     pub failures: BTreeMap<String, Failure>,
     /// The last failure to make the sandbox or its volumes.
     pub sandbox_failure: Option<Failure>,
-    /// Containers whose last instance may have vanished from the runtime: name to restart count.
+    /// Restart counts of containers whose last instance the runtime may have forgotten, as it does when the machine boots.
     pub restarts: BTreeMap<String, u32>,
+    /// Exit codes of containers that had ended when the pod's task began, as their status says.
+    pub ended: BTreeMap<String, i32>,
     /// Volumes and cgroup of an ended pod are gone.
     pub released: bool,
+    /// The size in force of containers, by name, and of the pod's cgroup; what is not known is taken to be as it should.
+    pub actuated: BTreeMap<String, Size>,
+    pub actuated_pod: Option<Size>,
+    /// The last resize that did not succeed.
+    pub resize_failure: Option<Failure>,
 }
 
 /// One thing to do.
@@ -90,6 +114,8 @@ pub enum Action {
     RemoveContainer {
         id: String,
     },
+    /// Makes running containers and the pod's cgroup the size that the pod was granted.
+    Resize,
     /// Unmounts volumes and removes the cgroup of a pod that has ended.
     Release,
 }
@@ -120,7 +146,11 @@ pub fn decide(pod: &Pod, intent: &Intent, observed: &Observed, memory: &Memory, 
     let mut decision = Decision::default();
     match intent {
         Intent::Stop { grace } => stop_all(pod, Some(*grace), observed, memory, &mut decision),
+        Intent::Pause { grace } => {
+            stop_running(pod, Some(*grace), observed, memory, &mut decision);
+        }
         Intent::Run => match plan(pod, observed, memory) {
+            Plan::Reset { trigger } => reset(pod, &trigger, observed, memory, &mut decision),
             Plan::Finish => stop_all(pod, None, observed, memory, &mut decision),
             Plan::NewSandbox { attempt } => new_sandbox(pod, attempt, observed, memory, now, &mut decision),
             Plan::Run { start, kill } => run(pod, start, kill, observed, memory, now, &mut decision),
@@ -140,8 +170,17 @@ struct Kill {
 
 enum Plan {
     Finish,
-    NewSandbox { attempt: u32 },
-    Run { start: Vec<String>, kill: Vec<Kill> },
+    NewSandbox {
+        attempt: u32,
+    },
+    /// All containers begin anew because the one with this id ended.
+    Reset {
+        trigger: String,
+    },
+    Run {
+        start: Vec<String>,
+        kill: Vec<Kill>,
+    },
 }
 
 fn plan(pod: &Pod, observed: &Observed, memory: &Memory) -> Plan {
@@ -150,15 +189,25 @@ fn plan(pod: &Pod, observed: &Observed, memory: &Memory) -> Plan {
     let usable = observed.current().filter(|s| !needs_ip || !s.ips.is_empty());
     if usable.is_none() {
         let attempt = observed.sandboxes.first().map_or(0, |s| s.attempt + 1);
-        if spec::restart_policy(pod) == "Never" && attempt != 0 && !observed.containers.is_empty() {
+        // Whatever the runtime has forgotten, a pod that may run only once has run.
+        let ran = if observed.sandboxes.is_empty() {
+            !memory.restarts.is_empty()
+        } else {
+            !observed.containers.is_empty()
+        };
+        if spec::restart_policy(pod) == "Never" && ran {
             return Plan::Finish;
         }
-        let initialized = apps.iter().any(|c| observed.container(&c.name).is_some());
-        let none_left = apps.iter().all(|c| ended_for_good(pod, c, observed));
+        let initialized =
+            apps.iter().any(|c| observed.container(&c.name).is_some() || memory.ended.contains_key(&c.name));
+        let none_left = apps.iter().all(|c| ended_for_good(pod, c, observed, memory));
         if initialized && none_left {
             return Plan::Finish;
         }
         return Plan::NewSandbox { attempt };
+    }
+    if let Some(trigger) = reset_trigger(pod, observed) {
+        return Plan::Reset { trigger: trigger.id.clone() };
     }
     let mut start: Vec<String> = spec::ephemeral_containers(pod)
         .iter()
@@ -189,9 +238,49 @@ fn plan(pod: &Pod, observed: &Observed, memory: &Memory) -> Plan {
     if kept == 0 && start.len() == sidecars { Plan::Finish } else { Plan::Run { start, kill } }
 }
 
-fn ended_for_good(pod: &Pod, container: &Spec, observed: &Observed) -> bool {
-    let last = observed.container(&container.name).filter(|c| c.state == State::Exited);
-    last.is_some_and(|c| !spec::restarts(pod, container, c.exit_code))
+/// The container whose end starts all containers anew (restartPolicyRules, RestartAllContainers).
+#[must_use]
+pub fn reset_trigger<'a>(pod: &Pod, observed: &'a Observed) -> Option<&'a Container> {
+    let all = spec::init_containers(pod).iter().chain(&spec::spec(pod).containers);
+    all.filter_map(|c| Some((c, observed.active(&c.name)?)))
+        .find(|(c, seen)| seen.state == State::Exited && spec::restarts_all(c, seen.exit_code))
+        .map(|(_, seen)| seen)
+}
+
+/// Stops and then removes all containers; the one that began this goes last, so that it is gone on with after an interruption.
+fn reset(pod: &Pod, trigger: &str, observed: &Observed, memory: &Memory, decision: &mut Decision) {
+    let all = || spec::init_containers(pod).iter().chain(&spec::spec(pod).containers);
+    let (own, _): (Vec<&Container>, Vec<&Container>) =
+        observed.containers.iter().partition(|seen| all().any(|c| c.name == seen.name));
+    let running: Vec<&&Container> = own.iter().filter(|c| c.state == State::Running).collect();
+    for container in &running {
+        if !memory.in_flight.contains(&Operation::Stop(container.id.clone())) {
+            decision.actions.push(Action::Stop {
+                id: container.id.clone(),
+                name: container.name.clone(),
+                grace: None,
+                message: format!("Container {} is restarted with all containers", container.name),
+                reason: None,
+            });
+        }
+    }
+    if !running.is_empty() || memory.in_flight.iter().any(|o| matches!(o, Operation::Start(_))) {
+        return;
+    }
+    let others = own.iter().filter(|c| c.id != trigger).count();
+    for container in own.iter().filter(|c| others == 0 || c.id != trigger) {
+        if !memory.in_flight.contains(&Operation::Remove(container.id.clone())) {
+            decision.actions.push(Action::RemoveContainer { id: container.id.clone() });
+        }
+    }
+}
+
+fn ended_for_good(pod: &Pod, container: &Spec, observed: &Observed, memory: &Memory) -> bool {
+    let code = match observed.container(&container.name) {
+        Some(last) => (last.state == State::Exited).then_some(last.exit_code),
+        None => memory.ended.get(&container.name).copied(),
+    };
+    code.is_some_and(|code| !spec::restarts(pod, container, code))
 }
 
 enum Init {
@@ -235,7 +324,7 @@ fn plan_init(
             State::Created | State::Unknown => found.push(container.name.clone()),
             State::Running if !sidecar => {}
             State::Running => {
-                passed = plan_running_sidecar(container, status, memory, &mut found, kill);
+                passed = plan_running_sidecar(pod, container, status, memory, &mut found, kill);
             }
             State::Exited if sidecar => found.push(container.name.clone()),
             State::Exited if status.exit_code == 0 => passed = true,
@@ -265,6 +354,7 @@ fn plan_init(
 
 /// Whether a running sidecar counts as started, so that the next container may follow.
 fn plan_running_sidecar(
+    pod: &Pod,
     container: &Spec,
     status: &Container,
     memory: &Memory,
@@ -290,6 +380,8 @@ fn plan_running_sidecar(
         end(format!("Init container {} definition changed", container.name), None);
     } else if container.liveness_probe.is_some() && probes.liveness == Some(false) {
         end(format!("Init container {} failed liveness probe", container.name), Some("LivenessProbe"));
+    } else if resize(pod, container, memory) == Resize::Restart {
+        end(format!("Container {} resize requires restart", container.name), None);
     }
     true
 }
@@ -302,7 +394,9 @@ enum App {
 }
 
 fn plan_app(pod: &Pod, container: &Spec, observed: &Observed, memory: &Memory) -> App {
-    let Some(status) = observed.container(&container.name) else { return App::Start };
+    let Some(status) = observed.container(&container.name) else {
+        return if ended_for_good(pod, container, observed, memory) { App::Ended } else { App::Start };
+    };
     match status.state {
         State::Running => {}
         State::Created | State::Unknown => return App::Start,
@@ -317,11 +411,66 @@ fn plan_app(pod: &Pod, container: &Spec, observed: &Observed, memory: &Memory) -
         (format!("Container {} failed liveness probe", container.name), Some("LivenessProbe"), restart)
     } else if container.startup_probe.is_some() && probes.startup == Some(false) {
         (format!("Container {} failed startup probe", container.name), Some("StartupProbe"), restart)
+    } else if resize(pod, container, memory) == Resize::Restart {
+        let message = format!("Container {} resize requires restart", container.name);
+        let why = Kill { id: status.id.clone(), name: container.name.clone(), message, reason: None };
+        return App::Kill { why, restart: true };
     } else {
         return App::Keep;
     };
     let message = if restart { format!("{message}, will be restarted") } else { message };
     App::Kill { why: Kill { id: status.id.clone(), name: container.name.clone(), message, reason }, restart }
+}
+
+#[derive(PartialEq)]
+enum Resize {
+    No,
+    InPlace,
+    Restart,
+}
+
+fn resize(pod: &Pod, container: &Spec, memory: &Memory) -> Resize {
+    let wanted = Size::of_container(pod, container);
+    match memory.actuated.get(&container.name) {
+        Some(actual) if actual.restarts(&wanted, container) => Resize::Restart,
+        Some(actual) if *actual != wanted => Resize::InPlace,
+        _ => Resize::No,
+    }
+}
+
+/// Whether something that runs has another size than the pod was granted.
+#[must_use]
+pub fn is_resizing(pod: &Pod, observed: &Observed, memory: &Memory) -> bool {
+    let runs = |c: &&Spec| observed.active(&c.name).is_some_and(|c| c.state == State::Running);
+    let containers = resizable(pod).filter(runs).any(|c| resize(pod, c, memory) != Resize::No);
+    let whole = memory.actuated_pod.is_some_and(|actual| actual != Size::of_pod(pod));
+    observed.current().is_some() && (containers || whole)
+}
+
+/// Begins a resize once nothing has to end for it. Answers whether containers must wait for it with their start.
+fn begin_resize(
+    pod: &Pod,
+    observed: &Observed,
+    memory: &Memory,
+    now: Nanos,
+    decision: &mut Decision,
+) -> bool {
+    if memory.in_flight.contains(&Operation::Resize) {
+        return true;
+    }
+    if !is_resizing(pod, observed, memory) {
+        return false;
+    }
+    if let Some(failure) = memory.resize_failure.as_ref().filter(|f| f.retry_at > now) {
+        decision.wake_at(failure.retry_at);
+        return false;
+    }
+    let stops = decision.actions.iter().any(|action| matches!(action, Action::Stop { .. }))
+        || memory.in_flight.iter().any(|operation| matches!(operation, Operation::Stop(_)));
+    if !stops {
+        decision.actions.push(Action::Resize);
+    }
+    true
 }
 
 fn changed(container: &Spec, status: &Container) -> bool {
@@ -349,7 +498,8 @@ fn run(
         }
     }
     // One at a time and in order, as the kubelet does; one that must wait does not hold up those behind it.
-    let mut starting = memory.in_flight.iter().any(|o| matches!(o, Operation::Start(_) | Operation::Sandbox));
+    let mut starting = begin_resize(pod, observed, memory, now, decision)
+        || memory.in_flight.iter().any(|o| matches!(o, Operation::Start(_) | Operation::Sandbox));
     for name in start {
         let last = observed.container(&name);
         if last.is_some_and(|c| c.state == State::Running) {
@@ -393,10 +543,7 @@ fn new_sandbox(
     decision: &mut Decision,
 ) {
     if observed.anything_runs() {
-        stop_all(pod, None, observed, memory, decision);
-        decision.finished = false;
-        decision.gone = false;
-        decision.actions.retain(|action| *action != Action::Release);
+        stop_running(pod, None, observed, memory, decision);
         return;
     }
     if memory.in_flight.contains(&Operation::Sandbox) {
@@ -408,9 +555,27 @@ fn new_sandbox(
     }
 }
 
-/// Ends a pod: its containers, sidecars after them and in reverse order, then the sandbox, then what the pod holds on the node.
+/// Ends a pod: what runs of it, then what it holds on the node.
 fn stop_all(pod: &Pod, grace: Option<i64>, observed: &Observed, memory: &Memory, decision: &mut Decision) {
     decision.finished = true;
+    if !stop_running(pod, grace, observed, memory, decision) {
+        return;
+    }
+    if memory.released {
+        decision.gone = true;
+    } else if !memory.in_flight.contains(&Operation::Release) {
+        decision.actions.push(Action::Release);
+    }
+}
+
+/// Stops containers, sidecars after them and in reverse order, then the sandbox. Answers whether nothing runs any more.
+fn stop_running(
+    pod: &Pod,
+    grace: Option<i64>,
+    observed: &Observed,
+    memory: &Memory,
+    decision: &mut Decision,
+) -> bool {
     let sidecar_index =
         |name: &str| spec::init_containers(pod).iter().position(|c| c.name == name && is_sidecar(c));
     let running: Vec<&Container> = observed.containers.iter().filter(|c| c.state == State::Running).collect();
@@ -432,7 +597,7 @@ fn stop_all(pod: &Pod, grace: Option<i64>, observed: &Observed, memory: &Memory,
         }
     }
     if !running.is_empty() {
-        return;
+        return false;
     }
     let ready: Vec<_> = observed.sandboxes.iter().filter(|s| s.ready).collect();
     for sandbox in &ready {
@@ -440,16 +605,8 @@ fn stop_all(pod: &Pod, grace: Option<i64>, observed: &Observed, memory: &Memory,
             decision.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
         }
     }
-    if !ready.is_empty()
-        || memory.in_flight.iter().any(|o| matches!(o, Operation::Start(_) | Operation::Sandbox))
-    {
-        return;
-    }
-    if memory.released {
-        decision.gone = true;
-    } else if !memory.in_flight.contains(&Operation::Release) {
-        decision.actions.push(Action::Release);
-    }
+    ready.is_empty()
+        && !memory.in_flight.iter().any(|o| matches!(o, Operation::Start(_) | Operation::Sandbox))
 }
 
 /// One ended container per name is kept for its logs, and the newest sandbox.
@@ -463,8 +620,10 @@ fn collect_garbage(observed: &Observed, memory: &Memory, decision: &mut Decision
             State::Exited => ended.insert(&container.name),
             State::Created | State::Unknown => is_newest,
         };
-        if !keep && !memory.in_flight.contains(&Operation::Remove(container.id.clone())) {
-            decision.actions.push(Action::RemoveContainer { id: container.id.clone() });
+        let remove = Action::RemoveContainer { id: container.id.clone() };
+        let busy = memory.in_flight.contains(&Operation::Remove(container.id.clone()));
+        if !keep && !busy && !decision.actions.contains(&remove) {
+            decision.actions.push(remove);
         }
     }
     for sandbox in observed.sandboxes.iter().skip(1) {
@@ -483,5 +642,7 @@ fn collect_garbage(observed: &Observed, memory: &Memory, decision: &mut Decision
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

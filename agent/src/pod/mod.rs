@@ -3,6 +3,7 @@ pub mod backoff;
 pub mod convert;
 pub mod decide;
 pub mod observed;
+pub mod resize;
 pub mod security;
 pub mod spec;
 pub mod start;

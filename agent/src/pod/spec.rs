@@ -113,6 +113,14 @@ pub fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     }
 }
 
+/// Whether the end of a container with this code starts all containers of its pod anew.
+#[must_use]
+pub fn restarts_all(container: &Container, exit_code: i32) -> bool {
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    let first = rules.iter().find(|rule| rule_matches(rule, exit_code));
+    first.is_some_and(|rule| rule.action == "RestartAllContainers")
+}
+
 fn rule_matches(rule: &ContainerRestartRule, exit_code: i32) -> bool {
     let Some(codes) = &rule.exit_codes else { return false };
     let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);

@@ -36,7 +36,7 @@ pub struct Scene {
     pub host_ips: Vec<String>,
 }
 
-fn failure(reason: &str, message: impl Into<String>, wait: Nanos) -> Failure {
+pub(super) fn failure(reason: &str, message: impl Into<String>, wait: Nanos) -> Failure {
     Failure { reason: reason.to_owned(), message: message.into(), retry_at: now() + wait }
 }
 

@@ -11,6 +11,7 @@ use super::backoff::Nanos;
 use super::decide::{Decision, Memory};
 use super::observed::{self, Observed, State};
 use super::spec::{self, Kind};
+use crate::allocation::Size;
 
 pub(super) mod conditions;
 mod phase;
@@ -25,9 +26,21 @@ pub struct Facts<'a> {
     pub previous: &'a PodStatus,
     pub host_ips: &'a [String],
     pub qos_class: &'a str,
-    /// Why the pod was ended by this node: reason and message.
-    pub ended: Option<(&'a str, &'a str)>,
+    pub ended: Option<End<'a>>,
+    /// Why a resize is not granted: reason and message.
+    pub pending: Option<(&'a str, &'a str)>,
+    /// The generation that the last granted resize has.
+    pub granted: Option<i64>,
     pub now: Nanos,
+}
+
+/// Why the pod was ended by this node.
+#[derive(Debug, Clone, Copy)]
+pub struct End<'a> {
+    pub reason: &'a str,
+    pub message: &'a str,
+    /// Through no fault of its own.
+    pub disrupted: bool,
 }
 
 /// `Time` of nanoseconds since the epoch, in whole seconds as the API server keeps it.
@@ -102,8 +115,8 @@ pub fn compute(pod: &Pod, facts: &Facts<'_>) -> PodStatus {
         qos_class: previous.qos_class.clone().or_else(|| Some(facts.qos_class.to_owned())),
         start_time: previous.start_time.clone().or_else(|| Some(time(facts.now))),
         observed_generation: pod.metadata.generation,
-        reason: facts.ended.map(|(reason, _)| reason.to_owned()).or_else(|| previous.reason.clone()),
-        message: facts.ended.map(|(_, message)| message.to_owned()).or_else(|| previous.message.clone()),
+        reason: facts.ended.map(|end| end.reason.to_owned()).or_else(|| previous.reason.clone()),
+        message: facts.ended.map(|end| end.message.to_owned()).or_else(|| previous.message.clone()),
         nominated_node_name: previous.nominated_node_name.clone(),
         resize: previous.resize.clone(),
         resource_claim_statuses: previous.resource_claim_statuses.clone(),
@@ -135,7 +148,7 @@ fn container(
     let mut instances = facts.observed.containers.iter().filter(|c| c.name == container.name);
     let newest = instances.next();
     let mut status = match newest {
-        Some(newest) => from_observed(container, newest, old),
+        Some(newest) => from_observed(pod, container, newest, old, facts),
         None => from_memory(pod, container, kind, old, facts),
     };
     if let Some(last) = instances.next() {
@@ -162,10 +175,14 @@ fn container_id(container: &observed::Container) -> String {
 pub const RUNTIME_NAME: &str = "pintle";
 
 fn from_observed(
+    pod: &Pod,
     spec: &Container,
     c: &observed::Container,
     old: Option<&ContainerStatus>,
+    facts: &Facts<'_>,
 ) -> ContainerStatus {
+    let actual = facts.memory.actuated.get(&spec.name).filter(|_| c.state == State::Running);
+    let own = Size::of_container(pod, spec);
     let restarts = i32::try_from(c.restarts).unwrap_or(i32::MAX);
     ContainerStatus {
         name: c.name.clone(),
@@ -174,7 +191,7 @@ fn from_observed(
         container_id: Some(container_id(c)),
         restart_count: restarts.max(old.map_or(0, |o| o.restart_count)),
         state: Some(state(c)),
-        resources: spec.resources.clone(),
+        resources: actual.unwrap_or(&own).over(spec.resources.as_ref(), &own),
         allocated_resources: spec.resources.as_ref().and_then(|r| r.requests.clone()),
         user: c.user.as_ref().map(|(uid, gid, groups)| ContainerUser {
             linux: Some(LinuxContainerUser {
@@ -400,8 +417,25 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
 /// Whether a condition of this type is the agent's to write.
 #[must_use]
 pub fn owns_condition(kind: &str) -> bool {
-    matches!(kind, "PodReadyToStartContainers" | "Initialized" | "ContainersReady" | "Ready" | "PodScheduled")
+    matches!(
+        kind,
+        "PodReadyToStartContainers"
+            | "Initialized"
+            | "ContainersReady"
+            | "Ready"
+            | "PodScheduled"
+            | "PodResizePending"
+            | RESIZING
+            | RESTARTING
+    )
 }
+
+/// The condition of a pod whose containers all begin anew.
+const RESTARTING: &str = "AllContainersRestarting";
+/// The condition of a pod whose containers are not yet the size that it was granted.
+pub const RESIZING: &str = "PodResizeInProgress";
+/// The condition of a pod that its node, a controller or a preempting pod ended.
+pub const DISRUPTION: &str = "DisruptionTarget";
 
 /// The condition of this type.
 #[must_use]

@@ -25,6 +25,10 @@ pub struct PodEntry {
     pub sandbox: Option<String>,
     /// CRI id of the newest container by name, init and ephemeral ones included.
     pub containers: BTreeMap<String, String>,
+    /// It was told to end, and nothing of it runs.
+    pub stopped: bool,
+    /// The API server has this status.
+    pub told: bool,
 }
 
 impl PodEntry {

@@ -207,8 +207,10 @@ impl Backend for NodeBackend {
             let sandboxes = text(self.ctx.cri.list_pod_sandbox_stats().await)?;
             let pods: Vec<Arc<Pod>> =
                 self.ctx.pods.snapshot().values().map(|entry| entry.pod.clone()).collect();
-            stats::read(machine::paths::STATE.as_ref(), &sandboxes, &pods)
-                .map_err(|error| format!("read /proc: {error}"))
+            let mut stats = stats::read(machine::paths::STATE.as_ref(), &sandboxes, &pods)
+                .map_err(|error| format!("read /proc: {error}"))?;
+            self.ctx.rates.fill(&mut stats);
+            Ok(stats)
         }
         .boxed()
     }

@@ -2,9 +2,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt as _};
@@ -13,13 +11,12 @@ use tokio::sync::watch;
 
 use crate::context::ApiHandle;
 use crate::parts::Services;
+use crate::watching;
 
 /// Pods by uid; `None` until they have been listed once.
 pub type ApiPods = Option<Arc<BTreeMap<String, Arc<Pod>>>>;
 
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// Runs a watch for as long as the agent lives: over lost connections, new credentials and expired versions.
+/// Runs a watch for as long as the agent lives, and says when it fails and when it works again.
 async fn follow<K, F>(
     api: ApiHandle,
     what: &str,
@@ -31,36 +28,24 @@ async fn follow<K, F>(
     F: FnMut(Event<K>),
 {
     let mut told = String::new();
-    while let Some(client) = api.ready().await {
-        let mut stream = std::pin::pin!(watcher::watcher(make(client), config.clone()));
-        let mut wait = Duration::from_secs(1);
-        loop {
-            let next = tokio::select! {
-                next = stream.next() => next,
-                () = api.replaced() => break,
-            };
-            match next {
-                Some(Ok(event)) => {
-                    wait = Duration::from_secs(1);
-                    if !told.is_empty() && matches!(event, Event::InitDone) {
-                        tracing::info!("watch {what}: works again");
-                        told.clear();
-                    }
-                    on(event);
-                }
-                Some(Err(error)) => {
-                    let text = crate::parts::chain(&error);
-                    if text != told {
-                        tracing::warn!("watch {what}: {text}; trying again");
-                        told = text;
-                    }
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                }
-                None => break,
+    let stream = |client| watcher::watcher(make(client), config.clone());
+    let next = |next: Result<Event<K>, watcher::Error>| match next {
+        Ok(event) => {
+            if !told.is_empty() && matches!(event, Event::InitDone) {
+                tracing::info!("watch {what}: works again");
+                told.clear();
+            }
+            on(event);
+        }
+        Err(error) => {
+            let text = crate::parts::chain(&error);
+            if text != told {
+                tracing::warn!("watch {what}: {text}; trying again");
+                told = text;
             }
         }
-    }
+    };
+    watching::follow(api, stream, next).await;
 }
 
 /// Follows the pods of this node.

@@ -3,11 +3,13 @@
 //! `read` measures (CRI's sandbox statistics, `/proc`, the root cgroup, statfs); `summary` and `metrics` are functions over it.
 mod metrics;
 mod node;
+mod rates;
 mod read;
 mod summary;
 
 pub use metrics::{cadvisor_metrics, node_agent_metrics, probe_metrics, resource_metrics};
 pub use node::{DiskUse, NetworkUse, Use, parse_meminfo};
+pub use rates::Rates;
 pub use read::{read, read_node};
 pub use summary::summary;
 

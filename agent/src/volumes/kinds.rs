@@ -46,6 +46,14 @@ fn volume_refs(volume: &Volume, refs: &mut ObjectRefs) {
     }
 }
 
+/// Whether the pod shows trust anchors of ClusterTrustBundles.
+#[must_use]
+pub fn shows_trust_bundles(pod: &Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let sources = volumes.filter_map(|v| v.projected.as_ref()?.sources.as_ref()).flatten();
+    sources.into_iter().any(|source| source.cluster_trust_bundle.is_some())
+}
+
 /// Why a kind of volume is refused, or `None` for those that this node makes.
 pub(super) fn unsupported(volume: &Volume) -> Option<String> {
     let known = volume.empty_dir.is_some()

@@ -8,6 +8,7 @@
 //! | `source` | how objects and tokens are read (a trait) |
 //! | `kinds` | which kind a volume is, and which are refused |
 //! | `payload` | files of configMap, secret, downwardAPI and projected volumes |
+//! | `bundles`, `certificates`, `tokens` | trust anchors, keys and tokens that projected volumes show |
 //! | `atomic` | writes them so that a reader sees the old or the new set |
 //! | `empty_dir`, `host_path` | the other kinds |
 //! | `ownership` | fsGroup |
@@ -16,6 +17,8 @@
 //! | `hosts` | `/etc/hosts` |
 //! | `teardown` | the end |
 mod atomic;
+mod bundles;
+mod certificates;
 mod empty_dir;
 mod host_path;
 mod hosts;
@@ -33,12 +36,14 @@ mod tokens;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use bundles::TrustBundle;
 pub use hosts::hosts_file;
-pub use kinds::{ObjectRefs, object_refs};
+pub use kinds::{ObjectRefs, object_refs, shows_trust_bundles};
 pub use mounts::{ContainerMounts, MountContext};
 pub use prepare::{PodVolumes, PreparedVolume};
-pub use source::{ServiceAccountToken, Source, SourceError, TokenRequest};
+pub use source::{Answer, CertificateRequest, ServiceAccountToken, Source, SourceError, TokenRequest};
 
+use certificates::Certificates;
 use tokens::TokenCache;
 
 /// A volume that could not be made, shown or removed. The text is what the user reads in the FailedMount event.
@@ -58,13 +63,14 @@ pub struct Volumes {
     root: PathBuf,
     source: Arc<dyn Source>,
     tokens: Arc<TokenCache>,
+    certificates: Arc<Certificates>,
 }
 
 impl Volumes {
     /// `root` is the kubelet's directory, `/var/lib/kubelet` on a node.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, source: Arc<dyn Source>) -> Self {
-        Self { root: root.into(), source, tokens: Arc::default() }
+        Self { root: root.into(), source, tokens: Arc::default(), certificates: Arc::default() }
     }
 
     /// The directory of one pod.

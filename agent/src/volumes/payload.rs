@@ -3,11 +3,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapVolumeSource, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret,
-    SecretVolumeSource, ServiceAccountTokenProjection,
+    ClusterTrustBundleProjection, ConfigMap, ConfigMapVolumeSource, DownwardAPIVolumeFile, KeyToPath, Pod,
+    PodCertificateProjection, ProjectedVolumeSource, Secret, SecretVolumeSource,
+    ServiceAccountTokenProjection,
 };
 
 use super::atomic::{File, Payload};
+use super::bundles;
+use super::certificates::Certificates;
 use super::source::{Source, SourceError, TokenRequest};
 use super::tokens::{TokenCache, due};
 use crate::env::{self, PodFacts};
@@ -29,6 +32,7 @@ pub(super) struct Gatherer<'a> {
     pub(super) facts: &'a PodFacts,
     pub(super) source: &'a dyn Source,
     pub(super) tokens: &'a TokenCache,
+    pub(super) certificates: &'a Certificates,
 }
 
 impl Gatherer<'_> {
@@ -71,11 +75,15 @@ impl Gatherer<'_> {
     }
 
     /// All sources of a projected volume; every fault is named, not only the first one.
-    pub(super) async fn projected(&self, volume: &ProjectedVolumeSource) -> Result<Gathered, String> {
+    pub(super) async fn projected(
+        &self,
+        name: &str,
+        volume: &ProjectedVolumeSource,
+    ) -> Result<Gathered, String> {
         let mut gathered = Gathered::default();
         let mut faults = Vec::new();
         let mode = volume.default_mode.unwrap_or(DEFAULT_MODE);
-        for source in volume.sources.iter().flatten() {
+        for (index, source) in volume.sources.iter().flatten().enumerate() {
             let added = if let Some(secret) = &source.secret {
                 let optional = secret.optional == Some(true);
                 let found = absent_if(optional, self.source.secret(self.namespace(), &secret.name).await);
@@ -94,10 +102,10 @@ impl Gatherer<'_> {
                 self.downward(downward.items.as_deref().unwrap_or_default(), Some(mode))
             } else if let Some(token) = &source.service_account_token {
                 self.token(token, mode, &mut gathered.renew_at).await
-            } else if source.cluster_trust_bundle.is_some() {
-                Err("clusterTrustBundle projections are not supported by this node yet".to_owned())
-            } else if source.pod_certificate.is_some() {
-                Err("podCertificate projections are not supported by this node yet".to_owned())
+            } else if let Some(bundle) = &source.cluster_trust_bundle {
+                self.trust_bundle(bundle, mode).await
+            } else if let Some(certificate) = &source.pod_certificate {
+                self.certificate((name, index), certificate, mode, &mut gathered.renew_at).await
             } else {
                 Ok(Payload::new())
             };
@@ -140,11 +148,50 @@ impl Gatherer<'_> {
         let soon = now.saturating_add(jiff::SignedDuration::from_secs(30)).unwrap_or(now);
         let next = due(&token, expiration_seconds).max(soon);
         *renew_at = Some(renew_at.map_or(next, |at| at.min(next)));
+        let file = self.private(token.token.into_bytes(), default_mode);
+        Ok(Payload::from([(projection.path.clone(), file)]))
+    }
+
+    /// A file for the pod's user alone, where it has one.
+    fn private(&self, data: Vec<u8>, default_mode: i32) -> File {
         let user = common_user(self.pod);
         let private = user.is_some() || fs_group(self.pod).is_some();
-        let mode = if private { 0o600 } else { bits(default_mode) };
-        let file = File { data: token.token.into_bytes(), mode, user };
-        Ok(Payload::from([(projection.path.clone(), file)]))
+        File { data, mode: if private { 0o600 } else { bits(default_mode) }, user }
+    }
+
+    async fn trust_bundle(
+        &self,
+        projection: &ClusterTrustBundleProjection,
+        mode: i32,
+    ) -> Result<Payload, String> {
+        let bundles = self.source.trust_bundles().await.map_err(|error| error.to_string())?;
+        let anchors = bundles::select(&bundles, projection)?;
+        Ok(Payload::from([(projection.path.clone(), self.private(anchors.into_bytes(), mode))]))
+    }
+
+    async fn certificate(
+        &self,
+        place: (&str, usize),
+        projection: &PodCertificateProjection,
+        mode: i32,
+        renew_at: &mut Option<Timestamp>,
+    ) -> Result<Payload, String> {
+        let now = Timestamp::now();
+        let issued = self.certificates.get(self.source, self.pod, place, projection, now).await?;
+        let soon = now.saturating_add(jiff::SignedDuration::from_secs(30)).unwrap_or(now);
+        let next = issued.refresh_at.max(soon);
+        *renew_at = Some(renew_at.map_or(next, |at| at.min(next)));
+        let bundle = format!("{}{}", issued.key, issued.chain);
+        let files = [
+            (&projection.credential_bundle_path, bundle),
+            (&projection.key_path, issued.key),
+            (&projection.certificate_chain_path, issued.chain),
+        ];
+        let named = files.into_iter().filter_map(|(path, text)| {
+            let path = path.clone().filter(|path| !path.is_empty())?;
+            Some((path, self.private(text.into_bytes(), mode)))
+        });
+        Ok(named.collect())
     }
 
     fn namespace(&self) -> &str {

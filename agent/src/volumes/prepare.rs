@@ -78,7 +78,13 @@ impl Volumes {
         if let Some(refusal) = kinds::unsupported(volume) {
             return Err(refusal);
         }
-        let gatherer = Gatherer { pod, facts, source: &*self.source, tokens: &self.tokens };
+        let gatherer = Gatherer {
+            pod,
+            facts,
+            source: &*self.source,
+            tokens: &self.tokens,
+            certificates: &self.certificates,
+        };
         let group = fs_group(pod);
         // Secrets, tokens and what is projected with them never reach the disk.
         if let Some(source) = &volume.config_map {
@@ -92,7 +98,7 @@ impl Volumes {
                 gatherer.downward(source.items.as_deref().unwrap_or_default(), source.default_mode)?;
             show(dir, "downward-api", &volume.name, payload, group, true).await
         } else if let Some(source) = &volume.projected {
-            let Gathered { payload, renew_at: next } = gatherer.projected(source).await?;
+            let Gathered { payload, renew_at: next } = gatherer.projected(&volume.name, source).await?;
             *renew_at = [*renew_at, next].into_iter().flatten().min();
             show(dir, "projected", &volume.name, payload, group, true).await
         } else if let Some(source) = &volume.empty_dir {

@@ -1,9 +1,12 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+
+use super::bundles::TrustBundle;
 
 /// How volumes and environments read objects that pods refer to. Implementations answer from a watch when they can.
 pub trait Source: fmt::Debug + Send + Sync {
@@ -26,6 +29,59 @@ pub trait Source: fmt::Debug + Send + Sync {
         &'a self,
         request: TokenRequest<'a>,
     ) -> BoxFuture<'a, Result<ServiceAccountToken, SourceError>>;
+
+    /// All ClusterTrustBundles.
+    fn trust_bundles(&self) -> BoxFuture<'_, Result<Arc<Vec<TrustBundle>>, SourceError>> {
+        Box::pin(async { Err(SourceError::other("ClusterTrustBundles cannot be read")) })
+    }
+
+    /// Makes a PodCertificateRequest; the answer is its name.
+    fn ask_certificate<'a>(
+        &'a self,
+        _: CertificateRequest<'a>,
+    ) -> BoxFuture<'a, Result<String, SourceError>> {
+        Box::pin(async { Err(SourceError::other("certificates cannot be asked for")) })
+    }
+
+    /// What became of a PodCertificateRequest; it is waited for a little.
+    fn certificate_answer<'a>(
+        &'a self,
+        _namespace: &'a str,
+        _name: &'a str,
+    ) -> BoxFuture<'a, Result<Answer, SourceError>> {
+        Box::pin(async { Err(SourceError::other("certificates cannot be asked for")) })
+    }
+}
+
+/// What to ask of a signer for a pod.
+#[derive(Debug, Clone)]
+pub struct CertificateRequest<'a> {
+    pub namespace: &'a str,
+    pub pod_name: &'a str,
+    pub pod_uid: &'a str,
+    pub service_account: &'a str,
+    pub signer: &'a str,
+    pub max_expiration_seconds: Option<i32>,
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// A PKCS#10 request that holds nothing but the key.
+    pub pkcs10: Vec<u8>,
+}
+
+/// A signer's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Issued {
+        chain: String,
+        refresh_at: Timestamp,
+        not_after: Timestamp,
+    },
+    /// For good.
+    Refused {
+        how: &'static str,
+        reason: String,
+        message: String,
+    },
+    Pending,
 }
 
 /// What to ask of a service account's `token` subresource.

@@ -22,6 +22,7 @@ impl Volumes {
             return Err(failed("the uid is no file name".into()));
         }
         self.tokens.forget(uid);
+        self.certificates.forget(uid);
         let dir = self.pod_dir(uid);
         let work = tokio::task::spawn_blocking(move || remove(&dir));
         match tokio::time::timeout(WITHIN, work).await {

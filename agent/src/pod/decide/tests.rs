@@ -138,3 +138,91 @@ fn one_dead_container_per_name_is_kept() {
     let observed = with_sandbox(vec![seen("a", State::Running, 0), older, oldest]);
     assert_eq!(actions(&pod, &observed), [Action::RemoveContainer { id: "a-oldest".into() }]);
 }
+
+#[test]
+fn a_paused_pod_stops_and_keeps_what_it_has() {
+    let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "x"}]}));
+    let mut observed = Observed {
+        sandboxes: vec![Sandbox {
+            id: "s".into(),
+            ready: true,
+            ips: vec!["10.0.0.1".into()],
+            ..Default::default()
+        }],
+        containers: vec![Container {
+            id: "c".into(),
+            name: "a".into(),
+            sandbox: "s".into(),
+            state: State::Running,
+            ..Default::default()
+        }],
+    };
+    let decide = |observed: &Observed| {
+        super::decide(&pod, &Intent::Pause { grace: 5 }, observed, &Memory::default(), 0)
+    };
+    assert!(matches!(decide(&observed).actions[..], [Action::Stop { grace: Some(5), .. }]));
+    observed.containers[0].state = State::Exited;
+    assert_eq!(decide(&observed).actions, [Action::StopSandbox { id: "s".into() }]);
+    observed.sandboxes[0].ready = false;
+    let decision = decide(&observed);
+    assert_eq!(decision.actions, []);
+    assert!(!decision.finished && !decision.gone);
+}
+
+#[test]
+fn after_a_boot_only_what_has_not_ended_for_good_runs_again() {
+    let memory = Memory {
+        restarts: [("a".to_owned(), 2)].into(),
+        ended: [("a".to_owned(), 0)].into(),
+        ..Memory::default()
+    };
+    let observed = Observed {
+        sandboxes: vec![Sandbox {
+            id: "s".into(),
+            ready: true,
+            ips: vec!["10.0.0.1".into()],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let started = |policy: &str, memory: &Memory, observed: &Observed| {
+        let pod = pod(
+            serde_json::json!({"restartPolicy": policy, "containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "x"}]}),
+        );
+        super::decide(&pod, &Intent::Run, observed, memory, 0)
+    };
+    let first = |decision: Decision| decision.actions.into_iter().next();
+    assert_eq!(
+        first(started("Always", &memory, &observed)),
+        Some(Action::Start { name: "a".into(), attempt: 3 })
+    );
+    assert_eq!(
+        first(started("OnFailure", &memory, &observed)),
+        Some(Action::Start { name: "b".into(), attempt: 0 })
+    );
+    let forgotten = Observed::default();
+    assert_eq!(first(started("Always", &memory, &forgotten)), Some(Action::CreateSandbox { attempt: 0 }));
+    assert!(started("Never", &memory, &forgotten).finished, "what may run only once has run");
+    assert_eq!(
+        first(started("Never", &Memory::default(), &forgotten)),
+        Some(Action::CreateSandbox { attempt: 0 })
+    );
+}
+
+#[test]
+fn one_end_can_start_all_containers_anew() {
+    let pod = pod(serde_json::json!({"restartPolicy": "Never", "containers": [
+        {"name": "a", "restartPolicyRules": [
+            {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]},
+        {"name": "b"}
+    ]}));
+    let running = with_sandbox(vec![seen("a", State::Exited, 42), seen("b", State::Running, 0)]);
+    assert!(matches!(&actions(&pod, &running)[..], [Action::Stop { name, .. }] if name == "b"));
+    let stopped = with_sandbox(vec![seen("a", State::Exited, 42), seen("b", State::Exited, 137)]);
+    assert_eq!(actions(&pod, &stopped), [Action::RemoveContainer { id: "b-0".into() }]);
+    let last = with_sandbox(vec![seen("a", State::Exited, 42)]);
+    assert_eq!(actions(&pod, &last), [Action::RemoveContainer { id: "a-0".into() }]);
+    let memory = Memory { restarts: [("a".to_owned(), 0), ("b".to_owned(), 0)].into(), ..Memory::default() };
+    let empty = with_sandbox(vec![]);
+    assert_eq!(decide(&pod, &Intent::Run, &empty, &memory, 0).actions, [start("a", 1)]);
+}

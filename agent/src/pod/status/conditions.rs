@@ -1,7 +1,8 @@
 //! The pod conditions that the node writes.
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
-use super::{Facts, condition, owns_condition, time};
+use super::{DISRUPTION, Facts, RESIZING, RESTARTING, condition, owns_condition, time};
+use crate::pod::decide::{is_resizing, reset_trigger};
 use crate::pod::spec;
 
 struct Verdict {
@@ -33,9 +34,68 @@ pub(super) fn all(pod: &Pod, status: &PodStatus, facts: &Facts<'_>) -> Vec<PodCo
     ];
     let mut conditions: Vec<PodCondition> =
         verdicts.into_iter().map(|(kind, verdict)| finish(pod, kind, verdict, facts)).collect();
-    let others = facts.previous.conditions.iter().flatten().filter(|c| !owns_condition(&c.type_));
+    conditions.extend(restarting(pod, status, facts));
+    conditions.extend(passing(pod, facts));
+    let disrupted = facts.ended.filter(|end| end.disrupted);
+    let others = facts.previous.conditions.iter().flatten().filter(|c| {
+        let replaced = c.type_ == DISRUPTION && disrupted.is_some();
+        !owns_condition(&c.type_) && !replaced
+    });
     conditions.extend(others.cloned());
+    conditions.extend(disrupted.map(|end| {
+        let verdict =
+            Verdict { ok: true, reason: Some("TerminationByKubelet"), message: Some(end.message.to_owned()) };
+        finish(pod, DISRUPTION, verdict, facts)
+    }));
     conditions
+}
+
+/// Pods with a rule that restarts all containers say whether that is under way.
+fn restarting(pod: &Pod, status: &PodStatus, facts: &Facts<'_>) -> Option<PodCondition> {
+    let containers = spec::init_containers(pod).iter().chain(&spec::spec(pod).containers);
+    let mut rules = containers.flat_map(|c| c.restart_policy_rules.iter().flatten());
+    if !rules.any(|rule| rule.action == "RestartAllContainers") {
+        return None;
+    }
+    let verdict = match status.phase.as_deref() {
+        Some("Succeeded") => no("PodCompleted", String::new()),
+        Some("Failed") => no("PodFailed", String::new()),
+        _ if reset_trigger(pod, facts.observed).is_some() => Verdict {
+            ok: true,
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".into()),
+        },
+        _ => Verdict { ok: false, reason: None, message: None },
+    };
+    Some(finish(pod, RESTARTING, verdict, facts))
+}
+
+/// Conditions that are there only while they are true.
+fn passing(pod: &Pod, facts: &Facts<'_>) -> Vec<PodCondition> {
+    let condition = |kind: &str, reason: &str, message: &str, generation: Option<i64>| {
+        let old = condition(facts.previous, kind);
+        let since = old.and_then(|c| c.last_transition_time.clone());
+        PodCondition {
+            type_: kind.to_owned(),
+            status: "True".into(),
+            reason: (!reason.is_empty()).then(|| reason.to_owned()),
+            message: (!message.is_empty()).then(|| message.to_owned()),
+            last_transition_time: since.or_else(|| Some(time(facts.now))),
+            last_probe_time: None,
+            observed_generation: generation,
+        }
+    };
+    let generation = pod.metadata.generation;
+    let mut all = Vec::new();
+    all.extend(
+        facts.pending.map(|(reason, message)| condition("PodResizePending", reason, message, generation)),
+    );
+    if is_resizing(pod, facts.observed, facts.memory) {
+        let failure = facts.memory.resize_failure.as_ref();
+        let (reason, message) = failure.map_or(("", ""), |f| (f.reason.as_str(), f.message.as_str()));
+        all.push(condition(RESIZING, reason, message, facts.granted.or(generation)));
+    }
+    all
 }
 
 fn finish(pod: &Pod, kind: &str, verdict: Verdict, facts: &Facts<'_>) -> PodCondition {

@@ -36,6 +36,8 @@ fn status_of(pod: &Pod, observed: &Observed, memory: &Memory, previous: &PodStat
         host_ips: &["10.0.0.1".to_owned()],
         qos_class: "BestEffort",
         ended: None,
+        pending: None,
+        granted: None,
         now,
     };
     compute(pod, &facts)

@@ -1,0 +1,106 @@
+//! What becomes of an action that has ended.
+use k8s_openapi::api::core::v1::PodStatus;
+use tokio::task::Id;
+
+use super::{Done, Worker};
+use crate::allocation::{self, Allocation};
+use crate::events::Kind as Severity;
+use crate::pod::backoff::SECOND;
+use crate::pod::resize::Resized;
+use crate::pod::start::now;
+
+impl Worker {
+    pub(super) fn finished(&mut self, done: Result<(Id, Done), tokio::task::JoinError>) {
+        let (id, done) = match done {
+            Ok((id, done)) => (id, Some(done)),
+            Err(error) => (error.id(), None),
+        };
+        if let Some((operation, _)) = self.running.remove(&id) {
+            // A second operation of the same name may have begun after this one was given up.
+            if !self.running.values().any(|(other, _)| *other == operation) {
+                self.memory.in_flight.remove(&operation);
+            }
+        }
+        match done {
+            None | Some(Done::Removed | Done::Refreshed(None)) => {}
+            Some(Done::Refreshed(Some(volumes))) => self.volumes = Some(volumes),
+            Some(Done::Sandbox(Ok(volumes), size)) => {
+                self.memory.actuated_pod = Some(size);
+                self.keep_sizes();
+                self.memory.sandbox_failure = None;
+                self.memory.released = false;
+                self.volumes = Some(volumes);
+            }
+            Some(Done::Sandbox(Err(failure), _)) => self.memory.sandbox_failure = Some(failure),
+            Some(Done::Started(name, attempt, result, size)) => {
+                self.memory.actuated.insert(name.clone(), size);
+                self.keep_sizes();
+                let began = result.is_ok();
+                match result {
+                    Ok(_) => self.memory.failures.remove(&name),
+                    Err(failure) => self.memory.failures.insert(name.clone(), failure),
+                };
+                // A container that could not be made has taken no number.
+                if began {
+                    self.memory.restarts.insert(name, attempt);
+                }
+            }
+            Some(Done::Resized(resized)) => self.resized(resized),
+            Some(Done::Stopped(Err(failure))) => tracing::warn!("pod {}: {}", self.uid, failure.message),
+            Some(Done::Stopped(Ok(()))) => {}
+            Some(Done::Released(result)) => match result {
+                Ok(()) => {
+                    self.memory.released = true;
+                    self.volumes = None;
+                }
+                Err(failure) => tracing::warn!("pod {}: {}", self.uid, failure.message),
+            },
+            Some(Done::Posted(status, result)) => self.was_posted(status, result),
+            Some(Done::Deleted(result)) => {
+                self.deleting = false;
+                if let Err(error) = result {
+                    self.delete_after = now() + 2 * SECOND;
+                    tracing::debug!("delete pod {}: {error}", self.uid);
+                } else {
+                    self.delete_after = now() + 10 * SECOND;
+                }
+            }
+        }
+    }
+
+    pub(super) fn was_posted(&mut self, status: PodStatus, result: Result<(), kube::Error>) {
+        self.posting = false;
+        match result {
+            Ok(()) => self.posted = Some(status),
+            // The pod, or this incarnation of it, is gone: there is nobody to tell.
+            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
+                self.posted = Some(status);
+            }
+            Err(error) => {
+                self.post_after = now() + 2 * SECOND;
+                tracing::debug!("status of pod {}: {}", self.uid, crate::parts::chain(&error));
+            }
+        }
+    }
+
+    fn resized(&mut self, resized: Resized) {
+        self.memory.actuated.extend(resized.containers);
+        self.memory.actuated_pod = resized.pod.or(self.memory.actuated_pod);
+        self.keep_sizes();
+        let told = self.memory.resize_failure.take().map(|f| f.message);
+        if let Some(failure) = &resized.failure
+            && told.as_ref() != Some(&failure.message)
+        {
+            let pod = self.desired.borrow().pod.clone();
+            let message = allocation::message("Pod resize error", &pod, &failure.message);
+            self.ctx.events.pod(&pod, Severity::Warning, "ResizeError", message);
+        }
+        self.memory.resize_failure = resized.failure;
+    }
+
+    /// What is in force outlives this agent.
+    fn keep_sizes(&self) {
+        let (actuated, actuated_pod) = (self.memory.actuated.clone(), self.memory.actuated_pod);
+        self.parts.allocations.update(&self.uid, |a| Allocation { actuated, actuated_pod, ..a });
+    }
+}
