@@ -166,7 +166,7 @@ fn config_volume(folder: &Path, config: &str) -> Result<Vec<String>> {
 fn wait(folder: &Path, tools: &Tools, vm: &Vm) -> Result<()> {
     let state = State { image: tools.parts.clone(), lan: 0, nodes: vec![vm.clone()] };
     let cluster = Cluster { folder: folder.into(), state, programs: tools.programs.clone() };
-    let progress = Progress::new();
+    let progress = Progress::start();
     // Firmware, and on the network the loading of everything, come before the kernel.
     let patience = Accel::detect().patience() * 2;
     cluster.wait_for_machines(&progress, patience * 2)?;
