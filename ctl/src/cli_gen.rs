@@ -80,8 +80,9 @@ fn config(args: &ConfigArgs) -> Result<()> {
     let text = std::fs::read_to_string(&args.secrets).with_context(|| {
         format!("read the secrets {}; `pintle gen secrets --output {0}` makes them", args.secrets.display())
     })?;
-    let secrets: Secrets = serde_yaml_ng::from_str(&text)
-        .with_context(|| format!("read the secrets {}", args.secrets.display()))?;
+    let secrets: Secrets = serde_yaml_ng::from_str(&text).with_context(|| {
+        format!("read the secrets {}; `pintle gen secrets` shows which a cluster has", args.secrets.display())
+    })?;
     let options = Options {
         cluster: args.cluster.clone(),
         endpoint: args.endpoint.clone(),

@@ -7,10 +7,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ctl::client::{Client, connect};
 use ctl::generate::ClientConfig;
-use ctl::table::table;
 use machine::api;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::AsyncReadExt;
+
+use crate::cli_health::health;
+use crate::cli_processes::processes;
+use crate::cli_rows::{Output, Rows};
 
 /// Bytes of an image sent at once.
 const CHUNK: usize = 256 << 10;
@@ -32,12 +35,6 @@ pub struct Format {
     output: Output,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-}
-
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Mode {
     Auto,
@@ -49,24 +46,32 @@ pub enum Mode {
 #[derive(Subcommand)]
 pub enum Node {
     /// Versions of Pintle, kernel and Kubernetes on each machine.
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.10 version --output json")]
     Version(Format),
     /// Give machines a new config; every fault is listed, and nothing changes if there is one.
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.11 apply worker.yaml --dry-run")]
     Apply {
         file: PathBuf,
         /// Only say what would happen.
         #[arg(long)]
         dry_run: bool,
+        /// Whether a change that takes a reboot gets it now, not at all, or at the next one.
         #[arg(long, value_enum, default_value = "auto")]
         mode: Mode,
+        #[command(flatten)]
+        format: Format,
     },
     /// Show what a machine has.
     #[command(subcommand)]
     Get(Get),
     /// Services of each machine.
+    #[command(after_help = "Example:\n  pintle services")]
     Services(Format),
     /// Memory and processor time of each machine's services.
+    #[command(after_help = "Example:\n  pintle processes --output json")]
     Processes(Format),
     /// A service's log.
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.10 logs agent --follow --tail 20")]
     Logs {
         service: String,
         #[arg(long, short)]
@@ -76,6 +81,7 @@ pub enum Node {
         tail: i64,
     },
     /// The kernel's log.
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.10 dmesg")]
     Dmesg {
         #[arg(long, short)]
         follow: bool,
@@ -84,32 +90,43 @@ pub enum Node {
         tail: bool,
     },
     /// What happened on each machine.
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.10 events --follow")]
     Events {
         #[arg(long, short)]
         follow: bool,
+        #[command(flatten)]
+        format: Format,
     },
     /// Images of a machine's runtime.
     #[command(subcommand)]
     Image(Image),
     /// Reboot machines in good order.
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.11 reboot")]
     Reboot {
         /// Without stopping pods.
         #[arg(long)]
         force: bool,
     },
     /// Power machines off in good order.
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.11 shutdown")]
     Shutdown {
         /// Without stopping pods.
         #[arg(long)]
         force: bool,
     },
     /// Wait until machines are healthy, and say what is waited for.
+    #[command(after_help = "Example:\n  pintle health --wait 0 --output json")]
     Health {
         /// Seconds to wait.
         #[arg(long, default_value = "300")]
         wait: u64,
+        #[command(flatten)]
+        format: Format,
     },
-    /// The administrator's kubeconfig, from a control-plane machine.
+    /// The administrator's kubeconfig, from the first control-plane machine that has it.
+    #[command(
+        after_help = "Example:\n  pintle kubeconfig --output kubeconfig && kubectl --kubeconfig kubeconfig get nodes"
+    )]
     Kubeconfig {
         /// File to write; `-` is standard output.
         #[arg(long, short, default_value = "-", value_name = "FILE")]
@@ -120,6 +137,7 @@ pub enum Node {
 #[derive(Subcommand)]
 pub enum Get {
     /// The active machine config, without its secrets.
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.10 get config")]
     Config {
         #[arg(long)]
         with_secrets: bool,
@@ -129,7 +147,13 @@ pub enum Get {
 #[derive(Subcommand)]
 pub enum Image {
     /// Import OCI-layout or docker archives.
-    Import { archives: Vec<PathBuf> },
+    #[command(after_help = "Example:\n  pintle --nodes 10.5.0.10,10.5.0.11 image import app.tar")]
+    Import {
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+        #[command(flatten)]
+        format: Format,
+    },
 }
 
 pub fn run(target: &Target, command: &Node) -> Result<()> {
@@ -151,23 +175,28 @@ async fn on_nodes(target: &Target, command: &Node) -> Result<()> {
     if nodes.is_empty() {
         bail!("no machine is named; use --nodes HOST, or put endpoints into {}", target.config.display());
     }
-    let output = match command {
-        Node::Version(format) | Node::Services(format) | Node::Processes(format) => format.output,
-        _ => Output::Table,
-    };
-    let mut rows = Rows { output, headings: &[], rows: Vec::new(), json: Vec::new() };
+    let output = command.output();
+    if nodes.len() > 1 && command.follows() {
+        bail!("one machine is followed at a time; name it with --nodes");
+    }
+    let mut rows = Rows::new(output);
     let mut failed = 0;
     for node in &nodes {
         let result = match command {
-            Node::Health { wait } => health(&config, node, Duration::from_secs(*wait)).await,
+            Node::Health { wait, .. } => health(&config, node, Duration::from_secs(*wait), &mut rows).await,
             command => match connect(&config, node).await {
                 Ok(mut client) => one(&mut client, node, command, &mut rows).await,
                 Err(error) => Err(error),
             },
         };
-        if let Err(error) = result {
-            failed += 1;
-            eprintln!("{node}: error: {error:#}");
+        match result {
+            // Every control-plane machine has the same one.
+            Ok(()) if matches!(command, Node::Kubeconfig { .. }) => return Ok(()),
+            Ok(()) => {}
+            Err(error) => {
+                failed += 1;
+                eprintln!("{node}: error: {error:#}");
+            }
         }
     }
     rows.print();
@@ -177,31 +206,27 @@ async fn on_nodes(target: &Target, command: &Node) -> Result<()> {
     Ok(())
 }
 
-/// What is printed once, when every machine has answered.
-struct Rows {
-    output: Output,
-    headings: &'static [&'static str],
-    rows: Vec<Vec<String>>,
-    json: Vec<Value>,
-}
-
-impl Rows {
-    fn add(&mut self, node: &str, headings: &'static [&'static str], names: &[&str], values: &[String]) {
-        self.headings = headings;
-        self.rows.push(std::iter::once(node.to_owned()).chain(values.iter().cloned()).collect());
-        let mut object = json!({"node": node});
-        for (name, value) in names.iter().zip(values) {
-            object[*name] = json!(value);
+impl Node {
+    fn output(&self) -> Output {
+        match self {
+            Self::Version(format)
+            | Self::Services(format)
+            | Self::Processes(format)
+            | Self::Apply { format, .. }
+            | Self::Events { format, .. }
+            | Self::Health { format, .. }
+            | Self::Image(Image::Import { format, .. }) => format.output,
+            _ => Output::Table,
         }
-        self.json.push(object);
     }
 
-    fn print(&self) {
-        match self.output {
-            Output::Json if !self.json.is_empty() => println!("{:#}", Value::Array(self.json.clone())),
-            Output::Table if !self.rows.is_empty() => print!("{}", table(self.headings, &self.rows)),
-            _ => {}
-        }
+    fn follows(&self) -> bool {
+        matches!(
+            self,
+            Self::Logs { follow: true, .. }
+                | Self::Dmesg { follow: true, .. }
+                | Self::Events { follow: true, .. }
+        )
     }
 }
 
@@ -219,7 +244,7 @@ async fn one(client: &mut Client, node: &str, command: &Node, rows: &mut Rows) -
         }
         Node::Services(_) => services(client, node, rows).await?,
         Node::Processes(_) => processes(client, node, rows).await?,
-        Node::Apply { file, dry_run, mode } => apply(client, node, file, *dry_run, *mode).await?,
+        Node::Apply { file, dry_run, mode, .. } => apply(client, node, file, *dry_run, *mode, rows).await?,
         Node::Get(Get::Config { with_secrets }) => {
             let request = api::GetConfigRequest { with_secrets: *with_secrets };
             let config = client.get_config(request).await.map_err(explain)?.into_inner();
@@ -234,19 +259,19 @@ async fn one(client: &mut Client, node: &str, command: &Node, rows: &mut Rows) -
             let request = api::DmesgRequest { follow: *follow, tail: *tail };
             copy(client.dmesg(request).await.map_err(explain)?.into_inner()).await?;
         }
-        Node::Events { follow } => {
+        Node::Events { follow, .. } => {
             let request = api::EventsRequest { after_sequence: 0, follow: *follow };
             let mut events = client.events(request).await.map_err(explain)?.into_inner();
             while let Some(e) = events.message().await.map_err(explain)? {
-                let message = e.message.replace(char::is_control, " ");
-                out(format!("{node}  {}  {}  {}  {message}\n", e.unix_ms, e.source, e.kind).as_bytes())?;
+                out(event(node, &e, rows.output).as_bytes())?;
             }
         }
-        Node::Image(Image::Import { archives }) => {
+        Node::Image(Image::Import { archives, .. }) => {
             for archive in archives {
                 let names =
                     import(client, archive).await.with_context(|| format!("import {}", archive.display()))?;
-                println!("{node}: imported {}", names.join(", "));
+                let text = format!("imported {}", names.join(", "));
+                rows.say(node, &text, json!({"archive": archive, "names": names}));
             }
         }
         Node::Reboot { force } => {
@@ -270,6 +295,22 @@ async fn one(client: &mut Client, node: &str, command: &Node, rows: &mut Rows) -
     Ok(())
 }
 
+/// One event as a line: for a person with the time in UTC, or as JSON.
+fn event(node: &str, e: &api::Event, output: Output) -> String {
+    let time = jiff::Timestamp::from_millisecond(e.unix_ms)
+        .map_or_else(|_| e.unix_ms.to_string(), |t| format!("{t:.3}"));
+    match output {
+        Output::Json => {
+            let object = json!({"node": node, "sequence": e.sequence, "time": time, "source": e.source, "kind": e.kind, "message": e.message});
+            format!("{object}\n")
+        }
+        Output::Table => {
+            let message = e.message.replace(char::is_control, " ");
+            format!("{node}  {time}  {}  {}  {message}\n", e.source, e.kind)
+        }
+    }
+}
+
 async fn services(client: &mut Client, node: &str, rows: &mut Rows) -> Result<()> {
     let list = client.services(api::ServicesRequest {}).await.map_err(explain)?.into_inner();
     for s in list.services {
@@ -283,36 +324,14 @@ async fn services(client: &mut Client, node: &str, rows: &mut Rows) -> Result<()
     Ok(())
 }
 
-/// The table is for people; JSON has bytes and each service's whole processor time.
-async fn processes(client: &mut Client, node: &str, rows: &mut Rows) -> Result<()> {
-    let list = client.processes(api::ProcessesRequest {}).await.map_err(explain)?.into_inner();
-    rows.headings = &["NODE", "SERVICE", "PID", "COMMAND", "PSS", "RSS", "CPU", "THREADS"];
-    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-    for service in list.services {
-        for p in &service.processes {
-            let cells = [
-                node.to_owned(),
-                service.service.clone(),
-                p.pid.to_string(),
-                p.command.clone(),
-                mib(p.pss_bytes),
-                mib(p.rss_bytes),
-                format!("{:.2} s", p.cpu_seconds),
-                p.threads.to_string(),
-            ];
-            rows.rows.push(cells.to_vec());
-        }
-        let processes = service.processes.iter().map(|p| {
-            json!({"pid": p.pid, "command": p.command, "pssBytes": p.pss_bytes, "rssBytes": p.rss_bytes,
-                "cpuSeconds": p.cpu_seconds, "threads": p.threads})
-        });
-        rows.json.push(json!({"node": node, "service": service.service, "cpuSeconds": service.cpu_seconds,
-            "processes": processes.collect::<Vec<_>>()}));
-    }
-    Ok(())
-}
-
-async fn apply(client: &mut Client, node: &str, file: &PathBuf, dry_run: bool, mode: Mode) -> Result<()> {
+async fn apply(
+    client: &mut Client,
+    node: &str,
+    file: &PathBuf,
+    dry_run: bool,
+    mode: Mode,
+    rows: &mut Rows,
+) -> Result<()> {
     let yaml = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
     let mode = match mode {
         Mode::Auto => api::apply_config_request::Mode::Auto,
@@ -323,15 +342,16 @@ async fn apply(client: &mut Client, node: &str, file: &PathBuf, dry_run: bool, m
     let request = api::ApplyConfigRequest { yaml, mode: mode.into(), dry_run };
     let result = client.apply_config(request).await.map_err(explain)?.into_inner();
     for warning in &result.warnings {
-        println!("{node}: warning: {warning}");
+        eprintln!("{node}: warning: {warning}");
     }
     for f in &result.faults {
-        println!("{}:{}:{}: {}: {}; {}", file.display(), f.line, f.column, f.field, f.message, f.remedy);
+        eprintln!("{}:{}:{}: {}: {}; {}", file.display(), f.line, f.column, f.field, f.message, f.remedy);
     }
     if !result.faults.is_empty() {
         bail!("the config has {} fault(s); nothing was changed", result.faults.len());
     }
-    println!("{node}: {}{}", result.action, if dry_run { " (dry run)" } else { "" });
+    let text = format!("{}{}", result.action, if dry_run { " (dry run)" } else { "" });
+    rows.say(node, &text, json!({"action": result.action, "dryRun": dry_run}));
     Ok(())
 }
 
@@ -353,45 +373,6 @@ async fn import(client: &mut Client, archive: &PathBuf) -> Result<Vec<String>> {
     let names = answer.map_err(explain)?.into_inner().names;
     read.context("read the archive")?;
     Ok(names)
-}
-
-/// Asks until everything is healthy; prints each change of what is waited for.
-async fn health(config: &ClientConfig, node: &str, wait: Duration) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + wait;
-    let mut said = String::new();
-    loop {
-        let waiting = match look(config, node).await {
-            Ok(waiting) if waiting.is_empty() => {
-                println!("{node}: healthy");
-                return Ok(());
-            }
-            Ok(waiting) => waiting.join("; "),
-            Err(error) => format!("{error:#}"),
-        };
-        if waiting != said {
-            println!("{node}: waiting for {waiting}");
-            said = waiting;
-        }
-        if tokio::time::Instant::now() >= deadline {
-            bail!(
-                "not healthy within {} s; waited for {said}. Next: pintle --nodes {node} services",
-                wait.as_secs()
-            );
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-}
-
-async fn look(config: &ClientConfig, node: &str) -> Result<Vec<String>> {
-    let mut client = connect(config, node).await?;
-    let report = client.health(api::HealthRequest {}).await.map_err(explain)?.into_inner();
-    if report.conditions.is_empty() {
-        return Ok(vec!["the machine's first report".into()]);
-    }
-    let bad = report.conditions.into_iter().filter(|condition| !condition.ok);
-    Ok(bad
-        .map(|c| format!("{} ({}: {})", c.name, c.reason, c.message.replace(char::is_control, " ")))
-        .collect())
 }
 
 async fn copy(mut stream: tonic::Streaming<api::Data>) -> Result<()> {
@@ -419,11 +400,34 @@ fn write_private(file: &PathBuf, data: &[u8]) -> Result<()> {
 }
 
 /// A status as a person reads it, with what to do.
-fn explain(status: tonic::Status) -> anyhow::Error {
+pub fn explain(status: tonic::Status) -> anyhow::Error {
     let hint = match status.code() {
         tonic::Code::PermissionDenied => "; use a client config with the role",
         tonic::Code::Unavailable => "; `pintle health` waits until the machine answers",
         _ => "",
     };
     anyhow!("{}{hint}", status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_for_people_and_programs() {
+        let e = api::Event {
+            sequence: 7,
+            unix_ms: 1_790_000_000_123,
+            source: "disk".into(),
+            kind: "Formatting".into(),
+            message: "a\nb".into(),
+        };
+        assert_eq!(event("n", &e, Output::Table), "n  2026-09-21T14:13:20.123Z  disk  Formatting  a b\n");
+        let line = event("n", &e, Output::Json);
+        assert_eq!(line.lines().count(), 1);
+        let read: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&read["sequence"], &read["message"]), (&json!(7), &json!("a\nb")));
+    }
 }

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use machine::api::machine_client::MachineClient;
 use machine::paths::API_PORT;
@@ -71,37 +71,14 @@ fn tls(config: &ClientConfig) -> Result<TlsConfig> {
     Ok(tls)
 }
 
-/// Splits `host`, `host:port`, `[v6]:port` or a bare IPv6 address.
 fn host_port(node: &str) -> Result<(String, u16)> {
-    let (host, port) = match node.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-            (host, port.parse().with_context(|| format!("the port {port:?} of {node}"))?)
-        }
-        _ => (node, API_PORT),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() {
-        bail!("{node:?} names no host");
-    }
-    Ok((host.to_owned(), port))
+    machine::config::host_and_port(node, API_PORT)
+        .with_context(|| format!("{node:?} is no machine; write host or host:port"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nodes_are_hosts_with_an_optional_port() {
-        for (text, host, port) in [
-            ("10.5.0.10", "10.5.0.10", API_PORT),
-            ("cp1:50001", "cp1", 50001),
-            ("[fd00::1]:50001", "fd00::1", 50001),
-            ("fd00::1", "fd00::1", API_PORT),
-        ] {
-            assert_eq!(host_port(text).unwrap(), (host.to_owned(), port));
-        }
-        assert!(host_port(":1").is_err() && host_port("a:b").is_err());
-    }
 
     #[test]
     fn generated_certificates_make_a_tls_config() {

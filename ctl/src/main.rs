@@ -4,7 +4,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod cli_gen;
+mod cli_health;
 mod cli_node;
+mod cli_processes;
+mod cli_rows;
 mod cli_validate;
 
 /// Manage Pintle machines: make their config, see what they do, change them.

@@ -37,6 +37,18 @@ pub struct Image {
     pub command_line: String,
 }
 
+impl Image {
+    /// Reads `image.json` in `folder`.
+    ///
+    /// # Errors
+    /// When there is none or it is damaged.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("image.json");
+        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
+    }
+}
+
 /// Builds kernel, initramfs and root into `out` and describes them in `out/image.json`.
 ///
 /// # Errors

@@ -35,6 +35,7 @@ pub fn write(format: Format, image: &Image, append: &str, out: &Path) -> Result<
     let command_line = format!("{} {CONSOLES} {append}", image.command_line).trim_end().to_owned();
     let seed: [u8; 32] =
         Sha256::new().chain_update(&image.root_info.hash).chain_update(&command_line).finalize().into();
+    std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let made = |name: &str| out.join(name);
     match format {
         Format::Parts => Ok(vec![image.kernel.clone(), image.initramfs.clone(), image.root.clone()]),
@@ -56,7 +57,11 @@ pub fn write(format: Format, image: &Image, append: &str, out: &Path) -> Result<
             let packed = made("initramfs-pxe");
             initramfs::with_root(&packed, &image.initramfs, &image.root)?;
             std::fs::write(made("boot.ipxe"), ipxe_script(&command_line))?;
-            Ok(vec![image.kernel.clone(), packed, made("boot.ipxe")])
+            let kernel = std::fs::read(&image.kernel).context("read the kernel")?;
+            if std::fs::read(made("vmlinuz")).ok().as_ref() != Some(&kernel) {
+                std::fs::write(made("vmlinuz"), kernel).context("copy the kernel")?;
+            }
+            Ok(vec![made("vmlinuz"), packed, made("boot.ipxe")])
         }
         Format::Uki => {
             let packed = made("initramfs-uki");

@@ -56,6 +56,8 @@ pub const ETCD_DATA: &str = "/var/lib/etcd";
 
 /// TCP port of the machine API.
 pub const API_PORT: u16 = 50000;
+/// TCP port of control-plane nodes on which other machines have their serving certificate signed.
+pub const JOIN_PORT: u16 = 50001;
 /// uid and gid of pintle-api.
 pub const API_UID: u32 = 100;
 /// uid and gid of pintle-net.

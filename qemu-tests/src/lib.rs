@@ -12,6 +12,7 @@ pub mod process;
 pub mod progress;
 pub mod qmp;
 pub mod spec;
+pub mod transports;
 pub mod vm;
 
 pub use accel::Accel;

@@ -21,3 +21,4 @@ pub mod spawn;
 pub mod terminal;
 pub mod uevent;
 pub mod wait;
+pub mod watchdog;

@@ -12,11 +12,11 @@ use sha2::{Digest, Sha256};
 use crate::host;
 
 /// Where static executables are built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Crates whose executables go into the root.
 const CRATES: &[&str] = &["init", "runtime", "agent", "control-plane", "demo"];
 /// Names of those executables.
-const BINARIES: &[&str] = &[
+pub const BINARIES: &[&str] = &[
     "pintle-init",
     "pintle-net",
     "pintle-api",
@@ -58,6 +58,14 @@ pub fn cargo() -> Command {
 /// # Errors
 /// When cargo fails; its output went to the terminal.
 pub fn rust(debug: bool) -> Result<PathBuf> {
+    let mut command = rust_command(debug);
+    ensure!(command.status().context("run cargo")?.success(), "building the OS's executables failed");
+    Ok(host::target().join(TARGET).join(if debug { "debug" } else { "release" }))
+}
+
+/// The command that builds them.
+#[must_use]
+pub fn rust_command(debug: bool) -> Command {
     let mut command = cargo();
     command.args(["build", "--quiet", "--locked", "--target", TARGET, "--bins"]);
     for name in CRATES {
@@ -69,8 +77,7 @@ pub fn rust(debug: bool) -> Result<PathBuf> {
     // Without position independence: launch starts quicker, and the files are smaller.
     command.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
     command.env("LIBSECCOMP_LINK_TYPE", "static").env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu");
-    ensure!(command.status().context("run cargo")?.success(), "building the OS's executables failed");
-    Ok(host::target().join(TARGET).join(if debug { "debug" } else { "release" }))
+    command
 }
 
 /// Builds a host program of the workspace; returns its path.
@@ -193,7 +200,11 @@ fn file_digests(folder: &Path) -> Result<Vec<String>> {
     Ok(digests)
 }
 
-fn digest(path: &Path) -> Result<String> {
+/// SHA-256 of a file, hex.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest(path: &Path) -> Result<String> {
     let mut file = std::fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
     let mut hasher = Sha256::new();
     std::io::copy(&mut file, &mut hasher).with_context(|| format!("read {}", path.display()))?;

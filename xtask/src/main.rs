@@ -3,6 +3,7 @@ mod artifacts;
 mod boot;
 mod demo;
 mod down;
+mod heavy;
 mod host;
 mod image;
 mod imports;

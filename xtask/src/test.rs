@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::artifacts::{self, cargo};
-use crate::{boot, host, imports};
+use crate::{boot, heavy, host, imports};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,10 @@ pub enum Ring {
     Host,
     /// In virtual machines.
     Qemu,
+    /// Every format of the OS booted to a Ready node. Only when asked for: an hour without KVM.
+    Transports,
+    /// The last commit built twice, with the same bytes. Only when asked for: two whole builds.
+    Reproducible,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +72,14 @@ pub fn test(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Ring::Qemu) {
         counts.add(qemu(arguments.only.as_deref())?);
+    }
+    match arguments.ring {
+        Some(Ring::Transports) => counts.add(transports(arguments.only.as_deref())?),
+        Some(Ring::Reproducible) => {
+            let (same, different) = heavy::reproducible()?;
+            counts.add(Counts { passed: same, failed: different.len(), skipped: 0 });
+        }
+        _ => {}
     }
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     if counts.failed > 0 {
@@ -153,6 +165,13 @@ fn qemu(only: Option<&str>) -> Result<Counts> {
     print!("{text}");
     let counts = text.lines().filter_map(|line| counts_of(line.strip_prefix("qemu: ")?)).next_back();
     counts.context("the QEMU cases ended without a result")
+}
+
+fn transports(only: Option<&str>) -> Result<Counts> {
+    let text = heavy::transports(only, None)?;
+    print!("{text}");
+    let counts = text.lines().filter_map(|line| counts_of(line.strip_prefix("transports: ")?)).next_back();
+    counts.context("the formats' boots ended without a result")
 }
 
 fn succeed(command: &mut Command) -> Result<()> {

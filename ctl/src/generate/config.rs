@@ -78,11 +78,16 @@ fn endpoint(text: &str) -> Result<(String, String)> {
     Ok((format!("https://{url_host}:{port}"), bare.to_owned()))
 }
 
+/// The machine CA's key makes administrators: it is the control plane's alone.
 fn machine(role: Role, secrets: &Secrets) -> Machine {
-    Machine { role, ca: Some(secrets.machine_ca.clone()), ..Machine::default() }
+    let mut ca = secrets.machine_ca.clone();
+    if role == Role::Worker {
+        ca.key = None;
+    }
+    Machine { role, ca: Some(ca), join_token: Some(secrets.join_token.clone()), ..Machine::default() }
 }
 
-/// The part that every machine knows: no key but the bootstrap token.
+/// The part that every machine knows: no secret but the bootstrap token.
 fn worker_cluster(options: &Options, endpoint: &str, secrets: &Secrets) -> Cluster {
     let defaults: Cluster = serde_yaml_ng::from_str(
         "{name: '', controlPlaneEndpoint: '', ca: {certificate: ''}, bootstrapToken: ''}",
@@ -160,7 +165,7 @@ mod tests {
         assert_eq!(cluster.control_plane_endpoint, "https://10.5.0.10:6443");
         assert!(cluster.ca.key.is_none() && cluster.etcd_ca.is_none() && cluster.front_proxy_ca.is_none());
         assert!(cluster.service_account.is_none());
-        for secret in [&secrets.cluster_ca, &secrets.etcd_ca, &secrets.front_proxy_ca] {
+        for secret in [&secrets.machine_ca, &secrets.cluster_ca, &secrets.etcd_ca, &secrets.front_proxy_ca] {
             let line = secret.key.as_ref().unwrap().lines().nth(1).unwrap();
             assert!(!files.worker.contains(line));
             assert!(files.control_plane.contains(line));

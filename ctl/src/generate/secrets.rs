@@ -18,6 +18,8 @@ pub struct Secrets {
     pub machine_ca: CertificateAuthority,
     /// The administrator's client certificate for the machine API.
     pub admin: ClientCertificate,
+    /// With it a worker has its machine API's certificate signed by a control-plane machine.
+    pub join_token: String,
     #[serde(rename = "clusterCA")]
     pub cluster_ca: CertificateAuthority,
     #[serde(rename = "etcdCA")]
@@ -58,6 +60,7 @@ impl Secrets {
         Ok(Self {
             admin: issue_client(&machine_ca, "admin", ADMIN_ROLE, now)?,
             machine_ca,
+            join_token: pki::join_token()?,
             cluster_ca: pki::new_ca("kubernetes", now)?,
             etcd_ca: pki::new_ca("etcd-ca", now)?,
             front_proxy_ca: pki::new_ca("front-proxy-ca", now)?,

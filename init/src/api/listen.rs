@@ -1,6 +1,8 @@
-//! TLS connections of known clients.
+//! TLS connections to the machine API's ports.
 use std::io;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -20,43 +22,58 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use super::identity::Identity;
+use super::pki;
 
-/// The most handshakes at once; further clients wait in the kernel's queue.
-const HANDSHAKES: usize = 32;
-/// The most connections at once.
-const CONNECTIONS: usize = 128;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The machine API's socket.
-pub struct Listener {
-    socket: TcpListener,
-    acceptor: TlsAcceptor,
+/// Whom a port lets in, and how much of it.
+pub struct Door<I> {
+    pub port: u16,
+    /// Whether clients must show a certificate of the machine CA.
+    pub client_certificates: bool,
+    /// Whether a peer may begin a handshake now.
+    pub knock: Box<dyn Fn(SocketAddr) -> bool + Send>,
+    /// Who a peer is, after its handshake; the certificate is the one it showed.
+    pub admit: fn(Option<&CertificateDer<'_>>, SocketAddr) -> Result<I>,
+    /// The most handshakes at once; further clients wait in the kernel's queue.
+    pub handshakes: usize,
+    /// The most connections at once.
+    pub connections: usize,
+    /// A connection ends after this long; `None`: when its client leaves.
+    pub lifetime: Option<Duration>,
 }
 
-impl Listener {
+/// A port of the machine API.
+pub struct Listener<I> {
+    socket: TcpListener,
+    files: Files,
+    door: Door<I>,
+}
+
+impl<I: Clone + Send + Sync + 'static> Listener<I> {
     /// Binds the port on every address and reads certificates from `pki`.
     ///
     /// # Errors
     /// Names the file or the port.
-    pub async fn bind(port: u16, pki: &Path) -> Result<Self> {
-        let config = config(pki).context("read the machine API's certificates")?;
-        let socket = match TcpListener::bind(("::", port)).await {
+    pub async fn bind(pki: &Path, door: Door<I>) -> Result<Self> {
+        let files = Files::read(pki, door.client_certificates)?;
+        let socket = match TcpListener::bind(("::", door.port)).await {
             Ok(socket) => socket,
             // A kernel without IPv6.
-            Err(_) => TcpListener::bind(("0.0.0.0", port))
+            Err(_) => TcpListener::bind(("0.0.0.0", door.port))
                 .await
-                .with_context(|| format!("listen on port {port}"))?,
+                .with_context(|| format!("listen on port {}", door.port))?,
         };
-        Ok(Self { socket, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Self { socket, files, door })
     }
 
     /// Connections whose handshake succeeded.
-    pub fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
+    pub fn connections(mut self) -> impl Stream<Item = io::Result<Connection<I>>> {
         let (ready, connections) = mpsc::channel(8);
         tokio::spawn(async move {
-            let (handshakes, open) =
-                (Arc::new(Semaphore::new(HANDSHAKES)), Arc::new(Semaphore::new(CONNECTIONS)));
+            let handshakes = Arc::new(Semaphore::new(self.door.handshakes));
+            let open = Arc::new(Semaphore::new(self.door.connections));
+            let (admit, lifetime) = (self.door.admit, self.door.lifetime);
             loop {
                 let Ok(slot) = open.clone().acquire_owned().await else { return };
                 let Ok(turn) = handshakes.clone().acquire_owned().await else { return };
@@ -65,13 +82,18 @@ impl Listener {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
-                let (acceptor, ready) = (self.acceptor.clone(), ready.clone());
+                if !(self.door.knock)(peer) {
+                    continue;
+                }
+                let (acceptor, ready) = (self.files.acceptor(), ready.clone());
                 tokio::spawn(async move {
-                    let result = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake(acceptor, stream)).await;
+                    let shaken = handshake(acceptor, stream, peer, admit);
+                    let result = tokio::time::timeout(HANDSHAKE_DEADLINE, shaken).await;
                     drop(turn);
                     match result {
-                        Ok(Ok((stream, identity))) => {
-                            let _ = ready.send(Ok(Connection { stream, identity, _slot: slot })).await;
+                        Ok(Ok((stream, who))) => {
+                            let end = lifetime.map(|lifetime| Box::pin(tokio::time::sleep(lifetime)));
+                            let _ = ready.send(Ok(Connection { stream, who, end, _slot: slot })).await;
                         }
                         Ok(Err(error)) => {
                             tracing::info!(target: "audit", %peer, error = format!("{error:#}"), "refused a connection")
@@ -85,69 +107,119 @@ impl Listener {
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Identity)> {
-    let peer = stream.peer_addr()?.to_string();
+async fn handshake<I>(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    admit: fn(Option<&CertificateDer<'_>>, SocketAddr) -> Result<I>,
+) -> Result<(TlsStream<TcpStream>, I)> {
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
-    let certificate =
-        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no client certificate")?;
-    let identity = Identity::from_certificate(certificate, peer)?;
-    Ok((stream, identity))
+    let who = admit(stream.get_ref().1.peer_certificates().and_then(<[_]>::first), peer)?;
+    Ok((stream, who))
 }
 
-fn config(pki: &Path) -> Result<ServerConfig> {
-    let path = |name: &str| pki.join(name);
-    let read = |name: &str| format!("read {}", path(name).display());
-    let mut roots = RootCertStore::empty();
-    for certificate in
-        CertificateDer::pem_file_iter(path(super::pki::CA)).with_context(|| read(super::pki::CA))?
-    {
-        roots.add(certificate.with_context(|| read(super::pki::CA))?).context("use the machine CA")?;
+/// The certificates that PID 1 left for us, read anew when it has replaced them.
+struct Files {
+    folder: PathBuf,
+    client_certificates: bool,
+    stamp: Option<(u64, i64, i64)>,
+    acceptor: TlsAcceptor,
+}
+
+impl Files {
+    fn read(folder: &Path, client_certificates: bool) -> Result<Self> {
+        let stamp = stamp(folder);
+        let config = config(folder, client_certificates).context("read the machine API's certificates")?;
+        Ok(Self {
+            folder: folder.into(),
+            client_certificates,
+            stamp,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        })
     }
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path(super::pki::CERTIFICATE))
-        .with_context(|| read(super::pki::CERTIFICATE))?
+
+    /// For the next connection. One stat(2) a connection spares a watch.
+    fn acceptor(&mut self) -> TlsAcceptor {
+        let now = stamp(&self.folder);
+        if now != self.stamp {
+            match Self::read(&self.folder, self.client_certificates) {
+                Ok(new) => *self = new,
+                Err(error) => tracing::warn!("{error:#}; the ones before stay in use"),
+            }
+        }
+        self.acceptor.clone()
+    }
+}
+
+/// Tells one serving certificate's file from the next.
+fn stamp(folder: &Path) -> Option<(u64, i64, i64)> {
+    let meta = std::fs::metadata(folder.join(pki::CERTIFICATE)).ok()?;
+    Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}
+
+fn config(folder: &Path, client_certificates: bool) -> Result<ServerConfig> {
+    let path = |name: &str| folder.join(name);
+    let read = |name: &str| format!("read {}", path(name).display());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path(pki::CERTIFICATE))
+        .with_context(|| read(pki::CERTIFICATE))?
         .collect();
-    let key = PrivateKeyDer::from_pem_file(path(super::pki::KEY)).with_context(|| read(super::pki::KEY))?;
+    let key = PrivateKeyDer::from_pem_file(path(pki::KEY)).with_context(|| read(pki::KEY))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .context("make the verifier of client certificates")?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .context("use TLS 1.3")?
-        .with_client_cert_verifier(verifier)
+        .context("use TLS 1.3")?;
+    let builder = if client_certificates {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(path(pki::CA)).with_context(|| read(pki::CA))? {
+            roots.add(certificate.with_context(|| read(pki::CA))?).context("use the machine CA")?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .context("make the verifier of client certificates")?;
+        builder.with_client_cert_verifier(verifier)
+    } else {
+        builder.with_no_client_auth()
+    };
+    let mut config = builder
         .with_single_cert(chain.context("read the serving certificate")?, key)
         .context("use the serving certificate")?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
 
-/// A connection of a known client.
-pub struct Connection {
+/// A connection of somebody who was let in.
+pub struct Connection<I> {
     stream: TlsStream<TcpStream>,
-    identity: Identity,
+    who: I,
+    end: Option<Pin<Box<tokio::time::Sleep>>>,
     _slot: tokio::sync::OwnedSemaphorePermit,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Identity;
+impl<I: Clone + Send + Sync + 'static> Connected for Connection<I> {
+    type ConnectInfo = I;
 
-    fn connect_info(&self) -> Identity {
-        self.identity.clone()
+    fn connect_info(&self) -> I {
+        self.who.clone()
     }
 }
 
-impl AsyncRead for Connection {
+impl<I: Unpin> AsyncRead for Connection<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Connection {
+impl<I: Unpin> AsyncWrite for Connection<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,

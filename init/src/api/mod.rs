@@ -2,23 +2,27 @@
 //!
 //! [`listen`] accepts TLS connections of clients that the machine CA signed and nobody else; [`identity`] reads name and role from the
 //! certificate; [`service`] maps each call to one on the machine socket ([`init_client`]), where PID 1 decides again by the process's uid.
-//! [`pki::prepare`] runs in PID 1: it leaves the files here that this process may read, and not the CA's key.
+//! [`pki`] is PID 1's side: it leaves the files that this process may read, and not the CA's key. [`join`] is the second port of
+//! control-plane machines, where others have their serving certificates signed.
 
 mod identity;
-mod init_client;
+pub(crate) mod init_client;
+mod join;
 mod kmsg;
 mod listen;
 mod logs;
-mod pki;
+pub(crate) mod pki;
+mod rate;
 mod redact;
 mod service;
 
-pub use pki::prepare as prepare_pki;
-
 use anyhow::{Context, Result};
 use machine::api::machine_server::MachineServer;
-use machine::{api, paths, socket};
+use machine::{paths, socket};
 use tonic::transport::Server;
+
+use identity::Identity;
+use listen::{Door, Listener};
 
 /// The largest message either side accepts, in bytes.
 const MAX_MESSAGE: usize = socket::MAX_FRAME;
@@ -26,23 +30,36 @@ const MAX_MESSAGE: usize = socket::MAX_FRAME;
 /// Serves until it fails; init restarts it.
 ///
 /// # Errors
-/// When the files of [`prepare_pki`] are missing or the port is taken.
+/// When the files of [`pki`] are missing or a port is taken.
 pub async fn run() -> Result<()> {
-    let listener = listen::Listener::bind(paths::API_PORT, paths::API_PKI.as_ref()).await?;
+    let door = Door {
+        port: paths::API_PORT,
+        client_certificates: true,
+        knock: Box::new(|_| true),
+        admit: |certificate, peer| {
+            let certificate = certificate.context("no client certificate")?;
+            Identity::from_certificate(certificate, peer.to_string())
+        },
+        handshakes: 32,
+        connections: 128,
+        lifetime: None,
+    };
+    let listener = Listener::bind(paths::API_PKI.as_ref(), door).await?;
     init_client::call("", socket::request::Call::Ready(socket::Empty {}))
         .await
         .context("tell init that the API is ready")?;
     tracing::info!(port = paths::API_PORT, "the machine API listens");
-    let service: MachineServer<service::MachineApi> =
-        api::machine_server::MachineServer::new(service::MachineApi)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-    Server::builder()
+    let service: MachineServer<service::MachineApi> = MachineServer::new(service::MachineApi)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let machine = Server::builder()
         .concurrency_limit_per_connection(16)
         .max_concurrent_streams(32)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .add_service(service)
-        .serve_with_incoming(listener.connections())
-        .await
-        .context("serve the machine API")
+        .serve_with_incoming(listener.connections());
+    tokio::select! {
+        ended = machine => ended.context("serve the machine API"),
+        () = join::serve() => Ok(()),
+    }
 }

@@ -1,39 +1,70 @@
-//! The files that the API process may read, made by PID 1, which alone has the machine CA's key.
+//! The files that the API process may read. PID 1 writes them: the API process may hold no CA's key.
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
-use std::time::SystemTime;
 
-use anyhow::{Context, Result};
-use machine::config::MachineConfig;
+use machine::config::{MachineConfig, Role};
 use machine::network::NodeNetwork;
 use machine::paths::API_UID;
-use machine::pki::{self, Leaf, Usage};
+use machine::pki::{Leaf, Usage};
 
 /// The machine CA's certificate, which client certificates are checked against.
 pub const CA: &str = "ca.crt";
+/// Written last: whoever sees a new one finds the other files new too.
 pub const CERTIFICATE: &str = "server.crt";
 pub const KEY: &str = "server.key";
+/// What other machines show to have their certificates signed here; there on control-plane machines only.
+pub const JOIN_TOKEN: &str = "join.token";
 
-/// Issues a serving certificate for the node's names and addresses and writes it, with the CA's certificate, to `folder`.
-/// PID 1 calls it before each start of the API, and when the config or the network has changed.
-///
-/// # Errors
-/// When no machine CA with its key is configured, or a file cannot be written.
-pub fn prepare(config: &MachineConfig, network: &NodeNetwork, folder: &Path) -> Result<()> {
-    let ca = config
-        .machine
-        .ca
-        .as_ref()
-        .context("the Machine document has no `ca`, so the machine API serves nobody")?;
-    let issued =
-        pki::issue(ca, &leaf(config, network), SystemTime::now()).context("issue the API's certificate")?;
-    write_all(folder, &[(CA, &ca.certificate), (CERTIFICATE, &issued.certificate), (KEY, &issued.key)])
-        .with_context(|| format!("write the API's certificates to {}", folder.display()))
+/// What the API process gets.
+#[derive(Debug)]
+pub struct Files<'a> {
+    pub ca: &'a str,
+    pub certificate: &'a str,
+    pub key: &'a str,
+    pub join_token: Option<&'a str>,
 }
 
-fn leaf(config: &MachineConfig, network: &NodeNetwork) -> Leaf {
+impl Files<'_> {
+    /// Writes them to `folder`, readable by root and the API process.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written.
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+        // Without the right to (a test), the files stay with whoever makes them.
+        let owner = nix::unistd::geteuid().is_root().then_some(API_UID);
+        if owner.is_some() {
+            chown(folder, Some(0), owner)?;
+        }
+        match self.join_token {
+            Some(token) => write(&folder.join(JOIN_TOKEN), token, owner)?,
+            None => match fs::remove_file(folder.join(JOIN_TOKEN)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            },
+        }
+        write(&folder.join(KEY), self.key, owner)?;
+        write(&folder.join(CA), self.ca, owner)?;
+        write(&folder.join(CERTIFICATE), self.certificate, owner)
+    }
+}
+
+fn write(path: &Path, content: &str, group: Option<u32>) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let _ = fs::remove_file(&temporary);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&temporary)?;
+    file.set_permissions(fs::Permissions::from_mode(0o640))?;
+    if group.is_some() {
+        chown(&temporary, Some(0), group)?;
+    }
+    file.write_all(content.as_bytes())?;
+    fs::rename(&temporary, path)
+}
+
+/// What the serving certificate speaks for: the node's names and addresses, and on control-plane machines the cluster's endpoint.
+pub fn leaf(config: &MachineConfig, network: &NodeNetwork) -> Leaf {
     let mut leaf = Leaf { common_name: network.hostname.clone(), usage: Usage::Server, ..Leaf::default() };
     if leaf.common_name.is_empty() {
         leaf.common_name = "pintle".into();
@@ -44,62 +75,55 @@ fn leaf(config: &MachineConfig, network: &NodeNetwork) -> Leaf {
         std::net::Ipv4Addr::LOCALHOST.into(),
         std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
     ]);
-    for name in &config.machine.api_cert_sans {
+    let endpoint = (config.machine.role == Role::ControlPlane)
+        .then(|| config.cluster.as_ref().and_then(machine::config::Cluster::endpoint_host))
+        .flatten();
+    for name in config.machine.api_cert_sans.iter().chain(&endpoint) {
         match name.parse() {
-            Ok(address) => leaf.addresses.push(address),
-            Err(_) => leaf.dns_names.push(name.clone()),
+            Ok(address) if !leaf.addresses.contains(&address) => leaf.addresses.push(address),
+            Err(_) if !leaf.dns_names.contains(name) => leaf.dns_names.push(name.clone()),
+            _ => {}
         }
     }
     leaf
 }
 
-fn write_all(folder: &Path, files: &[(&str, &String)]) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
-    // Without the right to (a test), the files stay with whoever makes them.
-    let owner = nix::unistd::geteuid().is_root();
-    if owner {
-        chown(folder, Some(0), Some(API_UID))?;
-    }
-    for (name, content) in files {
-        let temporary = folder.join(format!(".{name}.new"));
-        let _ = fs::remove_file(&temporary);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&temporary)?;
-        file.set_permissions(fs::Permissions::from_mode(0o640))?;
-        if owner {
-            chown(&temporary, Some(0), Some(API_UID))?;
-        }
-        file.write_all(content.as_bytes())?;
-        fs::rename(&temporary, folder.join(name))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use machine::config::Machine;
+    use machine::config::{Cluster, Machine};
 
     use super::*;
 
     #[test]
-    fn the_certificate_names_the_node_and_the_ca_key_stays_behind() {
-        let ca = pki::new_ca("pintle", SystemTime::now()).unwrap();
-        let key = ca.key.clone().unwrap();
-        let machine =
-            Machine { ca: Some(ca.clone()), api_cert_sans: vec!["api.example".into()], ..Machine::default() };
-        let config = MachineConfig { machine, ..MachineConfig::default() };
+    fn the_certificate_names_the_node_and_the_control_planes_endpoint() {
+        let machine = Machine {
+            role: Role::ControlPlane,
+            api_cert_sans: vec!["api.example".into(), "127.0.0.1".into()],
+            ..Machine::default()
+        };
+        let cluster =
+            Cluster { control_plane_endpoint: "https://cp.example:6443".into(), ..Cluster::default() };
+        let mut config = MachineConfig { machine, cluster: Some(cluster), ..MachineConfig::default() };
         let network = NodeNetwork { hostname: "w1".into(), ..NodeNetwork::default() };
+        assert_eq!(leaf(&config, &network).dns_names, ["w1", "localhost", "api.example", "cp.example"]);
+        assert_eq!(leaf(&config, &network).addresses.len(), 2);
+        config.machine.role = Role::Worker;
+        assert_eq!(leaf(&config, &network).dns_names, ["w1", "localhost", "api.example"]);
+    }
+
+    #[test]
+    fn the_token_goes_when_the_machine_signs_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        prepare(&config, &network, folder.path()).unwrap();
-        let read = |name| fs::read_to_string(folder.path().join(name)).unwrap();
-        assert!(pki::signed_by(&read(CERTIFICATE), &ca.certificate).unwrap());
-        assert!(pki::is_key_of(&read(KEY), &read(CERTIFICATE)));
+        let mut files = Files { ca: "A", certificate: "C", key: "K", join_token: Some("T") };
+        files.write(folder.path()).unwrap();
+        let read = |name| fs::read_to_string(folder.path().join(name)).ok();
+        assert_eq!(read(JOIN_TOKEN).as_deref(), Some("T"));
+        files.join_token = None;
+        files.write(folder.path()).unwrap();
+        assert_eq!(read(JOIN_TOKEN), None);
         assert_eq!(
-            pki::facts(&read(CERTIFICATE)).unwrap().leaf.dns_names,
-            ["w1", "localhost", "api.example"]
+            (read(CA).as_deref(), read(CERTIFICATE).as_deref(), read(KEY).as_deref()),
+            (Some("A"), Some("C"), Some("K"))
         );
-        for entry in fs::read_dir(folder.path()).unwrap() {
-            assert_ne!(fs::read_to_string(entry.unwrap().path()).unwrap(), key);
-        }
-        assert!(prepare(&MachineConfig::default(), &network, folder.path()).is_err());
     }
 }

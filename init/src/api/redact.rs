@@ -4,7 +4,7 @@ use serde_json::Value;
 /// Stands where a secret was.
 const GONE: &str = "(secret)";
 /// Fields whose text is secret, wherever they stand.
-const SECRET: [&str; 4] = ["key", "private", "bootstrapToken", "password"];
+const SECRET: [&str; 5] = ["key", "private", "bootstrapToken", "joinToken", "password"];
 
 /// Replaces private keys, tokens and passwords in multi-document YAML.
 ///
@@ -49,10 +49,10 @@ mod tests {
     #[test]
     fn keys_tokens_and_passwords_do_not_show() {
         let shown = redact(
-            "kind: Cluster\nname: demo\nbootstrapToken: abc\nca: {certificate: C, key: K1}\nserviceAccount: {public: P, private: K2}\n---\nkind: Registry\nauth: {username: u, password: K3}\n---\nkind: Manifest\ncontent: '-----BEGIN PRIVATE KEY-----'\n",
+            "kind: Machine\njoinToken: K4\n---\nkind: Cluster\nname: demo\nbootstrapToken: abc\nca: {certificate: C, key: K1}\nserviceAccount: {public: P, private: K2}\n---\nkind: Registry\nauth: {username: u, password: K3}\n---\nkind: Manifest\ncontent: '-----BEGIN PRIVATE KEY-----'\n",
         )
         .unwrap();
-        for secret in ["abc", "K1", "K2", "K3", "PRIVATE"] {
+        for secret in ["abc", "K1", "K2", "K3", "K4", "PRIVATE"] {
             assert!(!shown.contains(secret), "{secret}: {shown}");
         }
         for plain in ["demo", "certificate: C", "public: P", "username: u"] {

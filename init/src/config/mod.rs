@@ -1,11 +1,14 @@
 //! The machine config: where it comes from, keeping it, and changing it.
 mod apply;
 mod persist;
+mod smbios;
 mod source;
 
 pub use apply::apply;
-pub use persist::{activate, keep, write_atomically};
-pub use source::{Found, fetch, from_firmware, from_image, from_state, from_volumes, url};
+pub use persist::{activate, keep, keep_first, write_atomically};
+pub use source::{
+    Found, fetch, from_firmware, from_image, from_previous, from_smbios, from_state, from_volumes, url,
+};
 
 use std::sync::Arc;
 

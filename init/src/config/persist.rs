@@ -31,15 +31,48 @@ pub fn write_atomically(path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         fs::rename(&fresh, path)?;
         File::open(folder)?.sync_all()
     };
-    write().with_context(|| format!("write {}", path.display()))
+    write().with_context(|| format!("write {}", path.display())).inspect_err(|_| {
+        // A full disk gets its room back.
+        let _ = fs::remove_file(&fresh);
+    })
 }
 
-/// Keeps a config on the state volume. It blocks.
+/// The config that was there before the last [`keep`].
+pub const PREVIOUS: &str = "/var/lib/pintle/init/config.previous.yaml";
+
+/// Keeps a config on the state volume, and the one before beside it. It blocks.
 ///
 /// # Errors
 /// As [`write_atomically`].
 pub fn keep(yaml: &str) -> Result<()> {
-    write_atomically(paths::STATE_CONFIG, yaml.as_bytes(), 0o600)
+    keep_at(Path::new(paths::STATE_CONFIG), Path::new(PREVIOUS), yaml)
+}
+
+fn keep_at(place: &Path, previous: &Path, yaml: &str) -> Result<()> {
+    if let Ok(old) = fs::read(place) {
+        if old == yaml.as_bytes() {
+            return Ok(());
+        }
+        // A second name for the old file: no moment is without a config, and a full disk loses none.
+        let _ = fs::remove_file(previous);
+        if let Err(error) = fs::hard_link(place, previous) {
+            tracing::warn!("keep the config before as {}: {error}", previous.display());
+        }
+    }
+    write_atomically(&place.display().to_string(), yaml.as_bytes(), 0o600)
+}
+
+/// Keeps a config that came from elsewhere, unless the state volume has one: only an apply replaces that, even one that no longer parses.
+/// False: there was one that differs. It blocks.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn keep_first(yaml: &str) -> Result<bool> {
+    match fs::read(paths::STATE_CONFIG) {
+        Ok(kept) => Ok(kept == yaml.as_bytes()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => keep(yaml).map(|()| true),
+        Err(error) => Err(error).with_context(|| format!("read {}", paths::STATE_CONFIG)),
+    }
 }
 
 /// Makes a config the active one: for services in /run/pintle/config.yaml, for init's own tasks in the watch channel.
@@ -76,5 +109,19 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!Path::new(&format!("{name}.new")).exists());
+    }
+
+    #[test]
+    fn the_config_before_stays_beside_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, previous) = (folder.path().join("config.yaml"), folder.path().join("previous.yaml"));
+        let read = |path: &Path| fs::read_to_string(path).ok();
+        keep_at(&place, &previous, "one").unwrap();
+        assert_eq!((read(&place).as_deref(), read(&previous)), (Some("one"), None));
+        keep_at(&place, &previous, "two").unwrap();
+        keep_at(&place, &previous, "two").unwrap();
+        assert_eq!((read(&place).as_deref(), read(&previous).as_deref()), (Some("two"), Some("one")));
+        keep_at(&place, &previous, "three").unwrap();
+        assert_eq!(read(&previous).as_deref(), Some("two"));
     }
 }

@@ -17,6 +17,8 @@ use crate::node::Machine;
 /// How long a server may take to come up before the other sources are asked.
 const FETCH_DEADLINE: Duration = Duration::from_secs(120);
 const IN_IMAGE: &str = "/usr/lib/pintle/config.yaml";
+/// The most of the SMBIOS tables that is read, in bytes.
+const SMBIOS_TABLE: u64 = 4 << 20;
 const VOLUME_MOUNT: &str = "/run/pintle/config-volume";
 /// Names of the file on a volume: ours, and cloud-init's NoCloud.
 const VOLUME_FILES: [&str; 2] = ["config.yaml", "user-data"];
@@ -36,6 +38,14 @@ pub fn from_state() -> Result<Option<Found>> {
     read(Path::new(paths::STATE_CONFIG), "state")
 }
 
+/// The config that was kept before that one.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn from_previous() -> Result<Option<Found>> {
+    read(Path::new(super::persist::PREVIOUS), "state, the one before")
+}
+
 /// The config in the image.
 ///
 /// # Errors
@@ -51,6 +61,21 @@ pub fn from_image() -> Result<Option<Found>> {
 pub fn from_firmware() -> Result<Option<Found>> {
     let item = format!("/sys/firmware/qemu_fw_cfg/by_name/{}/raw", paths::FW_CFG_CONFIG);
     read(Path::new(&item), "fw_cfg")
+}
+
+/// The config in an OEM string of the firmware's SMBIOS tables.
+///
+/// # Errors
+/// When it is there and is no text.
+pub fn from_smbios() -> Result<Option<Found>> {
+    let Ok(file) = File::open("/sys/firmware/dmi/tables/DMI") else { return Ok(None) };
+    let mut table = Vec::new();
+    file.take(SMBIOS_TABLE).read_to_end(&mut table).context("read the SMBIOS tables")?;
+    let Some(bytes) = super::smbios::find(&table).filter(|bytes| bytes.len() as u64 <= LONGEST) else {
+        return Ok(None);
+    };
+    let yaml = String::from_utf8(bytes).context("the config in SMBIOS is no text")?;
+    Ok(Some(Found { yaml, source: "smbios".into() }))
 }
 
 /// Fetches the config from a URL through the net process; `${mac}` and the like are this machine's.

@@ -7,6 +7,8 @@ use super::scan::Device;
 
 /// A partition whose file system is being made; whoever finds it makes it again.
 pub const HALF_MADE: &str = "PINTLE-FORMATTING";
+/// The first slot of an image written to a disk.
+const ROOT_SLOT: &str = "PINTLE-ROOT-A";
 /// Smaller disks do not hold a node.
 const SMALLEST: u64 = 1 << 30;
 
@@ -19,6 +21,8 @@ pub enum Choice {
     Format { partition: String, disk: String },
     /// The disk becomes ours; `wipe` when it holds data that its owner gave up.
     Partition { disk: String, wipe: bool },
+    /// The disk holds an installed image of ours and room: a partition is added to it.
+    Append { disk: String },
     /// Nothing can be done now, and why.
     Wait(String),
 }
@@ -35,9 +39,32 @@ pub fn choose_state(devices: &[Device], install: Option<&Install>, configured: b
         ));
     }
     let wipe = install.is_some_and(|i| i.wipe);
-    match selector.filter(|s| **s != DiskSelector::default()) {
-        Some(selector) => selected(devices, selector, wipe),
-        None => only_blank(devices),
+    let selector = selector.filter(|s| **s != DiskSelector::default());
+    match (installed(devices, selector), selector) {
+        (Some(disk), _) => Choice::Append { disk },
+        (None, Some(selector)) => selected(devices, selector, wipe),
+        (None, None) => only_blank(devices),
+    }
+}
+
+/// The one disk that an image of ours was written to, if it has room behind it.
+fn installed(devices: &[Device], selector: Option<&DiskSelector>) -> Option<String> {
+    let has = |disk: &Device, name: &str| {
+        devices.iter().any(|d| d.parent.as_ref() == Some(&disk.name) && d.partition_name == name)
+    };
+    let room = |disk: &Device| {
+        let parts = devices.iter().filter(|d| d.parent.as_ref() == Some(&disk.name));
+        disk.size.saturating_sub(parts.map(|d| d.size).sum())
+    };
+    let mut found = devices.iter().filter(|disk| {
+        has(disk, ROOT_SLOT)
+            && !disk.read_only
+            && room(disk) >= SMALLEST
+            && selector.is_none_or(|selector| matches(selector, disk))
+    });
+    match (found.next(), found.next()) {
+        (Some(one), None) => Some(one.name.clone()),
+        _ => None,
     }
 }
 
@@ -131,7 +158,10 @@ fn is_blank(devices: &[Device], disk: &Device) -> bool {
 fn matches(selector: &DiskSelector, disk: &Device) -> bool {
     let path = disk.path();
     disk.parent.is_none()
-        && selector.path.as_ref().is_none_or(|p| *p == path.display().to_string())
+        && selector.path.as_ref().is_none_or(|wanted| match wanted.strip_prefix("/dev/disk/by-id/") {
+            Some(id) => disk.ids.iter().any(|own| own == id),
+            None => *wanted == path.display().to_string(),
+        })
         && selector.serial.as_ref().is_none_or(|s| *s == disk.serial)
         && selector.model.as_ref().is_none_or(|m| *m == disk.model)
         && selector.min_size.is_none_or(|size| disk.size >= size)
@@ -160,6 +190,7 @@ mod tests {
             partition_name: String::new(),
             serial: format!("serial-{name}"),
             model: String::new(),
+            ids: vec![format!("virtio-serial-{name}")],
             content,
         }
     }
@@ -210,6 +241,31 @@ mod tests {
             Choice::Partition { disk: "vda".into(), wipe: true }
         );
         assert!(matches!(choose_state(&devices, None, true), Choice::Wait(_)));
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_lasting_name() {
+        let devices = [disk("vda", Content::Blank), disk("vdb", Content::Blank)];
+        let mut install = Install::default();
+        install.disk.path = Some("/dev/disk/by-id/virtio-serial-vdb".into());
+        assert_eq!(choose_state(&devices, Some(&install), true), blank_takes("vdb"));
+        install.disk.path = Some("/dev/disk/by-id/virtio-other".into());
+        assert!(matches!(choose_state(&devices, Some(&install), true), Choice::Wait(_)));
+    }
+
+    #[test]
+    fn an_installed_disk_with_room_takes_the_state_even_beside_a_blank_one() {
+        let gpt = || Content::Other("a GPT");
+        let slot = Device { size: 1 << 30, ..part("vda2", "vda", ROOT_SLOT, Content::Other("an EROFS")) };
+        let mut devices = vec![disk("vda", gpt()), slot, disk("vdb", Content::Blank)];
+        assert_eq!(choose_state(&devices, None, true), Choice::Append { disk: "vda".into() });
+        assert!(matches!(choose_state(&devices, None, false), Choice::Wait(_)));
+        let mut install = Install::default();
+        install.disk.serial = Some("serial-vdb".into());
+        assert_eq!(choose_state(&devices, Some(&install), true), blank_takes("vdb"));
+        devices[0].size = 2 << 30;
+        devices[1].size = 2 << 30;
+        assert_eq!(choose_state(&devices, None, true), blank_takes("vdb"));
     }
 
     #[test]

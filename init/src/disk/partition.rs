@@ -1,4 +1,5 @@
 //! Partition tables: making one, naming a partition, growing the last one. All of it blocks.
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -29,6 +30,44 @@ pub fn make(disk: &Path, name: &str) -> Result<PathBuf> {
     table.add_partition_at(name, 1, per_mib, length, kind, 0).context("add the partition")?;
     write(table)?;
     wait_for_partition(disk, 1)
+}
+
+/// Adds a partition in the free space at the disk's end, and waits for its device. The disk's other partitions may be in use.
+///
+/// # Errors
+/// When the table cannot be read or written, or the room is too small.
+pub fn append(disk: &Path, name: &str) -> Result<PathBuf> {
+    let mut table = table(disk)?;
+    let size = sys::block::size(table.device_ref())?;
+    let per_mib = ALIGNMENT / table.logical_block_size().as_u64();
+    let mut partitions = table.partitions().clone();
+    let start =
+        partitions.values().map(|p| p.last_lba + 1).max().unwrap_or(per_mib).next_multiple_of(per_mib);
+    let end = (size / ALIGNMENT * per_mib).saturating_sub(per_mib + 1);
+    ensure!(end > start + 64 * per_mib, "{} has no room left for {name}", disk.display());
+    let number = partitions.keys().max().map_or(1, |number| number + 1);
+    let new = gpt::partition::Partition {
+        part_type_guid: gpt::partition_types::LINUX_FS,
+        part_guid: uuid::Uuid::new_v4(),
+        first_lba: start,
+        last_lba: end,
+        flags: 0,
+        name: name.into(),
+    };
+    partitions.insert(number, new);
+    table.update_partitions(partitions)?;
+    write(table)?;
+    wait_for_partition(disk, number)
+}
+
+/// The names in the disk's table, by number. The kernel's own may be stale: it does not read a table anew while a partition is in use.
+pub fn names(disk: &Path) -> BTreeMap<u32, String> {
+    let read = || -> Result<BTreeMap<u32, String>> {
+        let file = File::open(disk)?;
+        let table = GptConfig::new().logical_block_size(sector(&file)?).open_from_device(file)?;
+        Ok(table.partitions().iter().map(|(number, p)| (*number, p.name.clone())).collect())
+    };
+    read().unwrap_or_default()
 }
 
 /// Renames a partition.
@@ -96,9 +135,26 @@ fn table(disk: &Path) -> Result<GptDisk<File>> {
 }
 
 fn write(table: GptDisk<File>) -> Result<()> {
+    let sector = table.logical_block_size().as_u64();
+    let partitions = table.partitions().clone();
     let file = table.write().context("write the partition table")?;
     file.sync_all()?;
-    sys::block::reread_partitions(&file).context("make the kernel read the new partition table")
+    match sys::block::reread_partitions(&file) {
+        Ok(()) => Ok(()),
+        // The root runs from this disk: the kernel is told of each partition that differs.
+        Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {
+            for (number, p) in &partitions {
+                let (start, length) = (p.first_lba * sector, (p.last_lba + 1 - p.first_lba) * sector);
+                let known = sys::block::resize_partition(&file, *number, start, length);
+                if known.is_err() {
+                    sys::block::add_partition(&file, *number, start, length)
+                        .with_context(|| format!("show the kernel partition {number}"))?;
+                }
+            }
+            Ok(())
+        }
+        Err(error) => Err(error).context("make the kernel read the new partition table"),
+    }
 }
 
 /// `vda4` is 4, `nvme0n1p2` is 2.

@@ -31,6 +31,19 @@ pub async fn prepare_disk(children: &Children, disk: &Path, name: &str) -> Resul
     Ok(made)
 }
 
+/// Adds a partition of the name with a file system to a disk that holds others; returns it.
+///
+/// # Errors
+/// As [`prepare_disk`].
+pub async fn append_partition(children: &Children, disk: &Path, name: &str) -> Result<PathBuf> {
+    let made = {
+        let disk = disk.to_owned();
+        blocking("add a partition", TABLE_DEADLINE, move || partition::append(&disk, HALF_MADE)).await?
+    };
+    format_and_name(children, disk, &made, name).await?;
+    Ok(made)
+}
+
 /// Gives a partition that is ours and blank its file system.
 ///
 /// # Errors

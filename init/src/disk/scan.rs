@@ -24,6 +24,8 @@ pub struct Device {
     pub partition_name: String,
     pub serial: String,
     pub model: String,
+    /// Names below /dev/disk/by-id.
+    pub ids: Vec<String>,
     pub content: Content,
 }
 
@@ -44,7 +46,21 @@ pub fn scan() -> Vec<Device> {
         .filter(|name| !["loop", "dm-", "ram", "zram", "fd", "md"].iter().any(|p| name.starts_with(p)))
         .collect();
     names.sort();
-    names.into_iter().filter_map(|name| device(&name)).collect()
+    let mut devices: Vec<Device> = names.into_iter().filter_map(|name| device(&name)).collect();
+    let disks: std::collections::BTreeSet<String> = devices.iter().filter_map(|d| d.parent.clone()).collect();
+    for disk in disks {
+        let names = super::partition::names(&Path::new("/dev").join(&disk));
+        for part in devices.iter_mut().filter(|d| d.parent.as_ref() == Some(&disk)) {
+            if let Some(name) = number(&part.name).and_then(|number| names.get(&number)) {
+                part.partition_name.clone_from(name);
+            }
+        }
+    }
+    devices
+}
+
+fn number(name: &str) -> Option<u32> {
+    fs::read_to_string(format!("/sys/class/block/{name}/partition")).ok()?.trim().parse().ok()
 }
 
 fn device(name: &str) -> Option<Device> {
@@ -56,6 +72,12 @@ fn device(name: &str) -> Option<Device> {
     let size = sys::block::size(&file).ok()?;
     let first = |files: [&str; 2]| files.into_iter().map(read).find(|text| !text.is_empty());
     let uevent = read("uevent");
+    let page = || super::id::serial_of_page(&fs::read(folder.join("device/vpd_pg80")).ok()?);
+    let serial = first(["serial", "device/serial"]).or_else(page).unwrap_or_default();
+    let model = first(["device/model", "device/name"]).unwrap_or_default();
+    let wwid = first(["wwid", "device/wwid"]).unwrap_or_default();
+    let facts = super::id::Facts { name, serial: &serial, model: &model, wwid: &wwid };
+    let ids = if is_partition { Vec::new() } else { super::id::by_id(&facts) };
     Some(Device {
         name: name.to_owned(),
         parent: if is_partition { parent() } else { None },
@@ -67,8 +89,9 @@ fn device(name: &str) -> Option<Device> {
             .find_map(|line| line.strip_prefix("PARTNAME="))
             .unwrap_or_default()
             .to_owned(),
-        serial: first(["serial", "device/serial"]).unwrap_or_default(),
-        model: first(["device/model", "device/name"]).unwrap_or_default(),
+        serial,
+        model,
+        ids,
         content: content(&file, size).unwrap_or(Content::Other("what cannot be read")),
     })
 }

@@ -13,7 +13,7 @@ pub const MAX_CONFIG: usize = 1 << 20;
 /// From init to `pintle-net`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToNet {
-    #[prost(oneof = "Command", tags = "1, 2")]
+    #[prost(oneof = "Command", tags = "1, 2, 3")]
     pub command: Option<Command>,
 }
 
@@ -24,6 +24,8 @@ pub enum Command {
     Want(Want),
     #[prost(message, tag = "2")]
     Fetch(Fetch),
+    #[prost(message, tag = "3")]
+    Join(Join),
 }
 
 /// What `pintle-net` shall keep doing.
@@ -64,6 +66,32 @@ pub struct Fetch {
     pub deadline_ms: u64,
 }
 
+/// Has a serving certificate signed; answered as a fetch is, with the certificate.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Join {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub targets: Vec<Target>,
+    /// The machine CA, PEM, which the signer must be of.
+    #[prost(string, tag = "3")]
+    pub ca: String,
+    #[prost(string, tag = "4")]
+    pub token: String,
+    /// PKCS#10, DER.
+    #[prost(bytes = "vec", tag = "5")]
+    pub csr: Vec<u8>,
+}
+
+/// A control-plane machine.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Target {
+    #[prost(string, tag = "1")]
+    pub host: String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+}
+
 /// From `pintle-net` to init.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FromNet {
@@ -94,7 +122,7 @@ pub struct Clock {
     pub server: String,
 }
 
-/// The end of a fetch: a body, or what went wrong.
+/// The end of a fetch or of a join: a body, or what went wrong.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Fetched {
     #[prost(uint64, tag = "1")]

@@ -3,6 +3,7 @@
 
 pub mod dhcp;
 pub mod fetch;
+pub mod join;
 pub mod messages;
 pub mod service;
 pub mod sntp;

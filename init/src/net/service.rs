@@ -5,13 +5,14 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use machine::socket::{Empty, request::Call};
 use prost::Message;
 use sys::framed::FramedSocket;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::messages::{Command, DhcpLink, Fetch, Fetched, FromNet, MAX_FRAME, Report, ToNet, Want};
-use super::{dhcp, fetch, sntp};
+use super::messages::{Command, DhcpLink, Fetch, Fetched, FromNet, Join, MAX_FRAME, Report, ToNet, Want};
+use super::{dhcp, fetch, join, sntp};
 
 /// The most links that ask for leases at once.
 const MAX_LINKS: usize = 64;
@@ -24,6 +25,8 @@ const MAX_REPORTS: usize = 64;
 /// When the socket breaks or a task panics; init then starts the process anew.
 pub async fn run(socket: UnixStream) -> Result<()> {
     let mut socket = FramedSocket::new(socket, MAX_FRAME).context("set up the socket to init")?;
+    // A process that hangs before this line is one that init shall know of.
+    crate::api::init_client::call("", Call::Ready(Empty {})).await.context("tell init that net is ready")?;
     let (reports, mut outgoing) = mpsc::channel(MAX_REPORTS);
     let mut work =
         Work { reports, tasks: JoinSet::new(), dhcp: BTreeMap::new(), hints: BTreeMap::new(), ntp: None };
@@ -34,6 +37,7 @@ pub async fn run(socket: UnixStream) -> Result<()> {
                 match ToNet::decode(&frame[..]).context("read what init says")?.command {
                     Some(Command::Want(want)) => work.want(want),
                     Some(Command::Fetch(fetch)) => work.fetch(fetch),
+                    Some(Command::Join(join)) => work.join(join),
                     None => {}
                 }
             }
@@ -97,6 +101,19 @@ impl Work {
                 Err(error) => Fetched { id: request.id, body: Vec::new(), error },
             };
             // A closed channel means that the process ends.
+            let _ = reports.send(Report::Fetched(fetched)).await;
+        });
+    }
+
+    fn join(&mut self, request: Join) {
+        let reports = self.reports.clone();
+        self.tasks.spawn(async move {
+            let fetched = match join::join(&request).await {
+                Ok(certificate) => {
+                    Fetched { id: request.id, body: certificate.into_bytes(), error: String::new() }
+                }
+                Err(error) => Fetched { id: request.id, body: Vec::new(), error },
+            };
             let _ = reports.send(Report::Fetched(fetched)).await;
         });
     }

@@ -10,13 +10,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::net::messages::{
-    Clock, Command, Fetch, FromNet, Lease, MAX_CONFIG, MAX_FRAME, Report, ToNet, Want,
+    Clock, Command, Fetch, FromNet, Join, Lease, MAX_CONFIG, MAX_FRAME, Report, Target, ToNet, Want,
 };
 
 /// How long after a fetch's own deadline `pintle-net` may still answer.
 const GRACE: Duration = Duration::from_secs(5);
-/// How many fetches may wait at once.
+/// How many fetches and joins may wait at once.
 const MAX_FETCHES: usize = 8;
+/// The largest certificate that is taken, in bytes.
+const MAX_CERTIFICATE: usize = 64 << 10;
 
 /// The handle that the network controller, the config loader and the supervisor of `pintle-net` share.
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ struct Inner {
     want: watch::Sender<Want>,
     leases: watch::Sender<BTreeMap<String, Lease>>,
     clock: watch::Sender<Option<Clock>>,
+    /// How often the clock was put right.
+    corrections: watch::Sender<u64>,
     fetches: mpsc::Sender<Pending>,
     queue: tokio::sync::Mutex<mpsc::Receiver<Pending>>,
     next_id: Mutex<u64>,
@@ -34,7 +38,8 @@ struct Inner {
 
 #[derive(Debug)]
 struct Pending {
-    fetch: Fetch,
+    id: u64,
+    question: Command,
     deadline: Instant,
     answer: oneshot::Sender<Result<Vec<u8>, String>>,
 }
@@ -46,6 +51,7 @@ impl Default for NetHandle {
             want: watch::Sender::default(),
             leases: watch::Sender::default(),
             clock: watch::Sender::default(),
+            corrections: watch::Sender::default(),
             fetches,
             queue: tokio::sync::Mutex::new(queue),
             next_id: Mutex::new(1),
@@ -79,10 +85,12 @@ impl NetHandle {
                 }
                 Some(mut pending) = queue.recv(), if waiting.len() < MAX_FETCHES => {
                     waiting.retain(|_, pending| !pending.answer.is_closed());
-                    let left = pending.deadline.saturating_duration_since(Instant::now());
-                    pending.fetch.deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                    send(&socket, Command::Fetch(pending.fetch.clone())).await?;
-                    waiting.insert(pending.fetch.id, pending);
+                    if let Command::Fetch(fetch) = &mut pending.question {
+                        let left = pending.deadline.saturating_duration_since(Instant::now());
+                        fetch.deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                    }
+                    send(&socket, pending.question.clone()).await?;
+                    waiting.insert(pending.id, pending);
                 }
             }
         }
@@ -136,30 +144,57 @@ impl NetHandle {
         ca: Option<&str>,
         deadline: Duration,
     ) -> Result<Vec<u8>, String> {
-        let end = Instant::now() + deadline;
-        let late = |_| {
-            format!("fetch {url}: no answer within {} s; pintle-net may not be running", deadline.as_secs())
+        let fetch = |id| {
+            Command::Fetch(Fetch { id, url: url.into(), ca: ca.unwrap_or_default().into(), deadline_ms: 0 })
         };
-        tokio::time::timeout_at(end + GRACE, async {
+        self.ask(fetch, deadline).await.map_err(|error| format!("fetch {url}: {error}"))
+    }
+
+    /// Has a serving certificate (PEM) signed by one of `targets`, hosts and ports, which must show a certificate of `ca`. Nothing in the
+    /// answer has been looked at on this side.
+    ///
+    /// # Errors
+    /// What each of the targets failed for.
+    pub async fn join(
+        &self,
+        targets: &[(String, u16)],
+        ca: &str,
+        token: &str,
+        csr: &[u8],
+        deadline: Duration,
+    ) -> Result<String, String> {
+        let target = |(host, port): &(String, u16)| Target { host: host.clone(), port: (*port).into() };
+        let targets: Vec<_> = targets.iter().map(target).collect();
+        let join = |id| {
+            let (targets, ca, token, csr) = (targets.clone(), ca.into(), token.into(), csr.into());
+            Command::Join(Join { id, targets, ca, token, csr })
+        };
+        let answer = self.ask(join, deadline).await?;
+        let plain = answer.iter().all(|byte| byte.is_ascii_graphic() || matches!(byte, b'\n' | b'\r' | b' '));
+        match String::from_utf8(answer) {
+            Ok(certificate) if plain && certificate.len() <= MAX_CERTIFICATE => Ok(certificate),
+            _ => Err("what was sent is no PEM".into()),
+        }
+    }
+
+    async fn ask(&self, question: impl Fn(u64) -> Command, deadline: Duration) -> Result<Vec<u8>, String> {
+        let end = Instant::now() + deadline;
+        let asked = tokio::time::timeout_at(end + GRACE, async {
             loop {
                 let (answer, result) = oneshot::channel();
-                let fetch = Fetch {
-                    id: self.next_id(),
-                    url: url.into(),
-                    ca: ca.unwrap_or_default().into(),
-                    deadline_ms: 0,
-                };
-                if self.0.fetches.send(Pending { fetch, deadline: end, answer }).await.is_err() {
-                    return Err(format!("fetch {url}: no pintle-net"));
+                let id = self.next_id();
+                let pending = Pending { id, question: question(id), deadline: end, answer };
+                if self.0.fetches.send(pending).await.is_err() {
+                    return Err("no pintle-net".into());
                 }
                 // A closed channel: the process died with the request; ask the next one.
                 if let Ok(result) = result.await {
-                    return result.map_err(|error| format!("fetch {url}: {error}"));
+                    return result;
                 }
             }
-        })
-        .await
-        .unwrap_or_else(|elapsed| Err(late(elapsed)))
+        });
+        let late = || format!("no answer within {} s; pintle-net may not be running", deadline.as_secs());
+        asked.await.unwrap_or_else(|_| Err(late()))
     }
 
     fn next_id(&self) -> u64 {
@@ -189,6 +224,21 @@ impl NetHandle {
             leases.retain(|link, _| keep(link));
             leases.len() != before
         });
+    }
+
+    /// Whether time servers are there to be asked.
+    pub fn has_time_servers(&self) -> bool {
+        !self.0.want.borrow().ntp_servers.is_empty()
+    }
+
+    /// How often the clock was put right by what a time server said.
+    pub fn corrections(&self) -> watch::Receiver<u64> {
+        self.0.corrections.subscribe()
+    }
+
+    /// Counts one.
+    pub(super) fn corrected(&self) {
+        self.0.corrections.send_modify(|count| *count += 1);
     }
 
     /// What time servers say about the clock, as it comes.

@@ -39,6 +39,7 @@ pub async fn run(net: NetHandle) {
         if let Err(error) = result {
             tracing::warn!(%error, server = sample.server, offset = sample.offset, "correct the clock");
         }
+        net.corrected();
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Facts {
     pub state_mounted: bool,
     pub network_address: bool,
     pub network_ready: bool,
+    /// A time server has answered, there is none, or it took too long.
+    pub clock_checked: bool,
     pub runtime_ready: bool,
 }
 
@@ -104,12 +106,14 @@ impl Facts {
                 (self.configured, "a machine config"),
                 (self.runtime_ready, "the runtime"),
                 (self.network_ready, "the network"),
+                (self.clock_checked, "a time server's first answer"),
             ],
             "control-plane" => &[
                 (self.configured, "a machine config"),
                 (self.control_plane, "role ControlPlane; this machine is a worker"),
                 (self.state_mounted, "the state volume"),
                 (self.network_ready, "the network"),
+                (self.clock_checked, "a time server's first answer"),
             ],
             _ => &[],
         };
@@ -132,6 +136,8 @@ mod tests {
         assert_eq!(facts.missing("agent"), Some("the runtime"));
         facts.runtime_ready = true;
         facts.network_ready = true;
+        assert_eq!(facts.missing("agent"), Some("a time server's first answer"));
+        facts.clock_checked = true;
         assert_eq!(facts.missing("agent"), None);
         assert!(facts.missing("control-plane").unwrap().contains("worker"));
         assert_eq!(facts.missing("api"), Some("Machine.ca in the machine config"));

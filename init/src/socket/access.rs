@@ -49,6 +49,7 @@ impl Caller {
                     | Call::OpenImageImport(_)
                     | Call::Version(_)
                     | Call::Cancel(_)
+                    | Call::SignServing(_)
             ),
             NET_UID => matches!(call, Call::Ready(_) | Call::Version(_)),
             _ => false,

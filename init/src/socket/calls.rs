@@ -58,6 +58,7 @@ pub async fn answer(
         Call::OpenImageImport(_) => connect(paths::IMPORT_SOCKET).await,
         Call::Version(_) => only(reply::Result::Version(version())),
         Call::Cancel(_) => done(),
+        Call::SignServing(request) => super::sign::answer(machine, actor, &request),
         Call::AckExit(key) => {
             machine.ledger.acknowledge(key.pid, key.start_time);
             done()

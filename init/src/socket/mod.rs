@@ -1,6 +1,7 @@
 //! The machine socket: what processes on the node ask of PID 1. Connections are bounded, callers are known by uid and cgroup.
 mod access;
 mod calls;
+mod sign;
 mod streams;
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

@@ -83,13 +83,13 @@ async fn round(machine: &Machine) -> Result<Option<String>> {
         return Ok(Some(no_config()));
     }
     let Some(active) = machine.active_config() else { return Ok(Some(no_config())) };
-    keep(&active).await?;
+    keep(machine, &active).await;
     sysctls::apply(&active.config.sysctls);
     state::mount_volumes(machine, &scan().await?, &active.config.volumes).await
 }
 
 fn no_config() -> String {
-    "waiting for machine config: none on the state volume, in the image, at pintle.config=, on a volume labelled PINTLE-CONFIG or cidata, or in fw_cfg; provide one"
+    "waiting for machine config: none on the state volume, in the image, at pintle.config=, on a volume labelled PINTLE-CONFIG or cidata, in fw_cfg or in SMBIOS; provide one"
         .into()
 }
 
@@ -97,12 +97,25 @@ async fn scan() -> Result<Vec<Device>> {
     blocking("look at the disks", SCAN_DEADLINE, || Ok(disk::scan())).await
 }
 
-/// Activates the config that an earlier boot kept. A config that no longer parses is said and passed over, not fatal.
+/// Activates the config that an earlier boot kept. One that no longer parses stays where it is, its faults are said, and the one before it is
+/// taken; if that is no better, other sources are asked.
 async fn kept_config(machine: &Machine) -> Result<bool> {
-    match blocking("read the kept config", SCAN_DEADLINE, config::from_state).await? {
-        Some(found) => try_config(machine, &found),
-        None => Ok(false),
+    let Some(found) = blocking("read the kept config", SCAN_DEADLINE, config::from_state).await? else {
+        return Ok(false);
+    };
+    if try_config(machine, &found)? {
+        return Ok(true);
     }
+    let Some(previous) = blocking("read the kept config", SCAN_DEADLINE, config::from_previous).await? else {
+        return Ok(false);
+    };
+    let taken = try_config(machine, &previous)?;
+    if taken {
+        let said = "the kept config has faults and stays as it is; the one before it is active";
+        machine.events.note("init", "ConfigFallback", said);
+        machine.condition("ConfigValid", false, "Fallback", said);
+    }
+    Ok(taken)
 }
 
 /// Asks the image, the command line's URL, labelled volumes and the firmware.
@@ -130,7 +143,12 @@ async fn other_source(machine: &Machine, devices: &[Device]) -> Result<bool> {
     {
         return Ok(true);
     }
-    match blocking("read fw_cfg", SCAN_DEADLINE, config::from_firmware).await? {
+    if let Some(found) = blocking("read fw_cfg", SCAN_DEADLINE, config::from_firmware).await?
+        && try_config(machine, &found)?
+    {
+        return Ok(true);
+    }
+    match blocking("read SMBIOS", SCAN_DEADLINE, config::from_smbios).await? {
         Some(found) => try_config(machine, &found),
         None => Ok(false),
     }
@@ -155,11 +173,24 @@ fn try_config(machine: &Machine, found: &Found) -> Result<bool> {
     }
 }
 
-/// A config from elsewhere survives the next boot on the state volume.
-async fn keep(active: &Arc<ActiveConfig>) -> Result<()> {
-    if active.source == "state" {
-        return Ok(());
+/// A config from elsewhere survives the next boot on the state volume. Trouble with that does not keep the node from running.
+async fn keep(machine: &Machine, active: &Arc<ActiveConfig>) {
+    if active.source.starts_with("state") {
+        return;
     }
-    let yaml = active.yaml.clone();
-    blocking("keep the config", SCAN_DEADLINE, move || config::keep(&yaml)).await
+    let (yaml, applied) = (active.yaml.clone(), active.source == "api");
+    let keep = move || if applied { config::keep(&yaml).map(|()| true) } else { config::keep_first(&yaml) };
+    let kept = blocking("keep the config", SCAN_DEADLINE, keep).await;
+    let trouble = match kept {
+        Ok(true) => return machine.condition("ConfigKept", true, "Kept", ""),
+        Ok(false) => {
+            "the state volume keeps another config, which counts at the next boot; `pintle apply` replaces it"
+                .to_owned()
+        }
+        Err(error) => format!("{error:#}; the next boot will not know this config"),
+    };
+    if !machine.conditions().iter().any(|c| c.name == "ConfigKept" && c.message == trouble) {
+        machine.events.note("init", "ConfigNotKept", &trouble);
+    }
+    machine.condition("ConfigKept", false, "Failed", &trouble);
 }

@@ -13,6 +13,7 @@ mod power_button;
 mod signals;
 mod state;
 mod sysctls;
+mod watchdog;
 
 pub use identity::save_seed;
 
@@ -88,6 +89,7 @@ async fn node() -> Result<ShutdownRequest> {
     // One life only: its data are the services' processes.
     tokio::spawn(supervisor.run());
     start(&machine, "API certificate", api_certificate::follow);
+    start(&machine, "watchdog", watchdog::follow);
     start(&machine, "boot", boot::run);
 
     let Some(request) = requests.recv().await else { anyhow::bail!("nobody can ask for a shutdown") };

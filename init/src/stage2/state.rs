@@ -61,6 +61,12 @@ pub async fn mount(
             disk::prepare_partition(children, &disk, &part, paths::STATE_PARTITION).await?;
             part
         }
+        Choice::Append { disk } => {
+            let disk = Path::new("/dev").join(disk);
+            let said = format!("the state volume is made in what {} has left", disk.display());
+            machine.events.note("disk", "Partitioning", &said);
+            disk::append_partition(children, &disk, paths::STATE_PARTITION).await?
+        }
         Choice::Partition { disk, wipe } => {
             let held = if wipe { ", and what it held is lost, as `wipe` says" } else { "" };
             machine.events.note("disk", "Partitioning", &format!("/dev/{disk} becomes the state disk{held}"));
@@ -131,6 +137,8 @@ async fn mount_volume(machine: &Machine, devices: &[Device], volume: &Volume) ->
             disk::prepare_partition(children, &disk, &part, &volume.name).await?;
             part
         }
+        // A volume has a disk of its own.
+        Choice::Append { disk } => return Ok(Some(format!("{disk} holds the OS"))),
         Choice::Partition { disk, .. } => {
             disk::prepare_disk(children, &Path::new("/dev").join(disk), &volume.name).await?
         }

@@ -17,7 +17,7 @@ pub struct Install {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DiskSelector {
-    /// Device path, such as `/dev/vda` or `/dev/disk/by-id/…`.
+    /// Device path, such as `/dev/vda` or `/dev/disk/by-id/nvme-MODEL_SERIAL`; of the folders below /dev/disk only by-id is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,6 +7,7 @@ mod address;
 mod check;
 mod cluster;
 mod dhcp;
+mod endpoint;
 mod install;
 mod link;
 mod machine;
@@ -23,10 +24,12 @@ mod time_sync;
 mod tree;
 mod volume;
 mod walk;
+mod watchdog;
 
 pub use address::Address;
 pub use cluster::{CertificateAuthority, Cluster, Component, KeyPair};
 pub use dhcp::Dhcp;
+pub use endpoint::host_and_port;
 pub use install::{DiskSelector, Install};
 pub use link::{Link, LinkMatch};
 pub use machine::{Machine, Role};
@@ -41,6 +44,7 @@ pub use static_pod::StaticPod;
 pub use sysctl::Sysctl;
 pub use time_sync::TimeSync;
 pub use volume::Volume;
+pub use watchdog::Watchdog;
 
 /// The API version of every document.
 pub const API_VERSION: &str = "pintle.dev/v1alpha1";
@@ -65,6 +69,7 @@ pub enum Document {
     StaticPod(StaticPod),
     Manifest(Manifest),
     Sysctl(Sysctl),
+    Watchdog(Watchdog),
 }
 
 /// A whole machine config: what a node is told to be.
@@ -86,4 +91,5 @@ pub struct MachineConfig {
     pub static_pods: Vec<StaticPod>,
     pub manifests: Vec<Manifest>,
     pub sysctls: Vec<Sysctl>,
+    pub watchdog: Option<Watchdog>,
 }

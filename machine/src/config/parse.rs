@@ -199,6 +199,7 @@ impl MachineConfig {
             Document::StaticPod(d) => self.static_pods.push(d),
             Document::Manifest(d) => self.manifests.push(d),
             Document::Sysctl(d) => self.sysctls.push(d),
+            Document::Watchdog(d) => self.watchdog = Some(d),
         }
     }
 }

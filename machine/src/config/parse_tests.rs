@@ -117,8 +117,29 @@ fn a_control_plane_machine_needs_every_key() {
     fields.sort();
     assert_eq!(fields, ["Cluster.ca.key", "Cluster.etcdCA", "Cluster.serviceAccount"]);
     assert_eq!(places(&document("kind: Machine\nrole: ControlPlane\n")), [(3, 7, "Machine.role".into())]);
-    let worker = Machine { role: Role::Worker, ..machine };
-    assert!(parse("worker", &yaml(&worker, &cluster)).is_ok());
+}
+
+#[test]
+fn the_machine_cas_key_is_on_control_plane_machines_only() {
+    let (control_plane, cluster) = control_plane();
+    let fields = |machine: &Machine| match parse("test.yaml", &yaml(machine, &cluster)) {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults.into_iter().map(|f| f.field).collect::<Vec<_>>(),
+    };
+    let ca = control_plane.ca.clone().unwrap();
+    let bare = Some(crate::config::CertificateAuthority { key: None, ..ca });
+    assert_eq!(fields(&Machine { ca: bare.clone(), ..control_plane.clone() }), ["Machine.ca.key"]);
+    let worker = Machine { role: Role::Worker, ..control_plane };
+    assert_eq!(fields(&worker), ["Machine.ca.key"]);
+    assert_eq!(fields(&Machine { ca: bare.clone(), ..worker.clone() }), ["Machine.joinToken"]);
+    let token = Some(pki::join_token().unwrap());
+    let joining = Machine { ca: bare, join_token: token, ..worker.clone() };
+    assert_eq!(fields(&joining), [""; 0]);
+    let alone = |machine: &Machine| to_yaml(&[Document::Machine(machine.clone())]).unwrap();
+    assert!(parse("alone", &alone(&worker)).is_ok(), "without a cluster it signs for itself");
+    assert_eq!(places(&alone(&joining))[0].2, "Machine.joinEndpoints");
+    let weak = Machine { join_token: Some("abc".into()), join_endpoints: vec!["a b".into()], ..joining };
+    assert_eq!(fields(&weak), ["Machine.joinToken", "Machine.joinEndpoints[0]"]);
 }
 
 #[test]

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::{
     API_VERSION, Address, Cluster, Dhcp, Install, Link, Machine, Manifest, NodeAgent, Registry, Resolver,
-    Route, StaticPod, Sysctl, TimeSync, Volume,
+    Route, StaticPod, Sysctl, TimeSync, Volume, Watchdog,
 };
 
 /// Every kind, in the order of the reference page.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "Machine",
     "Cluster",
     "Install",
@@ -24,6 +24,7 @@ pub const KINDS: [&str; 15] = [
     "StaticPod",
     "Manifest",
     "Sysctl",
+    "Watchdog",
 ];
 
 /// The JSON Schema of one kind's fields (without `apiVersion` and `kind`).
@@ -48,6 +49,7 @@ pub fn kind_schema(kind: &str) -> Option<Value> {
         "StaticPod" => of::<StaticPod>(),
         "Manifest" => of::<Manifest>(),
         "Sysctl" => of::<Sysctl>(),
+        "Watchdog" => of::<Watchdog>(),
         _ => return None,
     })
 }

@@ -94,7 +94,7 @@ fn text<'a>(values: impl Iterator<Item = &'a x509_parser::x509::AttributeTypeAnd
     values.filter_map(|value| value.as_str().ok().map(str::to_owned)).collect()
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
         16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),

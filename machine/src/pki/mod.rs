@@ -6,19 +6,23 @@ use std::time::{Duration, SystemTime};
 mod ca;
 mod facts;
 mod leaf;
+mod request;
 mod token;
 mod unverified;
 
 pub use ca::{new_ca, new_key_pair};
 pub use facts::{Facts, facts, is_key_of, signed_by};
-pub use leaf::issue;
-pub use token::{bootstrap_token, ca_hash, is_bootstrap_token};
+pub use leaf::{issue, sign_serving};
+pub use request::{Request, new_request, read_request};
+pub use token::{bootstrap_token, ca_hash, is_bootstrap_token, is_join_token, join_token};
 pub use unverified::AnyCertificate;
 
 /// How long a new CA is valid.
 pub const CA_LIFETIME: Duration = Duration::from_secs(3650 * DAY);
 /// How long a leaf certificate is valid.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * DAY);
+/// How long a serving certificate of the machine API is valid; it is asked for anew when a third of that is left.
+pub const SERVING_LIFETIME: Duration = Duration::from_secs(30 * DAY);
 /// A leaf with less than this left is issued anew.
 pub const RENEW_BEFORE: Duration = Duration::from_secs(30 * DAY);
 
@@ -87,6 +91,8 @@ pub enum PkiError {
         #[source]
         source: rcgen::Error,
     },
+    #[error("a certificate signing request that is none of ours: {0}")]
+    Request(&'static str),
     #[error("the system's random source failed")]
     Random,
 }

@@ -83,3 +83,64 @@ fn a_key_pair_is_pkcs8_and_spki() {
     assert!(pair.public.starts_with("-----BEGIN PUBLIC KEY-----"));
     assert!(pair.private.starts_with("-----BEGIN PRIVATE KEY-----"));
 }
+
+#[test]
+fn a_request_says_what_it_asks_for_and_is_signed_for_serving_only() {
+    let ca = new_ca("pintle", now()).unwrap();
+    let asked = Leaf {
+        common_name: "w1".into(),
+        organization: Some("pintle:admin".into()),
+        dns_names: vec!["w1".into()],
+        addresses: vec![Ipv4Addr::new(10, 5, 0, 11).into()],
+        usage: Usage::ServerAndClient,
+    };
+    let (key, der) = new_request(&asked).unwrap();
+    let read = read_request(&der).unwrap();
+    assert_eq!(
+        (&read.common_name, &read.dns_names, &read.addresses),
+        (&asked.common_name, &asked.dns_names, &asked.addresses)
+    );
+    let certificate = sign_serving(&ca, &asked, &read.public_key, now()).unwrap();
+    let facts = facts(&certificate).unwrap();
+    assert_eq!(facts.leaf, Leaf { organization: None, usage: Usage::Server, ..asked });
+    assert_eq!(facts.not_after, now() + SERVING_LIFETIME);
+    assert!(
+        !facts.is_ca && is_key_of(&key, &certificate) && signed_by(&certificate, &ca.certificate).unwrap()
+    );
+    assert!(sign_serving(&ca, &server(), &read.public_key[1..], now()).is_err());
+}
+
+#[test]
+fn a_request_that_was_changed_is_refused() {
+    let (_, der) = new_request(&server()).unwrap();
+    assert!(read_request(&der).is_ok());
+    // All that is signed; the signature is the last 72 bytes or so.
+    for at in 0..der.len() - 80 {
+        let mut bent = der.clone();
+        bent[at] ^= 1;
+        assert!(read_request(&bent).is_err(), "byte {at}");
+    }
+    assert!(read_request(&der[..der.len() - 1]).is_err());
+    assert!(read_request(&[der.clone(), vec![0]].concat()).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_request_of_a_stranger_panics(bytes: Vec<u8>, at in 0_usize..400, byte: u8) {
+        let _ = read_request(&bytes);
+        let (_, mut der) = new_request(&server()).unwrap();
+        if let Some(place) = der.get_mut(at) {
+            *place = byte;
+        }
+        let _ = read_request(&der);
+    }
+}
+
+#[test]
+fn join_tokens_are_long_and_differ() {
+    let (a, b) = (join_token().unwrap(), join_token().unwrap());
+    assert!(is_join_token(&a) && a != b, "{a}");
+    for bad in ["", "short", "0123456789012345678901234567890\n2"] {
+        assert!(!is_join_token(bad), "{bad:?}");
+    }
+}

@@ -20,6 +20,22 @@ pub fn bootstrap_token() -> Result<String, PkiError> {
     Ok(token)
 }
 
+/// Makes a machine join token: 52 letters and digits, 260 bits.
+///
+/// # Errors
+/// When the random source fails.
+pub fn join_token() -> Result<String, PkiError> {
+    let mut bytes = [0_u8; 52];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| PkiError::Random)?;
+    Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
+}
+
+/// Whether a text can be a join token: 32 to 128 letters and digits.
+#[must_use]
+pub fn is_join_token(token: &str) -> bool {
+    (32..=128).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
 /// Whether a text has the shape of a bootstrap token, as Kubernetes asks it: `[a-z0-9]{6}\.[a-z0-9]{16}`.
 #[must_use]
 pub fn is_bootstrap_token(token: &str) -> bool {

@@ -9,7 +9,7 @@ pub struct Request {
     pub actor: ::prost::alloc::string::String,
     #[prost(
         oneof = "request::Call",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 33, 34, 35"
     )]
     pub call: ::core::option::Option<request::Call>,
 }
@@ -61,6 +61,9 @@ pub mod request {
         /// of init and of the services
         #[prost(message, tag = "26")]
         ListProcesses(super::Empty),
+        /// control-plane nodes only; the api has checked the join token and the CSR
+        #[prost(message, tag = "27")]
+        SignServing(super::SignServing),
         /// streams Exit: unacknowledged ones first, then as they happen
         #[prost(message, tag = "30")]
         WatchExits(super::Empty),
@@ -88,7 +91,7 @@ pub struct Reply {
     pub more: bool,
     #[prost(
         oneof = "reply::Result",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
     )]
     pub result: ::core::option::Option<reply::Result>,
 }
@@ -121,6 +124,8 @@ pub mod reply {
         FdNames(super::FdNames),
         #[prost(message, tag = "21")]
         Processes(super::ProcessList),
+        #[prost(message, tag = "22")]
+        Signed(super::Signed),
     }
 }
 #[allow(clippy::all)]
@@ -502,6 +507,28 @@ pub struct Version {
     pub image_root_hash: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub boot_id: ::prost::alloc::string::String,
+}
+/// A serving certificate of the machine API for another machine.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignServing {
+    #[prost(string, tag = "1")]
+    pub common_name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub dns_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// ECDSA P-256, an uncompressed point: 65 bytes
+    #[prost(bytes = "vec", tag = "4")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Signed {
+    #[prost(string, tag = "1")]
+    pub certificate: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub left_out: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A process that PID 1 reaped and that it did not start itself (a container's, whose launcher is gone).
 #[allow(clippy::all)]

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-pub use config::{ENDPOINT, NAME};
+pub use config::{ENDPOINT, NAME, generate, node_config};
 pub use state::State;
 
 use crate::network::{Forward, free_tcp_port, free_udp_port};

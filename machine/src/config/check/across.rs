@@ -8,6 +8,7 @@ pub fn across(documents: &[&Document], complete: bool) -> Vec<(usize, Issue)> {
     let mut issues = duplicates(documents);
     issues.extend(overlaps(documents));
     issues.extend(secrets(documents, complete));
+    issues.extend(machine_ca(documents, complete));
     issues
 }
 
@@ -36,6 +37,7 @@ fn key(document: &Document) -> (&'static str, &'static str, String) {
         Document::TimeSync(_) => ("TimeSync", "", String::new()),
         Document::Install(_) => ("Install", "", String::new()),
         Document::NodeAgent(_) => ("NodeAgent", "", String::new()),
+        Document::Watchdog(_) => ("Watchdog", "", String::new()),
         Document::Sysctl(_) => ("Sysctl", "*", String::new()),
         Document::Link(d) => ("Link", "link", link(&d.link)),
         Document::Dhcp(d) => ("Dhcp", "link", link(&d.link)),
@@ -114,4 +116,36 @@ fn secrets(documents: &[&Document], complete: bool) -> Vec<(usize, Issue)> {
         issues.push((at, issue(field, "a control-plane machine needs it", source)));
     }
     issues
+}
+
+/// Who may hold the machine CA's key: it makes administrators, so no worker of a cluster has it.
+fn machine_ca(documents: &[&Document], complete: bool) -> Vec<(usize, Issue)> {
+    let source = |file| format!("take it from the {file} of `pintle gen config`");
+    let machine = documents
+        .iter()
+        .enumerate()
+        .find_map(|(i, d)| if let Document::Machine(m) = d { Some((i, m)) } else { None });
+    let Some((at, machine)) = machine else { return Vec::new() };
+    let Some(ca) = &machine.ca else { return Vec::new() };
+    let in_cluster = documents.iter().any(|document| matches!(document, Document::Cluster(_)));
+    let missing = match (machine.role, ca.key.is_some()) {
+        (Role::ControlPlane, false) => issue("ca.key", "the key is missing", source("control-plane.yaml")),
+        (Role::Worker, true) if in_cluster => issue(
+            "ca.key",
+            "a worker must not have the machine CA's key, with which one can make administrators",
+            "remove it and set joinToken, as the worker.yaml of `pintle gen config` does",
+        ),
+        (Role::Worker, false) if machine.join_token.is_none() => issue(
+            "joinToken",
+            "neither a join token nor the CA's key: nobody signs the machine API's certificate",
+            source("worker.yaml"),
+        ),
+        (Role::Worker, false) if machine.join_endpoints.is_empty() && !in_cluster && complete => issue(
+            "joinEndpoints",
+            "no control-plane machine is named, neither here nor in a Cluster document",
+            "name one, such as 10.5.0.10",
+        ),
+        _ => return Vec::new(),
+    };
+    vec![(at, missing)]
 }

@@ -40,6 +40,7 @@ pub fn document(document: &Document) -> Vec<Issue> {
         Document::StaticPod(d) => node::static_pod(d, &mut issues),
         Document::Manifest(d) => node::manifest(d, &mut issues),
         Document::Sysctl(d) => node::sysctl(d, &mut issues),
+        Document::Watchdog(d) => node::watchdog(d, &mut issues),
     }
     issues
 }
@@ -85,7 +86,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// A DNS name of one or more labels.
-fn is_dns_name(text: &str) -> bool {
+pub(super) fn is_dns_name(text: &str) -> bool {
     text.len() <= 253 && !text.is_empty() && text.split('.').all(is_label)
 }
 

@@ -1,5 +1,7 @@
 use super::{Issue, authority, cluster::san, is_dns_name, issue, label};
-use crate::config::{DiskSelector, Machine, Manifest, NodeAgent, Registry, StaticPod, Sysctl, Volume};
+use crate::config::{
+    DiskSelector, Machine, Manifest, NodeAgent, Registry, StaticPod, Sysctl, Volume, Watchdog,
+};
 
 pub fn machine(machine: &Machine, issues: &mut Vec<Issue>) {
     if let Some(name) = machine.hostname.as_ref().filter(|name| !is_dns_name(name) || name.len() > 64) {
@@ -10,7 +12,23 @@ pub fn machine(machine: &Machine, issues: &mut Vec<Issue>) {
         ));
     }
     if let Some(ca) = &machine.ca {
-        authority("ca", ca, true, issues);
+        authority("ca", ca, false, issues);
+    }
+    if machine.join_token.as_ref().is_some_and(|token| !crate::pki::is_join_token(token)) {
+        issues.push(issue(
+            "joinToken",
+            "no join token",
+            "use 32 to 128 letters and digits; `pintle gen secrets` makes one",
+        ));
+    }
+    for (i, endpoint) in machine.join_endpoints.iter().enumerate() {
+        if crate::config::host_and_port(endpoint, crate::paths::JOIN_PORT).is_none() {
+            issues.push(issue(
+                format!("joinEndpoints[{i}]"),
+                format!("{endpoint:?} is no host"),
+                "write host or host:port, such as 10.5.0.10 or [fd00::10]:50001",
+            ));
+        }
     }
     for (i, name) in machine.api_cert_sans.iter().enumerate() {
         san(&format!("apiCertSANs[{i}]"), name, issues);
@@ -23,6 +41,14 @@ pub fn disk(disk: &DiskSelector, needed: bool, issues: &mut Vec<Issue>) {
             "disk.path",
             format!("{path:?} is no device"),
             "use a path such as /dev/vda or /dev/disk/by-id/…",
+        ));
+    }
+    let other_link = |path: &&String| path.starts_with("/dev/disk/") && !path.starts_with("/dev/disk/by-id/");
+    if let Some(path) = disk.path.as_ref().filter(other_link) {
+        issues.push(issue(
+            "disk.path",
+            format!("{path:?} is no name by which disks are found here"),
+            "use /dev/disk/by-id/…, /dev/NAME, serial or model",
         ));
     }
     if needed && *disk == DiskSelector::default() {
@@ -178,5 +204,18 @@ pub fn sysctl(sysctl: &Sysctl, issues: &mut Vec<Issue>) {
                 "write it as sysctl does, such as net.core.somaxconn",
             ));
         }
+    }
+}
+
+pub fn watchdog(watchdog: &Watchdog, issues: &mut Vec<Issue>) {
+    if !watchdog.device.starts_with("/dev/watchdog") || watchdog.device.contains("..") {
+        issues.push(issue(
+            "device",
+            format!("{:?} is no watchdog", watchdog.device),
+            "use a path such as /dev/watchdog0",
+        ));
+    }
+    if !(5..=3600).contains(&watchdog.timeout_seconds) {
+        issues.push(issue("timeoutSeconds", "no usable time", "use 5 to 3600 seconds; the default is 60"));
     }
 }
