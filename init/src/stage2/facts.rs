@@ -15,6 +15,7 @@ pub async fn follow(machine: Machine) -> Result<()> {
     let mut services = machine.supervisor.watch();
     let mut network = machine.network.subscribe();
     let mut corrections = machine.net.corrections();
+    let mut config = machine.config.subscribe();
     let mut ready_since: Option<Instant> = None;
     loop {
         let corrected = *corrections.borrow_and_update() > 0;
@@ -24,7 +25,7 @@ pub async fn follow(machine: Machine) -> Result<()> {
             let address = network.links.iter().any(|l| l.up && !l.addresses.is_empty());
             (address, network.ready, network.waiting_for.clone())
         };
-        let active = machine.active_config();
+        let active = config.borrow_and_update().clone();
         if ready && active.is_some() {
             ready_since.get_or_insert_with(Instant::now);
         }
@@ -51,6 +52,7 @@ pub async fn follow(machine: Machine) -> Result<()> {
             changed = services.changed() => changed?,
             changed = network.changed() => changed?,
             changed = corrections.changed() => changed?,
+            changed = config.changed() => changed?,
             () = tokio::time::sleep_until(over.unwrap_or_else(Instant::now)), if over.is_some() && !late => {}
         }
     }
