@@ -2,6 +2,7 @@
 pub mod bad_config;
 pub mod cluster;
 mod power;
+mod solo;
 mod verity;
 
 use anyhow::Result;
@@ -28,6 +29,7 @@ pub struct Case {
 pub const CASES: &[Case] = &[
     Case { name: "power_button_stops_it_cleanly", run: power::button },
     Case { name: "bad_config_is_named_on_the_console", run: bad_config::on_console },
+    Case { name: "static_pods_outlive_their_services_and_the_machine_stops_cleanly", run: solo::life },
     Case { name: "corrupted_root_is_refused", run: verity::corrupted },
     Case { name: "wrong_root_hash_does_not_boot", run: verity::wrong_hash },
 ];
