@@ -1,5 +1,8 @@
 //! The cases; each reads as a short story.
+pub mod bad_config;
+pub mod cluster;
 mod power;
+mod solo;
 mod verity;
 
 use anyhow::Result;
@@ -25,6 +28,8 @@ pub struct Case {
 /// All cases, quick ones first.
 pub const CASES: &[Case] = &[
     Case { name: "power_button_stops_it_cleanly", run: power::button },
+    Case { name: "bad_config_is_named_on_the_console", run: bad_config::on_console },
+    Case { name: "static_pods_outlive_their_services_and_the_machine_stops_cleanly", run: solo::life },
     Case { name: "corrupted_root_is_refused", run: verity::corrupted },
     Case { name: "wrong_root_hash_does_not_boot", run: verity::wrong_hash },
 ];
