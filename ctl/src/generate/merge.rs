@@ -9,7 +9,7 @@ use serde_yaml_ng::{Mapping, Value};
 pub struct Patch(pub Vec<Value>);
 
 /// Kinds that a machine config holds at most once.
-const SINGLE: [&str; 6] = ["Machine", "Cluster", "Resolver", "TimeSync", "Install", "NodeAgent"];
+const SINGLE: [&str; 7] = ["Machine", "Cluster", "Resolver", "TimeSync", "Install", "Runtime", "NodeAgent"];
 
 /// Splits multi-document YAML.
 ///

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::{
     API_VERSION, Address, Cluster, Dhcp, Install, Link, Machine, Manifest, NodeAgent, Registry, Resolver,
-    Route, StaticPod, Sysctl, TimeSync, Volume,
+    Route, Runtime, StaticPod, Sysctl, TimeSync, Volume,
 };
 
 /// Every kind, in the order of the reference page.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "Machine",
     "Cluster",
     "Install",
@@ -20,6 +20,7 @@ pub const KINDS: [&str; 15] = [
     "Resolver",
     "TimeSync",
     "Registry",
+    "Runtime",
     "NodeAgent",
     "StaticPod",
     "Manifest",
@@ -44,6 +45,7 @@ pub fn kind_schema(kind: &str) -> Option<Value> {
         "Resolver" => of::<Resolver>(),
         "TimeSync" => of::<TimeSync>(),
         "Registry" => of::<Registry>(),
+        "Runtime" => of::<Runtime>(),
         "NodeAgent" => of::<NodeAgent>(),
         "StaticPod" => of::<StaticPod>(),
         "Manifest" => of::<Manifest>(),

@@ -35,6 +35,7 @@ fn key(document: &Document) -> (&'static str, &'static str, String) {
         Document::Resolver(_) => ("Resolver", "", String::new()),
         Document::TimeSync(_) => ("TimeSync", "", String::new()),
         Document::Install(_) => ("Install", "", String::new()),
+        Document::Runtime(_) => ("Runtime", "", String::new()),
         Document::NodeAgent(_) => ("NodeAgent", "", String::new()),
         Document::Sysctl(_) => ("Sysctl", "*", String::new()),
         Document::Link(d) => ("Link", "link", link(&d.link)),
