@@ -1,12 +1,15 @@
 //! `cargo xtask`: everything a developer does with Pintle.
 mod artifacts;
 mod boot;
+mod critest;
 mod demo;
 mod down;
+mod go;
 mod host;
 mod image;
 mod imports;
 mod node;
+mod oci;
 mod proto;
 mod test;
 mod up;
@@ -70,8 +73,8 @@ enum Command {
     Boot(boot::Arguments),
     /// Regenerates the checked-in Rust of the protocols (needs protoc).
     GenProto,
-    /// The runtime against critest.
-    Critest,
+    /// The runtime in a booted image against critest.
+    Critest(critest::Arguments),
     /// Kubernetes' conformance suite.
     Conformance,
     /// Figures beside those of the peers.
@@ -93,7 +96,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(arguments) => test::test(&arguments),
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::GenProto => proto::generate(),
-        Command::Critest => missing("critest"),
+        Command::Critest(arguments) => critest::critest(&arguments),
         Command::Conformance => missing("conformance"),
         Command::Bench => missing("bench"),
     }
