@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+
 use qemu_tests::command::command_output;
 
 use crate::artifacts::key;
@@ -20,6 +21,15 @@ pub struct Program {
     /// Whether it is the package's test program.
     pub test: bool,
 }
+
+/// The CRI validation suite.
+pub const CRITEST: Program = Program {
+    name: "critest",
+    module: "sigs.k8s.io/cri-tools",
+    version: "v1.36.0",
+    package: "./cmd/critest",
+    test: true,
+};
 
 /// CNCF distribution, a registry.
 pub const REGISTRY: Program = Program {
@@ -51,6 +61,20 @@ pub fn build(program: &Program) -> Result<PathBuf> {
         command.arg(format!("-modfile={}", manifest.display()));
         command.args(["-trimpath", "-ldflags=-s -w", "-o"]).arg(out).arg(program.package);
         run(command.current_dir(source))
+    })
+}
+
+/// Builds one source file that imports the standard library alone; returns the program's path.
+///
+/// # Errors
+/// When it does not build.
+pub fn build_file(name: &str, source: &Path) -> Result<PathBuf> {
+    let text = std::fs::read_to_string(source).with_context(|| format!("read {}", source.display()))?;
+    let inputs = [command_output(Command::new("go").arg("version"))?, text];
+    built(name, &inputs, |out| {
+        let mut command = Command::new("go");
+        command.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]).arg(out).arg(source);
+        run(&mut command)
     })
 }
 

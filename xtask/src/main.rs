@@ -2,10 +2,11 @@
 mod artifacts;
 mod boot;
 mod conformance;
+mod critest;
 mod demo;
 mod down;
-mod heavy;
 mod go;
+mod heavy;
 mod host;
 mod image;
 mod imports;
@@ -74,8 +75,8 @@ enum Command {
     Boot(boot::Arguments),
     /// Regenerates the checked-in Rust of the protocols (needs protoc).
     GenProto,
-    /// The runtime against critest.
-    Critest,
+    /// The runtime in a booted image against critest.
+    Critest(critest::Arguments),
     /// Kubernetes' conformance specs against a cluster.
     Conformance(conformance::Arguments),
     /// Figures beside those of the peers.
@@ -97,8 +98,8 @@ fn main() -> anyhow::Result<()> {
         Command::Test(arguments) => test::test(&arguments),
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::GenProto => proto::generate(),
-        Command::Critest => missing("critest"),
         Command::Conformance(arguments) => conformance::conformance(&arguments),
+        Command::Critest(arguments) => critest::critest(&arguments),
         Command::Bench => missing("bench"),
     }
 }
