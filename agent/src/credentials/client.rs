@@ -102,7 +102,9 @@ pub async fn run(
             Err(error) => {
                 failures += 1;
                 tell(&mut told, format!("client certificate: {error:#}; trying again"));
-                tokio::time::sleep(super::retry_after(failures)).await;
+                // Without a client there is no node yet, and somebody waits for it.
+                let waits = if tx.borrow().is_none() { failures.min(2) } else { failures };
+                tokio::time::sleep(super::retry_after(waits)).await;
             }
         }
     }

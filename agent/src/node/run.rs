@@ -51,12 +51,15 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
     };
     let mut node = ctx.node.clone();
     let mut settings = ctx.settings.clone();
+    // The first client is what a joining node waits for: it registers at once.
+    let mut api = ctx.api.watch();
     let mut wait = Duration::ZERO;
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             Ok(()) = node.changed() => reporter.pod_range().await,
             Ok(()) = settings.changed() => {}
+            Ok(()) = api.changed() => {}
             Ok(()) = inputs.pressure.changed() => {}
             Ok(()) = inputs.shutting_down.changed() => {}
         }
