@@ -89,6 +89,7 @@ async fn node() -> Result<ShutdownRequest> {
     tokio::spawn(supervisor.run());
     start(&machine, "API certificate", api_certificate::follow);
     start(&machine, "boot", boot::run);
+    tokio::spawn(sys::memory::keep_small());
 
     let Some(request) = requests.recv().await else { anyhow::bail!("nobody can ask for a shutdown") };
     shutdown::run(&machine, &request).await;
