@@ -231,6 +231,7 @@ pub fn digest(path: &Path) -> Result<String> {
 }
 
 /// A short name for what was made of these inputs.
+#[must_use]
 pub fn key(inputs: &[String]) -> String {
     let mut text = String::new();
     for input in inputs {

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer does with Pintle.
 mod artifacts;
+mod bench;
 mod boot;
 mod conformance;
 mod critest;
@@ -79,14 +80,12 @@ enum Command {
     Critest(critest::Arguments),
     /// Kubernetes' conformance specs against a cluster.
     Conformance(conformance::Arguments),
-    /// Figures beside those of the peers.
-    Bench,
+    /// Figures beside their targets and those of the peers.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> anyhow::Result<()> {
-    let missing = |what: &str| {
-        anyhow::bail!("`cargo xtask {what}` does not exist yet: its suite is not part of the project so far")
-    };
     match Arguments::parse().command {
         Command::Up(arguments) => up::up(&arguments),
         Command::Down { now } => down::down(now),
@@ -100,6 +99,6 @@ fn main() -> anyhow::Result<()> {
         Command::GenProto => proto::generate(),
         Command::Conformance(arguments) => conformance::conformance(&arguments),
         Command::Critest(arguments) => critest::critest(&arguments),
-        Command::Bench => missing("bench"),
+        Command::Bench(what) => bench::bench(&what),
     }
 }
