@@ -69,12 +69,6 @@ impl ApiHandle {
         watch.wait_for(Option::is_some).await.ok()?.clone()
     }
 
-    /// The client with each change of it.
-    #[must_use]
-    pub fn watch(&self) -> ApiWatch {
-        self.0.clone()
-    }
-
     /// Waits until the client is replaced.
     pub async fn replaced(&self) {
         let mut watch = self.0.clone();

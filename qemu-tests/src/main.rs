@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use bench::Bench;
-use cases::CASES;
 use cases::cluster::{STORIES, Stage, Wanted};
+use cases::{CASES, Case, PODS};
 use qemu_tests::cluster::Programs;
 use report::{Report, attempt};
 
@@ -38,8 +38,8 @@ fn run() -> Result<usize> {
         options.insert(name.to_owned(), words.next().context(USAGE)?);
     }
     let report = match ring.as_str() {
-        "machine" => machines(&options)?,
-        "cluster" => stories(&options)?,
+        "machine" => machines(&options, CASES)?,
+        "cluster" => machines(&options, PODS)?.and(&stories(&options)?),
         _ => bail!(USAGE),
     };
     println!("{ring}: {} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped);
@@ -57,14 +57,14 @@ fn is_wanted(options: &Options, name: &str) -> bool {
 }
 
 /// The cases with machines of their own.
-fn machines(options: &Options) -> Result<Report> {
+fn machines(options: &Options, cases: &[Case]) -> Result<Report> {
     let (image, artifacts) = (path(options, "image")?, path(options, "artifacts")?);
     let tools = match (path(options, "pintle"), path(options, "inspector")) {
         (Ok(pintle), Ok(inspector)) => Some(bench::Tools { pintle, inspector }),
         _ => None,
     };
     let mut report = Report::default();
-    for case in CASES.iter().filter(|case| is_wanted(options, case.name)) {
+    for case in cases.iter().filter(|case| is_wanted(options, case.name)) {
         let bench = Bench::new(&image, &artifacts.join(case.name), tools.clone())?;
         if report.add(case.name, attempt(|| (case.run)(&bench))) {
             bench.discard()?;

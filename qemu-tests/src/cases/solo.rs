@@ -154,13 +154,16 @@ fn limits(solo: &Solo, processes: &BTreeMap<String, Value>) -> Result<()> {
 fn kills(solo: &Solo, before: &BTreeMap<String, Value>) -> Result<()> {
     for _ in 0..ROUNDS {
         for service in SERVICES {
-            let old = solo.inspector.ask(&["kill", service])?;
+            let old: i64 =
+                solo.inspector.ask(&["kill", service])?.trim().parse().context("the pid of the killed")?;
             until(&format!("{service} to run again"), within(60), || {
                 let snapshot = solo.inspector.json(&["snapshot"])?;
                 let executable = format!("/usr/lib/pintle/{service}");
-                let again = snapshot["processes"].as_array().into_iter().flatten().any(|process| {
-                    process["executable"] == executable.as_str() && process["pid"].to_string() != old.trim()
-                });
+                let again = snapshot["processes"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|process| process["executable"] == executable.as_str() && process["pid"] != old);
                 Ok(if again { Look::Done(()) } else { Look::Waiting("not yet".into()) })
             })?;
         }
