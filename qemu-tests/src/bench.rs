@@ -1,10 +1,12 @@
 //! What a case works with: a folder of its own, the image, and machines that end with the case.
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use qemu_tests::{Accel, Boot, Image, Spec, Vm};
+use anyhow::{Context, Result, bail};
+use qemu_tests::{Accel, Boot, Image, Look, Spec, Vm};
+
+const POLL: Duration = Duration::from_secs(1);
 
 /// The place of one case.
 #[derive(Debug)]
@@ -79,4 +81,23 @@ impl Drop for Bench {
 #[must_use]
 pub fn within(seconds: u64) -> Duration {
     Duration::from_secs(seconds) * Accel::detect().patience()
+}
+
+/// Looks until it is done. A look that fails is looked at again: the machine may be busy or just starting.
+///
+/// # Errors
+/// At the deadline, with what it still waited for.
+pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        let reason = match look() {
+            Ok(Look::Done(value)) => return Ok(value),
+            Ok(Look::Waiting(reason)) => reason,
+            Err(fault) => format!("{fault:#}"),
+        };
+        if start.elapsed() > deadline {
+            bail!("{what}: not within {} s; {reason}", deadline.as_secs());
+        }
+        std::thread::sleep(POLL);
+    }
 }

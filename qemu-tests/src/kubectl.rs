@@ -15,11 +15,19 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// The command, ready for arguments.
+    /// The command, ready for arguments; its requests end after 20 s.
     #[must_use]
     pub fn command(&self) -> Command {
+        let mut command = self.streaming();
+        command.arg("--request-timeout=20s");
+        command
+    }
+
+    /// The command for what takes as long as it takes: `logs -f`, `exec`, `port-forward`.
+    #[must_use]
+    pub fn streaming(&self) -> Command {
         let mut command = Command::new(&self.binary);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--request-timeout=20s");
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
         command
     }
 

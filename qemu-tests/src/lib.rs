@@ -1,6 +1,7 @@
 //! Virtual machines for `cargo xtask up` and for the QEMU cases: a builder for the command line, QMP, the serial console, disks and
 //! networks that need no root; and whole clusters of such machines.
 pub mod accel;
+pub mod archive;
 pub mod boot;
 pub mod cluster;
 pub mod command;

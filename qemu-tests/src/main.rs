@@ -1,15 +1,21 @@
 //! Runs the QEMU cases; `cargo xtask test` builds what they need and calls this.
 mod bench;
 mod cases;
+mod report;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use bench::Bench;
-use cases::{CASES, Outcome};
+use cases::CASES;
+use cases::cluster::{STORIES, Stage, Wanted};
+use qemu_tests::cluster::Programs;
+use report::{Report, attempt};
 
-const USAGE: &str = "usage: qemu-tests --image DIR --artifacts DIR [--only NAME]";
+const USAGE: &str = "usage: qemu-tests machine --image DIR --artifacts DIR [--only NAME]
+       qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--only NAME]";
 
 fn main() -> ExitCode {
     match run() {
@@ -24,46 +30,92 @@ fn main() -> ExitCode {
 
 /// Runs the cases and returns how many failed.
 fn run() -> Result<usize> {
-    let (mut image, mut artifacts, mut only) = (None, None, None);
     let mut words = std::env::args().skip(1);
+    let ring = words.next().context(USAGE)?;
+    let mut options = HashMap::new();
     while let Some(word) = words.next() {
-        let value = words.next();
-        match word.as_str() {
-            "--image" => image = value.map(PathBuf::from),
-            "--artifacts" => artifacts = value.map(PathBuf::from),
-            "--only" => only = value,
-            _ => anyhow::bail!(USAGE),
-        }
+        let Some(name) = word.strip_prefix("--") else { bail!(USAGE) };
+        options.insert(name.to_owned(), words.next().context(USAGE)?);
     }
-    let (Some(image), Some(artifacts)) = (image, artifacts) else { anyhow::bail!(USAGE) };
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for case in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| case.name.contains(only.as_str())))
-    {
+    let report = match ring.as_str() {
+        "machine" => machines(&options)?,
+        "cluster" => stories(&options)?,
+        _ => bail!(USAGE),
+    };
+    println!("{ring}: {} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped);
+    Ok(report.failed)
+}
+
+type Options = HashMap<String, String>;
+
+fn path(options: &Options, name: &str) -> Result<PathBuf> {
+    options.get(name).map(PathBuf::from).with_context(|| format!("--{name} is missing\n{USAGE}"))
+}
+
+fn is_wanted(options: &Options, name: &str) -> bool {
+    options.get("only").is_none_or(|only| name.contains(only.as_str()))
+}
+
+/// The cases with machines of their own.
+fn machines(options: &Options) -> Result<Report> {
+    let (image, artifacts) = (path(options, "image")?, path(options, "artifacts")?);
+    let mut report = Report::default();
+    for case in CASES.iter().filter(|case| is_wanted(options, case.name)) {
         let bench = Bench::new(&image, &artifacts.join(case.name))?;
-        let start = std::time::Instant::now();
-        let outcome = (case.run)(&bench);
-        let seconds = start.elapsed().as_secs();
-        match outcome {
-            Ok(Outcome::Passed) => {
-                passed += 1;
-                println!("passed   {} ({seconds} s)", case.name);
-                bench.discard()?;
-            }
-            Ok(Outcome::Skipped(reason)) => {
-                skipped += 1;
-                println!("SKIPPED  {}: {reason}", case.name);
-            }
-            Err(fault) => {
-                failed += 1;
-                bench.keep();
-                println!(
-                    "FAILED   {} ({seconds} s): {fault:#}\n  console log and disks: {}",
-                    case.name,
-                    bench.folder.display()
-                );
-            }
+        if report.add(case.name, attempt(|| (case.run)(&bench))) {
+            bench.discard()?;
+        } else {
+            bench.keep();
+            println!("  console log and disks: {}", bench.folder.display());
         }
     }
-    println!("qemu: {passed} passed, {failed} failed, {skipped} skipped");
-    Ok(failed)
+    Ok(report)
+}
+
+/// The stories that share a cluster.
+fn stories(options: &Options) -> Result<Report> {
+    let mut report = Report::default();
+    let stories: Vec<_> = STORIES.iter().filter(|story| is_wanted(options, story.name)).collect();
+    if stories.is_empty() {
+        return Ok(report);
+    }
+    let number = |name: &str, default: usize| options.get(name).map_or(Ok(default), |text| text.parse());
+    let artifacts = path(options, "artifacts")?;
+    let folder = artifacts.join("cluster");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
+    }
+    let wanted = Wanted {
+        image: path(options, "image")?,
+        programs: Programs { pintle: path(options, "pintle")?, kubectl: path(options, "kubectl")? },
+        inspector: path(options, "inspector")?,
+        nodes: u8::try_from(number("nodes", 2)?)?,
+        rounds: number("rounds", 2)?,
+        folder,
+    };
+    let mut stage = Stage::start(&wanted)?;
+    let ready = report.add(
+        "a_cluster_boots_and_its_nodes_are_ready",
+        attempt(|| stage.prepare(&wanted.inspector).map(|()| cases::Outcome::Passed)),
+    );
+    if !ready {
+        keep(&stage, &artifacts.join("boot"))?;
+    }
+    for story in stories.into_iter().filter(|_| ready) {
+        if !report.add(story.name, attempt(|| (story.run)(&mut stage))) {
+            keep(&stage, &artifacts.join(story.name))?;
+        }
+    }
+    stage.cluster.power_cut()?;
+    if report.failed == 0 {
+        std::fs::remove_dir_all(&wanted.folder)?;
+    }
+    Ok(report)
+}
+
+/// Keeps what helps to understand a failure, and says where.
+fn keep(stage: &Stage, folder: &std::path::Path) -> Result<()> {
+    stage.collect(folder)?;
+    println!("  consoles, services' logs, pods and events: {}", folder.display());
+    Ok(())
 }

@@ -129,6 +129,20 @@ impl Vm {
         qmp::execute(&spec::qmp(&self.folder), "system_reset", json!({})).map(drop)
     }
 
+    /// From now on a reset by the guest ends the machine instead of booting it again.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn end_on_reset(&self) -> Result<()> {
+        qmp::execute(&spec::qmp(&self.folder), "set-action", json!({"reboot": "shutdown"})).map(drop)
+    }
+
+    /// The state disk's file.
+    #[must_use]
+    pub fn state_disk(&self) -> PathBuf {
+        spec::state_disk(&self.folder)
+    }
+
     /// Waits for a line on the console.
     ///
     /// # Errors

@@ -60,15 +60,33 @@ pub fn cargo() -> Command {
 pub fn rust(debug: bool) -> Result<PathBuf> {
     let mut command = rust_command(debug);
     ensure!(command.status().context("run cargo")?.success(), "building the OS's executables failed");
-    Ok(host::target().join(TARGET).join(if debug { "debug" } else { "release" }))
+    Ok(host::target().join(TARGET).join(profile(debug)))
+}
+
+/// Builds one static executable that is not part of the OS; returns its path.
+///
+/// # Errors
+/// As [`rust`].
+pub fn static_program(package: &str, name: &str) -> Result<PathBuf> {
+    let done = static_command(&[package], false).status().context("run cargo")?;
+    ensure!(done.success(), "building {name} failed");
+    Ok(host::target().join(TARGET).join(profile(false)).join(name))
+}
+
+const fn profile(debug: bool) -> &'static str {
+    if debug { "debug" } else { "release" }
 }
 
 /// The command that builds them.
 #[must_use]
 pub fn rust_command(debug: bool) -> Command {
+    static_command(CRATES, debug)
+}
+
+fn static_command(packages: &[&str], debug: bool) -> Command {
     let mut command = cargo();
     command.args(["build", "--quiet", "--locked", "--target", TARGET, "--bins"]);
-    for name in CRATES {
+    for name in packages {
         command.args(["-p", name]);
     }
     if !debug {

@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("machine", &[]),
     ("sys", &[]),
     ("demo", &[]),
+    ("inspector", &[]),
     ("init", &["machine", "sys"]),
     ("runtime", &["machine", "sys"]),
     ("agent", &["machine", "sys"]),

@@ -1,11 +1,13 @@
 //! `cargo xtask test`: formatting, lints, import directions, then the three rings of tests.
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::artifacts::{self, cargo};
-use crate::{boot, heavy, host, imports};
+use crate::{boot, heavy, host, imports, up};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -16,6 +18,15 @@ pub struct Arguments {
     /// Only this ring.
     #[arg(long, value_enum)]
     ring: Option<Ring>,
+    /// How often the cluster's stories repeat what they repeat: 20 is the full campaign.
+    #[arg(long, default_value_t = 2)]
+    rounds: usize,
+    /// Machines of the cluster's stories.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+    /// Boots this image folder (with `image.json`) in the QEMU rings instead of building one.
+    #[arg(long)]
+    image: Option<PathBuf>,
 }
 
 /// Where a test runs.
@@ -31,6 +42,8 @@ pub enum Ring {
     Transports,
     /// The last commit built twice, with the same bytes. Only when asked for: two whole builds.
     Reproducible,
+    /// In a cluster of virtual machines, which the stories share.
+    Cluster,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +83,8 @@ pub fn test(arguments: &Arguments) -> Result<()> {
             counts.skipped += 1;
         }
     }
-    if wanted(Ring::Qemu) {
-        counts.add(qemu(arguments.only.as_deref())?);
+    if wanted(Ring::Qemu) || wanted(Ring::Cluster) {
+        counts.add(qemu(arguments, wanted(Ring::Qemu), wanted(Ring::Cluster))?);
     }
     match arguments.ring {
         Some(Ring::Transports) => counts.add(transports(arguments.only.as_deref())?),
@@ -126,7 +139,7 @@ fn cargo_test(only: Option<&str>, host_ring: bool) -> Result<Counts> {
     }
     let name = if host_ring { "host" } else { "unit" };
     let start = Instant::now();
-    let done = command.stderr(std::process::Stdio::inherit()).output().context("run cargo test")?;
+    let done = command.stderr(Stdio::inherit()).output().context("run cargo test")?;
     let text = String::from_utf8_lossy(&done.stdout);
     let mut counts = Counts::default();
     text.lines().filter_map(result_line).for_each(|each| counts.add(each));
@@ -150,20 +163,50 @@ fn has_host_tests() -> Result<bool> {
     Ok(false)
 }
 
-fn qemu(only: Option<&str>) -> Result<Counts> {
-    let flavour = artifacts::Flavour { debug: false, without_kubernetes: true };
-    let image = boot::build(flavour, "none").context("build the image for the QEMU ring")?;
+/// The rings in virtual machines; both boot one image.
+fn qemu(arguments: &Arguments, machines: bool, cluster: bool) -> Result<Counts> {
     let program = artifacts::host_program("qemu-tests", "qemu-tests")?;
-    let mut command = Command::new(program);
-    command.arg("--image").arg(image);
-    command.arg("--artifacts").arg(host::target().join("qemu-tests"));
-    if let Some(only) = only {
-        command.args(["--only", only]);
+    let image = match &arguments.image {
+        Some(folder) => folder.clone(),
+        None => {
+            let flavour = artifacts::Flavour { debug: false, without_kubernetes: !cluster };
+            boot::build(flavour, "none").context("build the image for the QEMU rings")?
+        }
+    };
+    let common = |ring: &str| {
+        let mut command = Command::new(&program);
+        command.arg(ring).arg("--image").arg(&image);
+        command.arg("--artifacts").arg(host::target().join("qemu-tests"));
+        if let Some(only) = &arguments.only {
+            command.args(["--only", only]);
+        }
+        command
+    };
+    let mut counts = Counts::default();
+    if machines {
+        counts.add(cases(&mut common("machine"), "machine: ")?);
     }
-    let done = command.stderr(std::process::Stdio::inherit()).output().context("run the QEMU cases")?;
-    let text = String::from_utf8_lossy(&done.stdout);
-    print!("{text}");
-    let counts = text.lines().filter_map(|line| counts_of(line.strip_prefix("qemu: ")?)).next_back();
+    if cluster {
+        let mut command = common("cluster");
+        command.arg("--pintle").arg(artifacts::host_program("ctl", "pintle")?);
+        command.arg("--kubectl").arg(up::tool(&artifacts::kubernetes()?, "kubectl")?);
+        command.arg("--inspector").arg(artifacts::static_program("inspector", "node-inspector")?);
+        command.args(["--nodes", &arguments.nodes.to_string(), "--rounds", &arguments.rounds.to_string()]);
+        counts.add(cases(&mut command, "cluster: ")?);
+    }
+    Ok(counts)
+}
+
+/// Runs the program of the cases, shows what it prints as it comes, and reads its closing line.
+fn cases(command: &mut Command, prefix: &str) -> Result<Counts> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("run the QEMU cases")?;
+    let mut counts = None;
+    for line in BufReader::new(child.stdout.take().context("the cases' output")?).lines() {
+        let line = line.context("read the cases' output")?;
+        counts = line.strip_prefix(prefix).and_then(counts_of).or(counts);
+        println!("{line}");
+    }
+    child.wait()?;
     counts.context("the QEMU cases ended without a result")
 }
 

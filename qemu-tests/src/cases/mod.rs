@@ -1,4 +1,6 @@
 //! The cases; each reads as a short story.
+pub mod bad_config;
+pub mod cluster;
 mod power;
 mod verity;
 
@@ -25,6 +27,7 @@ pub struct Case {
 /// All cases, quick ones first.
 pub const CASES: &[Case] = &[
     Case { name: "power_button_stops_it_cleanly", run: power::button },
+    Case { name: "bad_config_is_named_on_the_console", run: bad_config::on_console },
     Case { name: "corrupted_root_is_refused", run: verity::corrupted },
     Case { name: "wrong_root_hash_does_not_boot", run: verity::wrong_hash },
 ];

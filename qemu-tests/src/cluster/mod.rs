@@ -37,11 +37,20 @@ pub struct Layout {
     /// Processors of a machine.
     pub processors: u32,
     pub accel: Accel,
+    /// Further TCP ports of every machine that are forwarded.
+    pub ports: Vec<u16>,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { nodes: 1, control_planes: 1, memory: 3072, processors: 2, accel: Accel::detect() }
+        Self {
+            nodes: 1,
+            control_planes: 1,
+            memory: 3072,
+            processors: 2,
+            accel: Accel::detect(),
+            ports: Vec::new(),
+        }
     }
 }
 
@@ -104,6 +113,9 @@ impl Cluster {
         spec.config = Some(config::node_config(&self.folder, number, control_plane)?);
         spec.lan = Some(self.state.lan);
         spec.forwards.push(Forward { host: free_tcp_port()?, guest: machine::paths::API_PORT });
+        for guest in &layout.ports {
+            spec.forwards.push(Forward { host: free_tcp_port()?, guest: *guest });
+        }
         if control_plane {
             spec.forwards.push(Forward { host: free_tcp_port()?, guest: API_SERVER_PORT });
         }

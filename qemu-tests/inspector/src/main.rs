@@ -1,0 +1,74 @@
+//! The program of the cases' only test image. In a privileged pod it looks into its node (`snapshot`, `cgroups`, `sequence`) and
+//! kills services (`kill`); in a plain pod it is the workload: it prints, eats memory, ends with a code, answers and asks. Every
+//! command that returns text can also be asked over HTTP from `serve`, as `/COMMAND?WORD&WORD`.
+mod archive;
+mod cgroups;
+mod fetch;
+mod logs;
+mod look;
+mod processes;
+mod serve;
+mod workload;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+/// Where the node's root is mounted in a pod that looks into its node.
+const HOST: &str = "/host";
+
+const USAGE: &str = "usage: node-inspector serve [PORT] | snapshot | rules | kill NAME | cgroups POD-UID | sequence NAMESPACE POD CONTAINER \
+    | read FILE | append FILE TEXT | fetch URL | resolve NAME | echo | terminal | count PER-SECOND [LINES] | eat MIB | exit CODE [SECONDS]";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(code) => ExitCode::from(code),
+        Err(fault) => {
+            eprintln!("{fault:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<u8> {
+    let [program, words @ ..] = words else { bail!(USAGE) };
+    // `kubectl cp` runs tar in the container.
+    if program.rsplit('/').next() == Some("tar") {
+        return archive::tar(words).map(|()| 0);
+    }
+    match words {
+        ["serve"] => serve::serve(8080).map(|()| 0),
+        ["serve", port] => serve::serve(port.parse().context("the port")?).map(|()| 0),
+        ["echo"] => workload::echo().map(|()| 0),
+        ["terminal"] => workload::terminal().map(|()| 0),
+        ["count", rate] => workload::count(rate, u64::MAX).map(|()| 0),
+        ["count", rate, lines] => workload::count(rate, lines.parse()?).map(|()| 0),
+        ["eat", mebibytes] => workload::eat(mebibytes.parse()?),
+        ["exit", code] => Ok(code.parse()?),
+        ["exit", code, seconds] => workload::exit(code.parse()?, seconds.parse()?),
+        ["rules"] => Err(look::exec_nft()),
+        words => {
+            println!("{}", answer(words)?.trim_end());
+            Ok(0)
+        }
+    }
+}
+
+/// A command whose result is a text.
+fn answer(words: &[&str]) -> Result<String> {
+    match words {
+        ["snapshot"] => look::snapshot().map(|value| value.to_string()),
+        ["kill", name] => processes::kill(name),
+        ["cgroups", uid] => cgroups::of_pod(uid).map(|value| value.to_string()),
+        ["sequence", namespace, pod, container] => {
+            logs::sequence(namespace, pod, container).map(|value| value.to_string())
+        }
+        ["read", file] => std::fs::read_to_string(file).with_context(|| format!("read {file}")),
+        ["append", file, text] => workload::append(file, text).map(|()| String::new()),
+        ["fetch", url] => fetch::fetch(url),
+        ["resolve", name] => fetch::resolve(name),
+        _ => bail!(USAGE),
+    }
+}
