@@ -110,9 +110,10 @@ impl Pod<'_> {
             "command": self.command,
             "resources": {"requests": {"cpu": self.cpu, "memory": self.memory}},
             "volumeMounts": mounts,
-            // A slow machine gets as long as kubeadm gives: four minutes until the first answer; looked at more often, so that a
-            // fast one is Ready at once.
-            "startupProbe": self.probes.probe(self.probes.liveness, 2, 2, 120),
+            // A slow machine gets ten minutes (kubeadm gives four): the API server's first start makes the roles of RBAC, which
+            // took an overloaded virtual machine more than four, and a kill only makes it begin anew. Looked at often, so that a
+            // fast machine is Ready at once.
+            "startupProbe": self.probes.probe(self.probes.liveness, 2, 2, 300),
             "livenessProbe": self.probes.probe(self.probes.liveness, 10, 10, 8),
         });
         if let Some(path) = self.probes.readiness {
