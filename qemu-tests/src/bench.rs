@@ -13,7 +13,18 @@ const POLL: Duration = Duration::from_secs(1);
 pub struct Bench {
     pub image: Image,
     pub folder: PathBuf,
+    /// For cases that have pods.
+    pub tools: Option<Tools>,
     machines: RefCell<Vec<Vm>>,
+}
+
+/// Programs beside the image.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// The machine API's client.
+    pub pintle: PathBuf,
+    /// The static executable of the test image.
+    pub inspector: PathBuf,
 }
 
 impl Bench {
@@ -21,12 +32,12 @@ impl Bench {
     ///
     /// # Errors
     /// When there is no image.
-    pub fn new(image: &Path, folder: &Path) -> Result<Self> {
+    pub fn new(image: &Path, folder: &Path, tools: Option<Tools>) -> Result<Self> {
         if folder.exists() {
             std::fs::remove_dir_all(folder).with_context(|| format!("empty {}", folder.display()))?;
         }
         std::fs::create_dir_all(folder)?;
-        Ok(Self { image: Image::open(image)?, folder: folder.into(), machines: RefCell::default() })
+        Ok(Self { image: Image::open(image)?, folder: folder.into(), tools, machines: RefCell::default() })
     }
 
     /// A machine that boots this bench's image; a reset ends it.

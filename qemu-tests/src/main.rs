@@ -9,13 +9,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use bench::Bench;
-use cases::CASES;
 use cases::cluster::{STORIES, Stage, Wanted};
+use cases::{CASES, Case, PODS};
 use qemu_tests::cluster::Programs;
 use report::{Report, attempt};
 
-const USAGE: &str = "usage: qemu-tests machine --image DIR --artifacts DIR [--only NAME]
-       qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--only NAME]";
+const USAGE: &str = "usage: qemu-tests machine --image DIR --artifacts DIR [--pintle FILE --inspector FILE] [--only NAME]
+       qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--reuse yes] [--only NAME]";
 
 fn main() -> ExitCode {
     match run() {
@@ -38,8 +38,8 @@ fn run() -> Result<usize> {
         options.insert(name.to_owned(), words.next().context(USAGE)?);
     }
     let report = match ring.as_str() {
-        "machine" => machines(&options)?,
-        "cluster" => stories(&options)?,
+        "machine" => machines(&options, CASES)?,
+        "cluster" => machines(&options, PODS)?.and(&stories(&options)?),
         _ => bail!(USAGE),
     };
     println!("{ring}: {} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped);
@@ -57,11 +57,15 @@ fn is_wanted(options: &Options, name: &str) -> bool {
 }
 
 /// The cases with machines of their own.
-fn machines(options: &Options) -> Result<Report> {
+fn machines(options: &Options, cases: &[Case]) -> Result<Report> {
     let (image, artifacts) = (path(options, "image")?, path(options, "artifacts")?);
+    let tools = match (path(options, "pintle"), path(options, "inspector")) {
+        (Ok(pintle), Ok(inspector)) => Some(bench::Tools { pintle, inspector }),
+        _ => None,
+    };
     let mut report = Report::default();
-    for case in CASES.iter().filter(|case| is_wanted(options, case.name)) {
-        let bench = Bench::new(&image, &artifacts.join(case.name))?;
+    for case in cases.iter().filter(|case| is_wanted(options, case.name)) {
+        let bench = Bench::new(&image, &artifacts.join(case.name), tools.clone())?;
         if report.add(case.name, attempt(|| (case.run)(&bench))) {
             bench.discard()?;
         } else {
@@ -82,7 +86,8 @@ fn stories(options: &Options) -> Result<Report> {
     let number = |name: &str, default: usize| options.get(name).map_or(Ok(default), |text| text.parse());
     let artifacts = path(options, "artifacts")?;
     let folder = artifacts.join("cluster");
-    if folder.exists() {
+    let reuse = options.contains_key("reuse");
+    if folder.exists() && !reuse {
         std::fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
     }
     let wanted = Wanted {
@@ -92,6 +97,7 @@ fn stories(options: &Options) -> Result<Report> {
         nodes: u8::try_from(number("nodes", 2)?)?,
         rounds: number("rounds", 2)?,
         folder,
+        reuse,
     };
     let mut stage = Stage::start(&wanted)?;
     let ready = report.add(
@@ -106,8 +112,8 @@ fn stories(options: &Options) -> Result<Report> {
             keep(&stage, &artifacts.join(story.name))?;
         }
     }
-    stage.cluster.power_cut()?;
-    if report.failed == 0 {
+    drop(stage);
+    if report.failed == 0 && !reuse {
         std::fs::remove_dir_all(&wanted.folder)?;
     }
     Ok(report)

@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Machines of the cluster's stories.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
+    /// Uses the cluster that the last such run left, and leaves it running: for writing stories.
+    #[arg(long)]
+    reuse: bool,
     /// Boots this image folder (with `image.json`) in the QEMU rings instead of building one.
     #[arg(long)]
     image: Option<PathBuf>,
@@ -42,7 +45,7 @@ pub enum Ring {
     Transports,
     /// The last commit built twice, with the same bytes. Only when asked for: two whole builds.
     Reproducible,
-    /// In a cluster of virtual machines, which the stories share.
+    /// In a cluster of virtual machines, which the stories share. Only when asked for.
     Cluster,
 }
 
@@ -83,8 +86,10 @@ pub fn test(arguments: &Arguments) -> Result<()> {
             counts.skipped += 1;
         }
     }
-    if wanted(Ring::Qemu) || wanted(Ring::Cluster) {
-        counts.add(qemu(arguments, wanted(Ring::Qemu), wanted(Ring::Cluster))?);
+    // The stories have not proved yet that they pass on every machine, so they are not part of every run.
+    let cluster = arguments.ring == Some(Ring::Cluster);
+    if wanted(Ring::Qemu) || cluster {
+        counts.add(qemu(arguments, wanted(Ring::Qemu), cluster)?);
     }
     match arguments.ring {
         Some(Ring::Transports) => counts.add(transports(arguments.only.as_deref())?),
@@ -173,10 +178,13 @@ fn qemu(arguments: &Arguments, machines: bool, cluster: bool) -> Result<Counts> 
             boot::build(flavour, "none").context("build the image for the QEMU rings")?
         }
     };
+    let pintle = artifacts::host_program("ctl", "pintle")?;
+    let inspector = artifacts::static_program("inspector", "node-inspector")?;
     let common = |ring: &str| {
         let mut command = Command::new(&program);
         command.arg(ring).arg("--image").arg(&image);
         command.arg("--artifacts").arg(host::target().join("qemu-tests"));
+        command.arg("--pintle").arg(&pintle).arg("--inspector").arg(&inspector);
         if let Some(only) = &arguments.only {
             command.args(["--only", only]);
         }
@@ -188,10 +196,11 @@ fn qemu(arguments: &Arguments, machines: bool, cluster: bool) -> Result<Counts> 
     }
     if cluster {
         let mut command = common("cluster");
-        command.arg("--pintle").arg(artifacts::host_program("ctl", "pintle")?);
         command.arg("--kubectl").arg(up::tool(&artifacts::kubernetes()?, "kubectl")?);
-        command.arg("--inspector").arg(artifacts::static_program("inspector", "node-inspector")?);
         command.args(["--nodes", &arguments.nodes.to_string(), "--rounds", &arguments.rounds.to_string()]);
+        if arguments.reuse {
+            command.args(["--reuse", "yes"]);
+        }
         counts.add(cases(&mut command, "cluster: ")?);
     }
     Ok(counts)

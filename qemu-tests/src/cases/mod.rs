@@ -2,6 +2,7 @@
 pub mod bad_config;
 pub mod cluster;
 mod power;
+mod solo;
 mod verity;
 
 use anyhow::Result;
@@ -31,3 +32,7 @@ pub const CASES: &[Case] = &[
     Case { name: "corrupted_root_is_refused", run: verity::corrupted },
     Case { name: "wrong_root_hash_does_not_boot", run: verity::wrong_hash },
 ];
+
+/// Cases with pods on a machine of their own; they come before the cluster's stories.
+pub const PODS: &[Case] =
+    &[Case { name: "static_pods_outlive_their_services_and_the_machine_stops_cleanly", run: solo::life }];

@@ -94,8 +94,9 @@ impl Cluster {
 
 /// The last line of a console that says something is wrong or missing; otherwise the last line.
 fn blocker(text: &str) -> String {
-    let telling =
-        |line: &&str| ["ERROR", "WARN", "waiting for", "panic"].iter().any(|word| line.contains(word));
+    let telling = |line: &&str| {
+        ["ERROR", "WARN", "waiting for", "panicked", "Kernel panic"].iter().any(|word| line.contains(word))
+    };
     let line =
         text.lines().rev().find(telling).or_else(|| text.lines().rev().find(|line| !line.trim().is_empty()));
     format!("console: {}", line.unwrap_or("nothing yet").trim())

@@ -9,7 +9,7 @@ const NAMESPACE: &str = "limits";
 const PERIOD: &str = "100000";
 
 /// cpu.weight, cpu.max and memory.max of one cgroup.
-type Settings = (&'static str, &'static str, &'static str);
+pub type Settings = (&'static str, &'static str, &'static str);
 
 /// The figures are those of a v1.37 kubelet: shares = milli-CPUs * 1024 / 1000, at least 2, and
 /// weight = ceil(10^((l² + 125 l) / 612 - 7/34)) with l = log2(shares); a quota is milli-CPUs * period / 1000.
@@ -116,7 +116,8 @@ fn check(
     Ok(())
 }
 
-fn compare(path: &str, found: &Value, (weight, quota, memory): Settings) -> Result<()> {
+/// Checks one cgroup: what a kubelet writes, and no limit of processes.
+pub fn compare(path: &str, found: &Value, (weight, quota, memory): Settings) -> Result<()> {
     ensure!(!found.is_null(), "there is no cgroup {path}");
     let wanted = [
         ("cpu.weight", weight.to_owned()),

@@ -1,16 +1,16 @@
 //! Stories that share one cluster, from harmless to destructive.
 mod config;
-mod inspector;
+pub mod inspector;
 mod kills;
 mod kubectl;
-mod limits;
-mod manifest;
+pub mod limits;
+pub mod manifest;
 mod network;
 mod power;
-mod processes;
+pub mod processes;
 mod programs;
 mod stage;
-mod superblock;
+pub mod superblock;
 mod trace;
 
 use anyhow::Result;

@@ -28,6 +28,8 @@ pub struct Wanted {
     /// How often each thing that is repeated is done.
     pub rounds: usize,
     pub folder: PathBuf,
+    /// Takes the cluster of the last run if it still runs, and leaves it running.
+    pub reuse: bool,
 }
 
 /// A cluster with an inspector on each node.
@@ -37,15 +39,26 @@ pub struct Stage {
     pub layout: Layout,
     pub rounds: usize,
     folder: PathBuf,
+    reuse: bool,
 }
 
 impl Stage {
-    /// Boots the machines.
+    /// Boots the machines, unless those of the last run are to be used and run.
     pub fn start(wanted: &Wanted) -> Result<Self> {
         let layout =
             Layout { nodes: wanted.nodes, memory: 2560, ports: vec![inspector::PORT], ..Layout::default() };
-        let cluster = Cluster::start(&wanted.folder, &layout, &wanted.image, wanted.programs.clone())?;
-        Ok(Self { cluster, layout, rounds: wanted.rounds, folder: wanted.folder.clone() })
+        let old = if wanted.reuse { Cluster::load(&wanted.folder, wanted.programs.clone())? } else { None };
+        let cluster = match old {
+            Some(old) if old.state.nodes.iter().all(Vm::runs) => old,
+            _ => Cluster::start(&wanted.folder, &layout, &wanted.image, wanted.programs.clone())?,
+        };
+        Ok(Self {
+            cluster,
+            layout,
+            rounds: wanted.rounds,
+            folder: wanted.folder.clone(),
+            reuse: wanted.reuse,
+        })
     }
 
     /// Waits for the nodes, gives them the test image and starts the inspectors.
@@ -65,7 +78,7 @@ impl Stage {
     /// Waits until every node is Ready.
     pub fn wait_for_nodes(&self) -> Result<()> {
         let progress = Progress::start();
-        let patience = Accel::detect().patience() * 2;
+        let patience = Accel::detect().patience() * 4;
         self.cluster.wait_for_machines(&progress, patience)?;
         self.cluster.wait_for_nodes(&progress, patience)
     }
@@ -196,7 +209,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let _ = self.cluster.power_cut();
+        if !self.reuse {
+            let _ = self.cluster.power_cut();
+        }
     }
 }
 
