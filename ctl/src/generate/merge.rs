@@ -9,7 +9,8 @@ use serde_yaml_ng::{Mapping, Value};
 pub struct Patch(pub Vec<Value>);
 
 /// Kinds that a machine config holds at most once.
-const SINGLE: [&str; 7] = ["Machine", "Cluster", "Resolver", "TimeSync", "Install", "NodeAgent", "Watchdog"];
+const SINGLE: [&str; 8] =
+    ["Machine", "Cluster", "Resolver", "TimeSync", "Install", "Runtime", "NodeAgent", "Watchdog"];
 
 /// Splits multi-document YAML.
 ///

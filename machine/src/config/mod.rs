@@ -17,6 +17,7 @@ mod parse;
 mod registry;
 mod resolver;
 mod route;
+mod runtime;
 mod schema;
 mod static_pod;
 mod sysctl;
@@ -39,6 +40,7 @@ pub use parse::{Fault, parse, to_yaml};
 pub use registry::{Registry, RegistryAuth};
 pub use resolver::Resolver;
 pub use route::Route;
+pub use runtime::Runtime;
 pub use schema::{KINDS, kind_schema, schema};
 pub use static_pod::StaticPod;
 pub use sysctl::Sysctl;
@@ -65,6 +67,7 @@ pub enum Document {
     Install(Install),
     Volume(Volume),
     Registry(Registry),
+    Runtime(Runtime),
     NodeAgent(NodeAgent),
     StaticPod(StaticPod),
     Manifest(Manifest),
@@ -87,6 +90,7 @@ pub struct MachineConfig {
     pub install: Option<Install>,
     pub volumes: Vec<Volume>,
     pub registries: Vec<Registry>,
+    pub runtime: Runtime,
     pub node_agent: NodeAgent,
     pub static_pods: Vec<StaticPod>,
     pub manifests: Vec<Manifest>,

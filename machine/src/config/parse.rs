@@ -195,6 +195,7 @@ impl MachineConfig {
             Document::Install(d) => self.install = Some(d),
             Document::Volume(d) => self.volumes.push(d),
             Document::Registry(d) => self.registries.push(d),
+            Document::Runtime(d) => self.runtime = d,
             Document::NodeAgent(d) => self.node_agent = d,
             Document::StaticPod(d) => self.static_pods.push(d),
             Document::Manifest(d) => self.manifests.push(d),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     API_VERSION, Address, Cluster, Dhcp, Install, Link, Machine, Manifest, NodeAgent, Registry, Resolver,
-    Route, StaticPod, Sysctl, TimeSync, Volume, Watchdog,
+    Route, Runtime, StaticPod, Sysctl, TimeSync, Volume, Watchdog,
 };
 
 /// Every kind, in the order of the reference page.
@@ -20,6 +20,7 @@ pub const KINDS: [&str; 16] = [
     "Resolver",
     "TimeSync",
     "Registry",
+    "Runtime",
     "NodeAgent",
     "StaticPod",
     "Manifest",
@@ -45,6 +46,7 @@ pub fn kind_schema(kind: &str) -> Option<Value> {
         "Resolver" => of::<Resolver>(),
         "TimeSync" => of::<TimeSync>(),
         "Registry" => of::<Registry>(),
+        "Runtime" => of::<Runtime>(),
         "NodeAgent" => of::<NodeAgent>(),
         "StaticPod" => of::<StaticPod>(),
         "Manifest" => of::<Manifest>(),

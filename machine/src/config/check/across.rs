@@ -36,6 +36,7 @@ fn key(document: &Document) -> (&'static str, &'static str, String) {
         Document::Resolver(_) => ("Resolver", "", String::new()),
         Document::TimeSync(_) => ("TimeSync", "", String::new()),
         Document::Install(_) => ("Install", "", String::new()),
+        Document::Runtime(_) => ("Runtime", "", String::new()),
         Document::NodeAgent(_) => ("NodeAgent", "", String::new()),
         Document::Watchdog(_) => ("Watchdog", "", String::new()),
         Document::Sysctl(_) => ("Sysctl", "*", String::new()),

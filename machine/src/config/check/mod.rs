@@ -36,6 +36,7 @@ pub fn document(document: &Document) -> Vec<Issue> {
         Document::Install(d) => node::disk(&d.disk, false, &mut issues),
         Document::Volume(d) => node::volume(d, &mut issues),
         Document::Registry(d) => node::registry(d, &mut issues),
+        Document::Runtime(d) => node::runtime(d, &mut issues),
         Document::NodeAgent(d) => node::node_agent(d, &mut issues),
         Document::StaticPod(d) => node::static_pod(d, &mut issues),
         Document::Manifest(d) => node::manifest(d, &mut issues),

@@ -1,6 +1,6 @@
 use super::{Issue, authority, cluster::san, is_dns_name, issue, label};
 use crate::config::{
-    DiskSelector, Machine, Manifest, NodeAgent, Registry, StaticPod, Sysctl, Volume, Watchdog,
+    DiskSelector, Machine, Manifest, NodeAgent, Registry, Runtime, StaticPod, Sysctl, Volume, Watchdog,
 };
 
 pub fn machine(machine: &Machine, issues: &mut Vec<Issue>) {
@@ -107,6 +107,16 @@ const SIGNALS: [&str; 7] = [
     "containerfs.available",
     "pid.available",
 ];
+
+pub fn runtime(runtime: &Runtime, issues: &mut Vec<Issue>) {
+    if runtime.stream_port == Some(0) {
+        issues.push(issue(
+            "streamPort",
+            "no port",
+            "use 1 to 65535, or leave it out for the unix socket alone",
+        ));
+    }
+}
 
 pub fn node_agent(agent: &NodeAgent, issues: &mut Vec<Issue>) {
     if agent.max_pods == 0 {
