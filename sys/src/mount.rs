@@ -68,6 +68,23 @@ pub fn share_all() -> Result<(), MountError> {
     change(None, Path::new("/"), MsFlags::MS_SHARED | MsFlags::MS_REC, "share mounts below")
 }
 
+/// Makes a folder a mount of its own, unless it is one, from which no mount goes elsewhere.
+///
+/// # Errors
+/// As mount(2), or when the mounts cannot be read.
+pub fn make_private(folder: impl AsRef<Path>) -> Result<(), MountError> {
+    let folder = folder.as_ref();
+    let known = mounts().map_err(|source| MountError {
+        operation: "look up mounts at".into(),
+        path: folder.into(),
+        source,
+    })?;
+    if !known.iter().any(|mount| mount.target == folder) {
+        bind(folder, folder)?;
+    }
+    change(None, folder, MsFlags::MS_PRIVATE, "make private")
+}
+
 /// Makes the file system mounted at `target` read-only.
 ///
 /// # Errors

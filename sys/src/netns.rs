@@ -18,14 +18,7 @@ pub fn create(path: &Path) -> io::Result<()> {
     let target = path.to_owned();
     let made = on_own_thread(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        raise_loopback()?;
-        // Addresses are the runtime's to give, so neither detection of duplicates nor what routers or redirects say applies. A kernel
-        // without IPv6 lacks the files.
-        for (name, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("accept_redirects", "0")] {
-            for scope in ["all", "default"] {
-                let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/{name}"), value);
-            }
-        }
+        settle()?;
         mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         Ok(())
     });
@@ -33,6 +26,22 @@ pub fn create(path: &Path) -> io::Result<()> {
         let _ = std::fs::remove_file(path);
     }
     made
+}
+
+/// Brings up the loopback of the calling thread's network namespace, which is new, and has it believe in the addresses it is given.
+///
+/// # Errors
+/// As netdevice(7).
+pub fn settle() -> io::Result<()> {
+    raise_loopback()?;
+    // Addresses are the runtime's to give, so neither detection of duplicates nor what routers or redirects say applies. A kernel
+    // without IPv6 lacks the files.
+    for (name, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("accept_redirects", "0")] {
+        for scope in ["all", "default"] {
+            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/{name}"), value);
+        }
+    }
+    Ok(())
 }
 
 /// Unpins the namespace at `path`. It lives on while a process or a descriptor is in it. No namespace there is no error.
