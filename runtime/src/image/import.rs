@@ -13,8 +13,8 @@ use tokio_util::io::SyncIoBridge;
 use super::intake::{Intake, Stored};
 use super::layer::decompress;
 use super::registry::{MAX_CONFIG, Manifest, check_config, choose, digest_of};
-use super::store::Workspace;
 use super::tarball::{Kind, TarReader};
+use super::workspace::Workspace;
 use super::{PullError, Reference, Store};
 
 /// The most files of an archive.

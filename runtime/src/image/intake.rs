@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use super::apply::Applied;
 use super::db::ImageRecord;
 use super::layer::{LayerError, unpack};
-use super::store::{Pin, Workspace, io_error};
+use super::store::io_error;
+use super::workspace::{Pin, Workspace};
 use super::{Store, StoreError, Usage};
 
 /// One image's layers on their way into the store.

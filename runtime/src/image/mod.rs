@@ -19,9 +19,11 @@ mod layer;
 mod reference;
 mod registry;
 mod service;
+mod snapshot;
 mod store;
 mod tarball;
 mod tree;
+mod workspace;
 
 pub use import::serve as serve_import;
 pub use reference::{Reference, ShortNames};

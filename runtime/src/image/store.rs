@@ -12,12 +12,12 @@ use super::bundle::Bundle;
 use super::db::{Change, Db, DbError, ImageRecord, LayerRecord};
 use super::reference::{Reference, ShortNames};
 use super::registry::Registries;
-use super::{Image, Limits, Snapshot, Usage, tree};
+use super::snapshot::read_snapshots;
+use super::workspace::{Pin, Workspace};
+use super::{Image, Limits, Usage, tree};
 
 /// How long a layer that no image names is kept for the next try of the pull that left it, in seconds.
-const ORPHAN_LIFE: u64 = 3600;
-/// How long a measured usage is good for, in seconds.
-const USAGE_LIFE: u64 = 10;
+pub(super) const ORPHAN_LIFE: u64 = 3600;
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -44,14 +44,14 @@ pub(super) fn io_error<'a>(
 }
 
 #[derive(Debug, Default)]
-struct Catalog {
+pub(super) struct Catalog {
     images: BTreeMap<String, ImageRecord>,
-    layers: HashMap<String, LayerRecord>,
+    pub(super) layers: HashMap<String, LayerRecord>,
     /// Layers that pulls and imports under way rely on.
-    pins: HashMap<String, usize>,
+    pub(super) pins: HashMap<String, usize>,
     /// Layers that containers' snapshots lie on.
-    snapshots: HashMap<String, Vec<String>>,
-    usage: HashMap<String, (u64, Usage)>,
+    pub(super) snapshots: HashMap<String, Vec<String>>,
+    pub(super) usage: HashMap<String, (u64, Usage)>,
 }
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ pub(super) struct Inner {
 #[derive(Debug, Clone)]
 pub struct Store(pub(super) Arc<Inner>);
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
@@ -123,7 +123,7 @@ impl Store {
         Ok(store)
     }
 
-    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+    pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
         self.0.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -330,7 +330,7 @@ impl Store {
     }
 
     /// Removes layers older than `age` seconds that no image, pull or container needs.
-    fn collect(&self, age: u64) -> Result<(), StoreError> {
+    pub(super) fn collect(&self, age: u64) -> Result<(), StoreError> {
         let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let victims: Vec<String> = {
             let mut catalog = self.catalog();
@@ -387,83 +387,14 @@ impl Store {
         let mut catalog = self.catalog();
         *catalog.pins.entry(key.into()).or_default() += 1;
         let size = catalog.layers.get(key).map(|record| record.size);
-        (Pin { store: self.clone(), key: key.into() }, size)
+        (Pin::new(self.clone(), key.into()), size)
     }
 
     /// A fresh folder below `tmp`, removed with the guard.
     pub(super) fn workspace(&self) -> Result<Workspace, StoreError> {
         let path = self.0.root.join("tmp").join(unique());
         std::fs::create_dir(&path).map_err(io_error("making", &path))?;
-        Ok(Workspace { store: self.clone(), path })
-    }
-
-    /// Makes the writable layer of a container above an image's layers; it holds them until [`Store::remove_snapshot`].
-    ///
-    /// # Errors
-    /// When the image was removed meanwhile, the id is no file name, or the disk refuses.
-    pub fn prepare_snapshot(&self, container_id: &str, image: &Image) -> Result<Snapshot, StoreError> {
-        let folder = self.snapshot_path(container_id)?;
-        let keys: Vec<String> = {
-            let mut catalog = self.catalog();
-            let own = image.layers.iter().filter(|path| path.starts_with(&self.0.root));
-            let keys: Vec<String> = own.filter_map(|path| layer_key(path)).collect();
-            if keys.iter().any(|key| !catalog.layers.contains_key(key)) {
-                return Err(StoreError::Gone(image.id.clone()));
-            }
-            catalog.snapshots.insert(container_id.into(), keys.clone());
-            keys
-        };
-        let made = make_snapshot(&folder, &keys, image);
-        if made.is_err() {
-            self.catalog().snapshots.remove(container_id);
-        }
-        made
-    }
-
-    fn snapshot_path(&self, container_id: &str) -> Result<PathBuf, StoreError> {
-        let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        if container_id.is_empty() || container_id.len() > 128 || !container_id.bytes().all(safe) {
-            return Err(StoreError::SnapshotId(container_id.into()));
-        }
-        Ok(self.0.root.join("snapshots").join(container_id))
-    }
-
-    /// Removes a container's writable layer, which must not be mounted any more; an unknown one is no error. Blocks.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn remove_snapshot(&self, container_id: &str) -> Result<(), StoreError> {
-        self.discard(&self.snapshot_path(container_id)?)?;
-        {
-            let mut catalog = self.catalog();
-            catalog.snapshots.remove(container_id);
-            catalog.usage.remove(container_id);
-        }
-        // Layers whose image went while the container still used them.
-        self.collect(ORPHAN_LIFE)?;
-        self.empty_trash()
-    }
-
-    /// Ids of the containers that have a writable layer.
-    pub fn snapshots(&self) -> Vec<String> {
-        self.catalog().snapshots.keys().cloned().collect()
-    }
-
-    /// What a container's writable layer takes, measured at most every ten seconds. Blocks.
-    ///
-    /// # Errors
-    /// When there is no such snapshot.
-    pub fn usage(&self, container_id: &str) -> Result<Usage, StoreError> {
-        let time = now();
-        if let Some((at, usage)) = self.catalog().usage.get(container_id)
-            && time < at + USAGE_LIFE
-        {
-            return Ok(*usage);
-        }
-        let upper = self.snapshot_path(container_id)?.join("upper");
-        let usage = tree::usage(&upper).map_err(|e| io_error("measuring", &upper)(e.into()))?;
-        self.catalog().usage.insert(container_id.into(), (time, usage));
-        Ok(usage)
+        Ok(Workspace::new(self.clone(), path))
     }
 
     /// The folder that layers and snapshots lie in, and what the layers take together.
@@ -474,45 +405,12 @@ impl Store {
     }
 }
 
-/// `<state>/layers/<key>/fs` → `<key>`
-fn layer_key(path: &Path) -> Option<String> {
-    Some(path.parent()?.file_name()?.to_str()?.to_owned())
-}
-
 fn merge(into: &mut Vec<String>, more: Vec<String>) {
     for one in more {
         if !into.contains(&one) {
             into.push(one);
         }
     }
-}
-
-fn make_snapshot(folder: &Path, keys: &[String], image: &Image) -> Result<Snapshot, StoreError> {
-    let (upper, work) = (folder.join("upper"), folder.join("work"));
-    for path in [folder, &upper, &work] {
-        match std::fs::create_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(io_error("making", path)(error));
-            }
-            _ => {}
-        }
-    }
-    // Written before anything runs on it, so a runtime that restarts knows what the container stands on.
-    let list = folder.join("layers");
-    std::fs::write(&list, keys.join("\n")).map_err(io_error("writing", &list))?;
-    let mut lower = image.layers.clone();
-    lower.reverse();
-    Ok(Snapshot { lower, upper, work })
-}
-
-fn read_snapshots(folder: &Path) -> Result<HashMap<String, Vec<String>>, StoreError> {
-    let mut snapshots = HashMap::new();
-    for entry in std::fs::read_dir(folder).map_err(io_error("listing", folder))?.flatten() {
-        let list = std::fs::read_to_string(entry.path().join("layers")).unwrap_or_default();
-        let keys = list.lines().map(str::to_owned).collect();
-        snapshots.insert(entry.file_name().to_string_lossy().into_owned(), keys);
-    }
-    Ok(snapshots)
 }
 
 fn unique() -> String {
@@ -523,41 +421,4 @@ fn unique() -> String {
         std::process::id(),
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
     )
-}
-
-/// Keeps a layer, there or still to come, from being collected.
-#[derive(Debug)]
-pub(super) struct Pin {
-    store: Store,
-    key: String,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut catalog = self.store.catalog();
-        if let Some(count) = catalog.pins.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                catalog.pins.remove(&self.key);
-            }
-        }
-    }
-}
-
-/// A folder for work in progress.
-#[derive(Debug)]
-pub(super) struct Workspace {
-    store: Store,
-    pub(super) path: PathBuf,
-}
-
-impl Drop for Workspace {
-    fn drop(&mut self) {
-        if let Err(error) = self.store.discard(&self.path) {
-            tracing::warn!(%error, "a temporary folder stays until the next start");
-        }
-        // Removal takes its time, and this may be the thread that serves everybody.
-        let trash = self.store.0.root.join("trash");
-        std::thread::spawn(move || tree::empty(&trash));
-    }
 }
