@@ -1,13 +1,16 @@
 //! `cargo xtask`: everything a developer does with Pintle.
 mod artifacts;
 mod boot;
+mod critest;
 mod demo;
 mod down;
+mod go;
 mod heavy;
 mod host;
 mod image;
 mod imports;
 mod node;
+mod oci;
 mod proto;
 mod test;
 mod up;
@@ -71,8 +74,8 @@ enum Command {
     Boot(boot::Arguments),
     /// Regenerates the checked-in Rust of the protocols (needs protoc).
     GenProto,
-    /// The runtime against critest.
-    Critest,
+    /// The runtime in a booted image against critest.
+    Critest(critest::Arguments),
     /// Kubernetes' conformance suite.
     Conformance,
     /// Figures beside those of the peers.
@@ -94,7 +97,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(arguments) => test::test(&arguments),
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::GenProto => proto::generate(),
-        Command::Critest => missing("critest"),
+        Command::Critest(arguments) => critest::critest(&arguments),
         Command::Conformance => missing("conformance"),
         Command::Bench => missing("bench"),
     }
