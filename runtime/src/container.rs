@@ -1,21 +1,25 @@
 //! Making containers: everything about one is decided and on file before anything of it runs.
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use machine::cri;
 use tonic::Status;
 
+mod mounts;
 mod start;
 mod stop;
+mod update;
 
-use crate::image::{Image, Snapshot};
+use crate::image::Image;
 use crate::pod;
 use crate::runtime::{Container, Runtime, folder, internal, lock, namespaces};
 use crate::spec::{self, capabilities, devices, user};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
+use crate::user_namespace::UserNamespace;
+
+pub(crate) use mounts::undo as unmount;
 
 impl Runtime {
     /// Makes a container that can be started.
@@ -80,7 +84,11 @@ impl Runtime {
             .prepare(&record.id, image)
             .await
             .map_err(|error| internal("make the writable layer", &error))?;
-        mount_layers(&layers, &rootfs).map_err(|error| internal("mount the container's root", &error))?;
+        let owner =
+            user_namespace(sandbox).map_err(|error| internal("open the pod's user namespace", &error))?;
+        mounts::mount_layers(&layers, &rootfs, owner.as_ref())
+            .map_err(|error| internal("mount the container's root", &error))?;
+        plain_dev(&rootfs).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let config = &record.config;
         let linux = config.linux.clone().unwrap_or_default();
         let security = linux.security_context.clone().unwrap_or_default();
@@ -89,24 +97,41 @@ impl Runtime {
             image.config.config().as_ref().and_then(|image| image.user().clone()).unwrap_or_default();
         let user = user::decide(&security, &image_user, &passwd, &group)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let capabilities = capabilities::decide(security.capabilities.as_ref(), security.privileged)
-            .map_err(|name| Status::invalid_argument(format!("unknown capability {name:?}")))?;
+        let capabilities = capabilities::decide(
+            security.capabilities.as_ref(),
+            security.privileged,
+            &capabilities::available(),
+        )
+        .map_err(|name| Status::invalid_argument(format!("unknown capability {name:?}")))?;
         let mut nodes =
             devices::find(&config.devices).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if security.privileged {
             nodes.extend(devices::all());
         }
         let seccomp = self.filter(&security, &capabilities)?;
-        let apparmor = apparmor(&security)?;
+        let apparmor = crate::apparmor::choose(&security).map_err(Status::invalid_argument)?;
         let options = security.namespace_options.clone().unwrap_or_else(|| pod::options(&sandbox.config));
         let target = match options.pid() {
             cri::NamespaceMode::Target => Some(self.container(&options.target_id)?.record().pid),
             _ => None,
         };
-        let mounts = self.mounts(container, &rootfs, config).await?;
+        let mut volumes = Vec::new();
+        let mounts = self.mounts(container, config, owner.as_ref(), &mut volumes).await?;
         let of_pod = pod::options(&sandbox.config);
         let own_shm = crate::runtime::folder("sandboxes", &sandbox.id).join("shm");
         let host_ipc = of_pod.ipc == cri::NamespaceMode::Node as i32;
+        let shm = if host_ipc { Path::new("/dev/shm") } else { &own_shm };
+        let pod_folder = crate::runtime::folder("sandboxes", &sandbox.id);
+        let mut pod_file =
+            |name: &str, path: &Path| mounts::pod_file(&folder, name, path, owner.is_some(), &mut volumes);
+        let pod_files = spec::PodFiles {
+            hostname: pod_file("hostname", &pod_folder.join("hostname")),
+            hosts: pod_file("hosts", &pod_folder.join("hosts")),
+            resolv_conf: pod_file("resolv.conf", &pod_folder.join("resolv.conf")),
+            shm: pod_file("shm", shm),
+        };
+        mounts::write_plan(&folder, &volumes)
+            .map_err(|error| internal("write the container's mounts", &error))?;
         let input = spec::Input {
             config,
             mounts: &mounts,
@@ -119,8 +144,8 @@ impl Runtime {
             apparmor: apparmor.as_deref(),
             seccomp: seccomp.is_some(),
             rootfs: &rootfs,
-            sandbox_folder: &crate::runtime::folder("sandboxes", &sandbox.id),
-            shm: if host_ipc { Path::new("/dev/shm") } else { &own_shm },
+            launch: &crate::launch::program(),
+            pod_files: &pod_files,
             namespaces: &namespaces(sandbox, &options, target),
             cgroup: &container.cgroup().path(),
             hostname: &pod::hostname_of(sandbox),
@@ -160,65 +185,23 @@ impl Runtime {
         };
         compiled.map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
     }
-
-    /// Mounts with host paths that exist; image volumes are mounted below the container's folder.
-    async fn mounts(
-        &self,
-        container: &Container,
-        rootfs: &Path,
-        config: &cri::ContainerConfig,
-    ) -> Result<Vec<cri::Mount>, Status> {
-        let id = container.record().id;
-        let mut mounts = config.mounts.clone();
-        for (index, mount) in mounts.iter_mut().enumerate() {
-            if let Some(wanted) = &mount.image {
-                let image = self.image(&wanted.image)?;
-                let name = format!("{id}-{index}");
-                container.update(|record| record.volumes.push(name.clone()))?;
-                let layers = self
-                    .images
-                    .prepare(&name, &image)
-                    .await
-                    .map_err(|error| internal("mount an image volume", &error))?;
-                let target = folder("containers", &id).join(format!("volume-{index}"));
-                fs::create_dir_all(&target).map_err(|error| internal("mount an image volume", &error))?;
-                mount_layers(&layers, &target).map_err(|error| internal("mount an image volume", &error))?;
-                let inside = sys::beneath::open_in_root(
-                    &target,
-                    Path::new(mount.image_sub_path.trim_start_matches('/').if_empty(".")),
-                )
-                .and_then(|file| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())))
-                .map_err(|error| {
-                    Status::invalid_argument(format!("image volume path {:?}: {error}", mount.image_sub_path))
-                })?;
-                mount.host_path = inside.to_string_lossy().into_owned();
-                mount.readonly = true;
-                continue;
-            }
-            if mount.host_path.is_empty() || mount.container_path.is_empty() {
-                return Err(Status::invalid_argument("a mount needs a host path and a container path"));
-            }
-            if !Path::new(&mount.host_path).exists() {
-                fs::create_dir_all(&mount.host_path).map_err(|error| {
-                    internal(&format!("make the mount source {}", mount.host_path), &error)
-                })?;
-            }
-            if !mount.container_path.starts_with('/') {
-                mount.container_path.insert(0, '/');
-            }
-        }
-        let _ = rootfs;
-        Ok(mounts)
-    }
 }
 
-trait IfEmpty {
-    fn if_empty(&self, other: &'static str) -> &str;
+/// The pod's user namespace, if it has one of its own.
+fn user_namespace(sandbox: &SandboxRecord) -> io::Result<Option<UserNamespace>> {
+    let maps = crate::user_namespace::maps(&pod::options(&sandbox.config)).map_err(io::Error::other)?;
+    maps.map(|maps| UserNamespace::open(maps, &folder("ns", &sandbox.id).join("user"))).transpose()
 }
 
-impl IfEmpty for str {
-    fn if_empty(&self, other: &'static str) -> &str {
-        if self.is_empty() { other } else { self }
+/// libcontainer makes links in `<root>/dev` by that path, following a link that the image has in its place: out of the container
+/// (CVE-2026-41579's class). So there must be a folder.
+fn plain_dev(rootfs: &Path) -> io::Result<()> {
+    let dev = rootfs.join("dev");
+    match fs::symlink_metadata(&dev) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&dev),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::other("the image's /dev is no folder, so no container can be made of it")),
     }
 }
 
@@ -288,29 +271,6 @@ fn signal_number(name: &str) -> Option<i32> {
         return Some(64 - back.parse::<i32>().unwrap_or(0));
     }
     format!("SIG{short}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
-}
-
-/// The AppArmor profile to enter; none on a kernel without AppArmor.
-fn apparmor(security: &cri::LinuxContainerSecurityContext) -> Result<Option<String>, Status> {
-    use cri::security_profile::ProfileType;
-    let enabled =
-        fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'));
-    match security.apparmor.as_ref().map(|profile| (profile.profile_type(), profile)) {
-        Some((ProfileType::Localhost, profile)) if !security.privileged => {
-            if !enabled {
-                return Err(Status::invalid_argument(format!(
-                    "the AppArmor profile {} is asked for, but the kernel has no AppArmor",
-                    profile.localhost_ref
-                )));
-            }
-            Ok(Some(profile.localhost_ref.trim_start_matches("localhost/").to_owned()))
-        }
-        _ => Ok(None),
-    }
-}
-
-fn mount_layers(layers: &Snapshot, target: &Path) -> io::Result<()> {
-    sys::overlay::mount(&layers.lower, Some((&layers.upper, &layers.work)), target)
 }
 
 #[cfg(test)]

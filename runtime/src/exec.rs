@@ -82,15 +82,21 @@ impl Runtime {
         let name = state::new_id().map_err(|error| internal("name an exec", &error))?;
         let root = folder("exec", &name[..16]);
         let files = ExecFolder(root.clone());
-        let write = || -> std::io::Result<()> {
+        let users = crate::runtime::folder("ns", &record.sandbox_id).join("user");
+        let mut enter = None;
+        let mut write = || -> std::io::Result<()> {
             let spec: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
+            let mut process = process(&spec["process"], command, terminal);
+            if users.exists() {
+                enter = Some(outside(&mut process, users.clone()));
+            }
             fs::create_dir_all(root.join(&record.id))?;
             let state = json!({
                 "ociVersion": "1.2.0", "id": record.id, "status": "running", "pid": record.pid,
                 "bundle": bundle, "annotations": {}, "useSystemd": false, "intelRdtDir": null,
             });
             fs::write(root.join(&record.id).join("state.json"), state.to_string())?;
-            fs::write(root.join("process.json"), process(&spec["process"], command, terminal).to_string())
+            fs::write(root.join("process.json"), process.to_string())
         };
         write().map_err(|error| internal("prepare an exec", &error))?;
         let request = Request::Exec {
@@ -102,6 +108,7 @@ impl Runtime {
                 console: terminal.then(|| root.join("c.sock")),
             },
             process: root.join("process.json"),
+            enter,
         };
         let launching = self.exits.launching();
         let failed = |error: launch::Failure| {
@@ -110,8 +117,9 @@ impl Runtime {
         let (mut launched, ours) = if terminal {
             (launch(&request, &[]).await.map_err(failed)?, None)
         } else {
-            let pipes = Pipes::new(stdin, record.user.uid, record.user.gid)
-                .map_err(|error| internal("make pipes for an exec", &error))?;
+            let (uid, gid) = self.host_ids(&record);
+            let pipes =
+                Pipes::new(stdin, uid, gid).map_err(|error| internal("make pipes for an exec", &error))?;
             let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
             (launch(&request, &theirs).await.map_err(failed)?, Some(pipes.ours))
         };
@@ -208,4 +216,38 @@ fn process(of_container: &Value, command: &[String], terminal: bool) -> Value {
         variables.push("TERM=xterm".into());
     }
     process
+}
+
+/// Makes a process root of the host, as it has to be until it enters the user namespace; returns what it becomes there.
+fn outside(process: &mut Value, namespace: PathBuf) -> launch::Enter {
+    let number =
+        |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(65534);
+    let user = process["user"].take();
+    let capabilities = process["capabilities"].take();
+    let all = json!(crate::spec::capabilities::available());
+    process["user"] = json!({"uid": 0, "gid": 0});
+    process["capabilities"] =
+        json!({"bounding": all, "permitted": all, "effective": all, "inheritable": [], "ambient": []});
+    launch::Enter {
+        namespace,
+        uid: number(&user["uid"]),
+        gid: number(&user["gid"]),
+        groups: user["additionalGids"].as_array().into_iter().flatten().map(number).collect(),
+        capabilities,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_a_mapped_pod_becomes_its_user_only_inside() {
+        let mut process =
+            json!({"user": {"uid": 7, "gid": 8, "additionalGids": [9]}, "capabilities": {"bounding": []}});
+        let enter = outside(&mut process, "/ns".into());
+        assert_eq!((enter.uid, enter.gid, enter.groups), (7, 8, vec![9]));
+        assert_eq!(enter.capabilities, json!({"bounding": []}));
+        assert_eq!(process["user"], json!({"uid": 0, "gid": 0}));
+    }
 }

@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, broadcast, watch};
 
 use crate::logs::{LogFile, Stream};
+use crate::transfer::Transfer;
 
 /// Chunks an attached client may lag behind before it loses some.
 const ATTACH_BACKLOG: usize = 64;
@@ -20,7 +21,9 @@ pub const CHUNK: usize = 16 << 10;
 /// The runtime's side of the streams.
 #[derive(Debug)]
 pub struct ContainerIo {
+    container: String,
     pub log: Option<LogFile>,
+    transfer: Arc<Transfer>,
     output: broadcast::Sender<(Stream, Bytes)>,
     /// The write end of stdin; gone once it is closed.
     pub stdin: Mutex<Option<Arc<AsyncFd<OwnedFd>>>>,
@@ -125,12 +128,19 @@ impl ContainerIo {
     ///
     /// # Errors
     /// When a descriptor cannot be watched.
-    pub fn start(ours: Ours, log: Option<LogFile>) -> io::Result<Arc<Self>> {
+    pub fn start(
+        container: &str,
+        ours: Ours,
+        log: Option<LogFile>,
+        transfer: Arc<Transfer>,
+    ) -> io::Result<Arc<Self>> {
         let outputs = ours.outputs.into_iter().map(watch).collect::<io::Result<Vec<_>>>()?;
         let terminal = (outputs.len() == 1).then(|| Arc::clone(&outputs[0]));
         let stdin = ours.stdin.map(watch).transpose()?;
         let io = Arc::new(Self {
+            container: container.to_owned(),
             log,
+            transfer,
             output: broadcast::channel(ATTACH_BACKLOG).0,
             stdin: Mutex::new(stdin.or_else(|| terminal.clone())),
             terminal,
@@ -154,18 +164,10 @@ impl ContainerIo {
     }
 
     async fn pump(self: Arc<Self>, output: Arc<AsyncFd<OwnedFd>>, stream: Stream) {
-        let mut buffer = vec![0; CHUNK];
         loop {
-            match read(&output, &mut buffer).await {
+            match self.step(&output, stream).await {
                 Ok(0) => break,
-                Ok(size) => {
-                    if let Some(log) = &self.log {
-                        log.append(&buffer[..size], stream);
-                    }
-                    if self.output.receiver_count() > 0 {
-                        let _ = self.output.send((stream, Bytes::copy_from_slice(&buffer[..size])));
-                    }
-                }
+                Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, ?stream, "read a container's output");
                     break;
@@ -173,6 +175,29 @@ impl ContainerIo {
             }
         }
         self.open.send_modify(|open| *open -= 1);
+    }
+
+    /// One chunk on its way: to the log and to whoever is attached.
+    async fn step(&self, output: &AsyncFd<OwnedFd>, stream: Stream) -> io::Result<usize> {
+        let deliver = |bytes: &[u8]| {
+            if self.output.receiver_count() > 0 {
+                let _ = self.output.send((stream, Bytes::copy_from_slice(bytes)));
+            }
+        };
+        let Some(log) = &self.log else {
+            let mut buffer = vec![0; CHUNK];
+            let size = read(output, &mut buffer).await?;
+            deliver(&buffer[..size]);
+            return Ok(size);
+        };
+        loop {
+            let mut ready = output.readable().await?;
+            let moved = ready
+                .try_io(|inner| self.transfer.step(inner.get_ref(), &self.container, stream, log, deliver));
+            if let Ok(result) = moved {
+                return result;
+            }
+        }
     }
 }
 

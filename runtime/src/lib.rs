@@ -8,6 +8,7 @@
 //! [`spec`] and [`seccomp`] decide what a container is, [`launch`] makes it, [`io`] and [`logs`] carry its output, [`exits`] tells how it ended.
 //! [`image`], [`network`] and [`streaming`] know nothing of containers.
 
+pub mod apparmor;
 pub mod backend;
 pub mod cgroup;
 pub mod container;
@@ -20,6 +21,7 @@ pub mod io;
 pub mod launch;
 pub mod logs;
 pub mod machine_socket;
+pub mod metrics;
 pub mod namespaces;
 pub mod network;
 pub mod pod;
@@ -31,3 +33,5 @@ pub mod spec;
 pub mod state;
 pub mod stats;
 pub mod streaming;
+pub mod transfer;
+pub mod user_namespace;

@@ -4,11 +4,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use serde::{Deserialize, Serialize};
+
 /// The most of a line in one entry; longer ones are split into partial entries.
 pub const MAX_LINE: usize = 16 << 10;
 
 /// Which of a container's outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
     Stdout,
     Stderr,
@@ -44,6 +46,19 @@ fn write_entry(entries: &mut Vec<u8>, time: &str, stream: &str, whole: bool, tex
     entries.push(b'\n');
 }
 
+/// A file and where it ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub inode: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// Now, as entries have it: always of the same length.
+pub fn timestamp() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
+}
+
 /// One container's log file.
 #[derive(Debug)]
 pub struct LogFile {
@@ -54,6 +69,8 @@ pub struct LogFile {
 #[derive(Debug)]
 struct Target {
     file: Option<File>,
+    /// Where the file ends; nobody else writes to it.
+    position: Position,
     /// Bytes that could not be written since the last success.
     lost: u64,
 }
@@ -64,7 +81,8 @@ impl LogFile {
     /// # Errors
     /// As open(2).
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.into(), file: Mutex::new(Target { file: Some(open(path)?), lost: 0 }) })
+        let (file, position) = open(path)?;
+        Ok(Self { path: path.into(), file: Mutex::new(Target { file: Some(file), position, lost: 0 }) })
     }
 
     /// Opens the path anew, after a rotation.
@@ -72,19 +90,55 @@ impl LogFile {
     /// # Errors
     /// As open(2); the old file stays in use.
     pub fn reopen(&self) -> io::Result<()> {
-        let file = open(&self.path)?;
-        self.lock().file = Some(file);
+        let (file, position) = open(&self.path)?;
+        let mut target = self.lock();
+        (target.file, target.position) = (Some(file), position);
+        Ok(())
+    }
+
+    /// The file and where it ends.
+    pub fn position(&self) -> Position {
+        self.lock().position
+    }
+
+    /// The length of the rotated log of `inode`, which lies beside this one.
+    pub fn rotated(&self, inode: u64) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        let files = std::fs::read_dir(self.path.parent()?).ok()?;
+        let mut all = files.flatten().filter_map(|entry| entry.metadata().ok());
+        all.find(|metadata| metadata.ino() == inode).map(|metadata| metadata.len())
+    }
+
+    /// Finishes what a kill interrupted: the file is cut to `length` if it is the one of `inode`, and the chunk appended.
+    ///
+    /// # Errors
+    /// As ftruncate(2).
+    pub fn redo(&self, inode: u64, length: u64, chunk: &[u8], stream: Stream) -> io::Result<()> {
+        {
+            let mut target = self.lock();
+            if target.position.inode == inode && length < target.position.length {
+                if let Some(file) = &target.file {
+                    file.set_len(length)?;
+                }
+                target.position.length = length;
+            }
+        }
+        self.append(chunk, stream);
         Ok(())
     }
 
     /// Appends. A disk that takes nothing loses output rather than stopping the container; the loss is told once it ends.
     pub fn append(&self, chunk: &[u8], stream: Stream) {
-        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string();
-        let entries = format(chunk, stream, &time);
+        let entries = format(chunk, stream, &timestamp());
         let mut target = self.lock();
         let result = match &mut target.file {
             Some(file) => file.write_all(&entries),
             None => Err(io::ErrorKind::NotFound.into()),
+        };
+        target.position.length = match (&result, &target.file) {
+            // A full disk may have taken a part.
+            (Err(_), Some(file)) => file.metadata().map_or(target.position.length, |metadata| metadata.len()),
+            _ => target.position.length + entries.len() as u64,
         };
         match result {
             Ok(()) if target.lost > 0 => {
@@ -106,12 +160,14 @@ impl LogFile {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
+fn open(path: &Path) -> io::Result<(File, Position)> {
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+    let metadata = file.metadata()?;
+    Ok((file, Position { inode: metadata.ino(), length: metadata.len() }))
 }
 
 #[cfg(test)]
@@ -120,6 +176,30 @@ mod tests {
 
     fn text(chunk: &[u8]) -> String {
         String::from_utf8(format(chunk, Stream::Stdout, "T")).unwrap()
+    }
+
+    proptest::proptest! {
+        /// Whatever the bytes, and however they are cut, a reader gets them back, and no entry is longer than it may be.
+        #[test]
+        fn entries_hold_all_that_was_written(chunks in proptest::collection::vec(proptest::collection::vec(proptest::prelude::any::<u8>(), 1..200), 0..8), long in 0..3_usize) {
+            let mut chunks = chunks;
+            chunks.push(vec![b'x'; long * MAX_LINE]);
+            let (mut whole, mut back) = (Vec::new(), Vec::new());
+            for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+                whole.extend_from_slice(chunk);
+                let entries = format(chunk, Stream::Stderr, "T");
+                // An entry's own text has no line end, so entries can be told apart.
+                for entry in entries.split_inclusive(|byte| *byte == b'\n') {
+                    let text = entry.strip_prefix(b"T stderr ").and_then(|rest| rest.strip_suffix(b"\n")).expect("an entry");
+                    proptest::prop_assert!(text.len() <= MAX_LINE + 2);
+                    back.extend_from_slice(&text[2..]);
+                    if text[0] == b'F' {
+                        back.push(b'\n');
+                    }
+                }
+            }
+            proptest::prop_assert_eq!(back, whole);
+        }
     }
 
     #[test]

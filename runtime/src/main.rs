@@ -14,7 +14,8 @@ use runtime::machine_socket::MachineSocket;
 use runtime::network::PodNetwork;
 use runtime::runtime::Runtime;
 use runtime::streaming::Server;
-use tokio::net::UnixListener;
+use runtime::transfer::{self, Transfer};
+use tokio::net::{TcpListener, UnixListener};
 
 /// The largest request that is read; CRI's own clients use the same.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -43,6 +44,12 @@ async fn serve() -> anyhow::Result<()> {
         let path = Path::new(paths::RUNTIME_RUN).join(folder);
         std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
     }
+    sys::mount::make_private(Path::new(paths::RUNTIME_RUN).join("containers"))
+        .context("keep containers' mounts to the runtime")?;
+    runtime::launch::seal().context("mount pintle-launch read-only")?;
+    if let Err(error) = runtime::apparmor::load_default() {
+        tracing::error!(%error, "containers run without AppArmor's default profile");
+    }
     let store = image::Store::open(
         Path::new(paths::RUNTIME_STATE),
         Path::new(paths::BUNDLE),
@@ -51,10 +58,11 @@ async fn serve() -> anyhow::Result<()> {
     .context("open the image store")?;
     let network = PodNetwork::restore(&Path::new(paths::RUNTIME_RUN).join("network"))
         .context("open the pod network")?;
-    let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone());
+    let transfer = transfer(machine.as_deref()).await.context("make the way from pipes to logs")?;
+    let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer);
     runtime.restore().await;
 
-    let streams = Server::new(Arc::new(Backend(Arc::clone(&runtime))));
+    let streams = streams(Arc::new(Backend(Arc::clone(&runtime)))).await?;
     tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?));
     tokio::spawn(image::serve_import(listen(paths::IMPORT_SOCKET)?, store.clone()));
     let service =
@@ -71,6 +79,33 @@ async fn serve() -> anyhow::Result<()> {
         .serve_with_incoming(tokio_stream::wrappers::UnixListenerStream::new(listener))
         .await
         .context("serve CRI")
+}
+
+/// With the pipe that PID 1 kept for us, or a new one that it keeps from now on.
+async fn transfer(machine: Option<&MachineSocket>) -> anyhow::Result<Arc<Transfer>> {
+    let note = Path::new(paths::RUNTIME_RUN).join("log-in-flight");
+    let kept = match machine {
+        Some(machine) => machine.get(transfer::NAME).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let known = kept.len() == 2;
+    let transfer = Transfer::new(kept, &note)?;
+    if let (Some(machine), false) = (machine, known) {
+        machine.put(transfer::NAME, &transfer.raw()).await?;
+    }
+    Ok(Arc::new(transfer))
+}
+
+/// The server of streams: on loopback too where the machine config says so, and its URLs name that port then.
+async fn streams(backend: Arc<Backend>) -> anyhow::Result<Server> {
+    let Some(port) = runtime::settings::stream_port() else { return Ok(Server::new(backend)) };
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("listen for streams at {address}; streamPort of the Runtime document says which port")
+    })?;
+    let server = Server::with_base(backend, format!("http://{address}"));
+    tokio::spawn(server.clone().serve_tcp(listener));
+    Ok(server)
 }
 
 /// A socket for root alone, in the place of what a former process left.

@@ -40,15 +40,24 @@ fn in_thread(request: &Request) -> io::Result<()> {
         setns(File::open(path)?, CloneFlags::CLONE_NEWNET)
             .map_err(|error| named(format!("enter {}", path.display()), error))?;
     }
-    for (name, value) in &request.sysctls {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::write(&path, value)
-            .map_err(|error| io::Error::new(error.kind(), format!("set sysctl {name}={value}: {error}")))?;
-    }
+    set_sysctls(&request.sysctls)?;
     for (path, kind) in [(&request.ipc, "ipc"), (&request.uts, "uts")] {
         if let Some(path) = path {
             pin(Path::new(&format!("/proc/thread-self/ns/{kind}")), path)?;
         }
+    }
+    Ok(())
+}
+
+/// Sets sysctls of the calling thread's namespaces.
+///
+/// # Errors
+/// Names the one that the kernel refused.
+pub fn set_sysctls(sysctls: &[(String, String)]) -> io::Result<()> {
+    for (name, value) in sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        fs::write(&path, value)
+            .map_err(|error| io::Error::new(error.kind(), format!("set sysctl {name}={value}: {error}")))?;
     }
     Ok(())
 }

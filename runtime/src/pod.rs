@@ -11,10 +11,10 @@ use nix::mount::{MsFlags, mount};
 use tonic::Status;
 
 use crate::launch::{Request, launch};
-use crate::namespaces;
 use crate::network::{PodRequest, PortMapping, Protocol};
 use crate::runtime::{Runtime, Sandbox, folder, internal, lock};
 use crate::state::{self, SandboxRecord};
+use crate::{namespaces, user_namespace};
 
 /// The namespace options of a pod.
 pub fn options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
@@ -48,11 +48,7 @@ impl Runtime {
             )));
         }
         let modes = options(&config);
-        if modes.userns_options.as_ref().is_some_and(|options| options.mode() == cri::NamespaceMode::Pod) {
-            return Err(Status::unimplemented(
-                "pods with a user namespace (hostUsers: false) are not supported yet",
-            ));
-        }
+        user_namespace::maps(&modes).map_err(Status::invalid_argument)?;
         let sysctls = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
         namespaces::check_sysctls(sysctls.keys(), !is_host(modes.network), !is_host(modes.ipc))
             .map_err(Status::invalid_argument)?;
@@ -94,7 +90,8 @@ impl Runtime {
         let pins = folder("ns", id);
         fs::create_dir_all(&pins).map_err(|error| internal("make a folder for namespaces", &error))?;
         let network = (!is_host(modes.network)).then(|| pins.join("net"));
-        if let Some(path) = &network {
+        let maps = user_namespace::maps(&modes).map_err(Status::invalid_argument)?;
+        if let (Some(path), None) = (&network, maps) {
             self.network
                 .create_netns(path)
                 .await
@@ -110,7 +107,11 @@ impl Runtime {
             network: network.clone(),
             sysctls: linux.map(|linux| linux.sysctls.clone().into_iter().collect()).unwrap_or_default(),
         };
-        namespaces::create(request).map_err(|error| internal("make the pod's namespaces", &error))?;
+        let made = match maps {
+            Some(maps) => user_namespace::create(&pins, maps, &request).await,
+            None => namespaces::create(request),
+        };
+        made.map_err(|error| internal("make the pod's namespaces", &error))?;
         files(&record, &hostname, is_host(modes.ipc))
             .map_err(|error| internal("write the pod's files", &error))?;
         if modes.pid() == cri::NamespaceMode::Pod {
@@ -139,7 +140,8 @@ impl Runtime {
         let root = folder("empty", "");
         fs::create_dir_all(&root).map_err(|error| internal("make an empty folder", &error))?;
         let launching = self.exits.launching();
-        let launched = launch(&Request::Pause { root }, &[])
+        let user = Some(folder("ns", &id).join("user")).filter(|path| path.exists());
+        let launched = launch(&Request::Pause { root, user }, &[])
             .await
             .map_err(|error| internal("start a pause process", &error))?;
         sandbox.update(|record| record.pause = Some((launched.pid, launched.start_time)))?;
@@ -183,7 +185,7 @@ impl Runtime {
             .await
             .map_err(|error| internal("remove the pod's network namespace", &error))?;
         let undo = || -> io::Result<()> {
-            for kind in ["ipc", "uts", "pid"] {
+            for kind in ["ipc", "uts", "pid", "user"] {
                 namespaces::unmount(&pins.join(kind))?;
             }
             remove_folder(&pins)?;

@@ -4,8 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::io::{ContainerIo, Ours, open_log};
+use crate::logs::LogFile;
 use crate::runtime::{Container, Runtime, Sandbox, folder, lock};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
+use crate::transfer::{self, Repair};
 
 impl Runtime {
     /// Reads the records back and brings the world in line with them. Call it once, before serving.
@@ -32,6 +34,10 @@ impl Runtime {
         for record in containers {
             self.adopt(record).await;
         }
+        // Whatever is left now is of a container that is gone.
+        if let Err(error) = self.transfer.forget() {
+            tracing::error!(%error, "empty the pipe for output on its way");
+        }
         self.exits.start();
         for id in half_made {
             if let Err(error) = self.remove_sandbox(&id).await {
@@ -43,8 +49,10 @@ impl Runtime {
             let _ = crate::pod::remove_folder(&folder("sandboxes", &id));
         }
         for id in lost_containers {
-            let _ = crate::namespaces::unmount(&folder("containers", &id).join("rootfs"));
-            let _ = crate::pod::remove_folder(&folder("containers", &id));
+            // What is still mounted must not be removed.
+            if crate::container::unmount(&folder("containers", &id)).is_ok() {
+                let _ = crate::pod::remove_folder(&folder("containers", &id));
+            }
         }
         let _ = crate::pod::remove_folder(&folder("exec", ""));
         self.sweep().await;
@@ -98,12 +106,58 @@ impl Runtime {
         let pidfd = if kept.is_empty() { alive(&record) } else { Some(kept.remove(0)) };
         let pidfd = pidfd.and_then(|pidfd| crate::io::watch(pidfd).ok());
         lock(&container.pidfd).clone_from(&pidfd);
-        if let Some(io) = container_io_of(&record, kept) {
+        if let Some(io) = self.container_io_of(&record, kept) {
             *lock(&container.io) = Some(io);
         }
         let exit = self.exits.wait((record.pid, record.start_time), pidfd);
         let (runtime, watched) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move { runtime.ended(&watched, exit.await).await });
+    }
+
+    /// Reads on from the descriptors that were kept.
+    fn container_io_of(&self, record: &ContainerRecord, mut kept: Vec<OwnedFd>) -> Option<Arc<ContainerIo>> {
+        let outputs = if record.config.tty { 1 } else { 2 };
+        if kept.len() < outputs {
+            return None;
+        }
+        let stdin = kept.drain(outputs..).next();
+        let log = open_log(&record.log_path).unwrap_or_else(|error| {
+            tracing::error!(container = record.id, %error, "open a container's log; its output is lost");
+            None
+        });
+        self.finish_chunk(&record.id, log.as_ref());
+        ContainerIo::start(&record.id, Ours { outputs: kept, stdin }, log, Arc::clone(&self.transfer))
+            .map_err(
+                |error| tracing::error!(container = record.id, %error, "read on from a container's output"),
+            )
+            .ok()
+    }
+
+    /// Brings a chunk to its log that was on its way when our former life ended.
+    fn finish_chunk(&self, container: &str, log: Option<&LogFile>) {
+        let left = match self.transfer.left() {
+            Ok(Some(left)) if left.note.container == container => left,
+            Ok(_) => return,
+            Err(error) => return tracing::error!(container, %error, "look for output that was on its way"),
+        };
+        let Some(log) = log else { return };
+        let now = log.position();
+        // A log that was rotated meanwhile: the one the note means lies beside it.
+        let length = if now.inode == left.note.position.inode {
+            Some(now.length)
+        } else {
+            log.rotated(left.note.position.inode)
+        };
+        let result = match length.map(|length| transfer::repair(&left, length)) {
+            Some(Repair::Nothing) => Ok(()),
+            Some(Repair::Write { length }) => {
+                log.redo(left.note.position.inode, length, &left.bytes, left.note.stream)
+            }
+            None => log.redo(left.note.position.inode, 0, &left.bytes, left.note.stream),
+        };
+        if let Err(error) = result.and_then(|()| self.transfer.forget()) {
+            tracing::error!(container, %error, "bring output to its log that was on its way");
+        }
     }
 
     /// Removes writable layers, network attachments and descriptors that belong to nobody: of a life before a reboot, or half made.
@@ -142,20 +196,4 @@ impl Runtime {
 fn alive(record: &ContainerRecord) -> Option<OwnedFd> {
     let pidfd = sys::pidfd::open(record.pid).ok()?;
     (sys::pidfd::start_time(record.pid).ok() == Some(record.start_time)).then_some(pidfd)
-}
-
-/// Reads on from the descriptors that were kept.
-fn container_io_of(record: &ContainerRecord, mut kept: Vec<OwnedFd>) -> Option<Arc<ContainerIo>> {
-    let outputs = if record.config.tty { 1 } else { 2 };
-    if kept.len() < outputs {
-        return None;
-    }
-    let stdin = kept.drain(outputs..).next();
-    let log = open_log(&record.log_path).unwrap_or_else(|error| {
-        tracing::error!(container = record.id, %error, "open a container's log; its output is lost");
-        None
-    });
-    ContainerIo::start(Ours { outputs: kept, stdin }, log)
-        .map_err(|error| tracing::error!(container = record.id, %error, "read on from a container's output"))
-        .ok()
 }

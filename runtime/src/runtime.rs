@@ -19,6 +19,7 @@ use crate::network::PodNetwork;
 use crate::seccomp;
 use crate::spec::Pid;
 use crate::state::{ContainerRecord, Phase, SandboxRecord};
+use crate::transfer::Transfer;
 
 /// Events a slow listener may lag behind.
 const EVENT_BACKLOG: usize = 1024;
@@ -30,6 +31,7 @@ pub struct Runtime {
     pub machine: Option<Arc<MachineSocket>>,
     pub exits: Exits,
     pub seccomp: seccomp::Cache,
+    pub transfer: Arc<Transfer>,
     pub events: broadcast::Sender<cri::ContainerEventResponse>,
     pub(crate) sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
@@ -136,13 +138,19 @@ impl Container {
 
 impl Runtime {
     /// An empty runtime.
-    pub fn new(images: Images, network: Arc<PodNetwork>, machine: Option<Arc<MachineSocket>>) -> Arc<Self> {
+    pub fn new(
+        images: Images,
+        network: Arc<PodNetwork>,
+        machine: Option<Arc<MachineSocket>>,
+        transfer: Arc<Transfer>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             images,
             network,
             exits: Exits::new(machine.clone()),
             machine,
             seccomp: seccomp::Cache::new(folder("seccomp", "")),
+            transfer,
             events: broadcast::channel(EVENT_BACKLOG).0,
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
@@ -253,7 +261,9 @@ pub(crate) fn namespaces(
     let pinned = |kind: &str| Some(folder("ns", &sandbox.id).join(kind).to_string_lossy().into_owned());
     let of_pod = crate::pod::options(&sandbox.config);
     let host = cri::NamespaceMode::Node as i32;
+    let own_users = matches!(crate::user_namespace::maps(&of_pod), Ok(Some(_)));
     crate::spec::Namespaces {
+        user: if own_users { pinned("user") } else { None },
         network: if of_pod.network == host { None } else { pinned("net") },
         uts: if of_pod.network == host { None } else { pinned("uts") },
         ipc: if of_pod.ipc == host { None } else { pinned("ipc") },

@@ -23,6 +23,11 @@ pub fn registries() -> Vec<Registry> {
     config().registries
 }
 
+/// The loopback TCP port for streams, where one is configured.
+pub fn stream_port() -> Option<u16> {
+    config().runtime.stream_port
+}
+
 /// The whole cluster's pod ranges: traffic to them keeps its source address.
 pub fn cluster_cidrs() -> Vec<ipnet::IpNet> {
     config().cluster.map(|cluster| cluster.pod_cidrs).unwrap_or_default()

@@ -110,6 +110,23 @@ impl Runtime {
         stats
     }
 
+    /// What the pod sent and received; none of a pod in the host's network.
+    fn network_usage(&self, record: &SandboxRecord) -> Option<cri::NetworkUsage> {
+        let traffic = self.network.traffic(&record.id)?;
+        let interface = cri::NetworkInterfaceUsage {
+            name: "eth0".into(),
+            rx_bytes: value(traffic.received),
+            rx_errors: value(traffic.receive_errors),
+            tx_bytes: value(traffic.sent),
+            tx_errors: value(traffic.send_errors),
+        };
+        Some(cri::NetworkUsage {
+            timestamp: now(),
+            default_interface: Some(interface),
+            interfaces: Vec::new(),
+        })
+    }
+
     /// A pod's statistics, with its containers'.
     pub async fn sandbox_stats(&self, record: &SandboxRecord) -> cri::PodSandboxStats {
         let parent =
@@ -132,7 +149,7 @@ impl Runtime {
             linux: Some(cri::LinuxPodSandboxStats {
                 cpu: Some(cpu(&cgroup)),
                 memory: Some(memory(&cgroup)),
-                network: None,
+                network: self.network_usage(record),
                 process: Some(cri::ProcessUsage { timestamp: now(), process_count: value(processes) }),
                 containers,
                 io: Some(io(&cgroup)),

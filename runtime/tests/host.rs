@@ -1,14 +1,25 @@
 //! The host ring: the runtime and its launcher as they are, in namespaces of their own, driven by CRI over a busybox root. Needs root and busybox; it skips
 //! loudly without. A small PID 1 stands in for init: it reaps, keeps descriptors and tells exits, as the machine socket says.
 //!
+//! With `PINTLE_HOST_RING_COMMAND` it runs that shell command against the runtime instead of the stories, and with `PINTLE_HOST_RING_CONFIG` the runtime gets
+//! that machine config: `critest` and `crictl` can be tried so without a machine.
+//!
 //! The first half of this file re-executes the test as pid 1 of new namespaces; the stories are at the end.
 #![allow(missing_docs)]
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
+#[path = "host/escapes.rs"]
+mod escapes;
 #[path = "host/init.rs"]
 mod init;
+#[path = "host/logs.rs"]
+mod logs;
+#[path = "host/mounts.rs"]
+mod mounts;
+#[path = "host/ring.rs"]
+mod ring;
 #[path = "host/stories.rs"]
 mod stories;
 
@@ -68,6 +79,8 @@ fn prepare() -> std::io::Result<()> {
     for folder in ["/run", "/var/lib", "/var/log"] {
         mount(&["-t", "tmpfs", "tmpfs", folder])?;
     }
+    // One that shows our own network namespace.
+    mount(&["-t", "sysfs", "sysfs", "/sys"])?;
     // A cgroup of our own is the root of what the runtime sees, so that the host's tree is left alone.
     mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])?;
     let own = Path::new("/sys/fs/cgroup").join(CGROUP);
@@ -78,6 +91,9 @@ fn prepare() -> std::io::Result<()> {
     nix::mount::umount("/sys/fs/cgroup")?;
     mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])?;
     fs::create_dir_all("/run/pintle")?;
+    if let Some(config) = std::env::var_os("PINTLE_HOST_RING_CONFIG") {
+        fs::copy(config, machine::paths::ACTIVE_CONFIG)?;
+    }
     fs::create_dir_all(machine::paths::RUNTIME_STATE)?;
     fs::create_dir_all(machine::paths::POD_LOGS)?;
     // The host has no /usr/lib/pintle and shall not get one: an overlay of our own over /usr/lib has it.
@@ -95,34 +111,59 @@ fn prepare() -> std::io::Result<()> {
     bundle(Path::new(machine::paths::BUNDLE))
 }
 
-/// One image, `test/busybox:1`, of the host's busybox.
+/// Images of the host's busybox: `test.local/busybox:1`, and `test.local/dev-link:1` and `test.local/proc-link:1`, in which
+/// that folder is a link to the host's /run/victim.
 fn bundle(folder: &Path) -> std::io::Result<()> {
-    let layer: PathBuf = folder.join("layers").join("1".repeat(64));
-    for name in ["bin", "etc", "tmp", "proc", "sys", "dev"] {
-        fs::create_dir_all(layer.join(name))?;
+    // Not on the overlay: its files could not be given other owners.
+    fs::create_dir_all(folder)?;
+    nix::mount::mount(Some("tmpfs"), folder, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)?;
+    let layer = |number: u8| folder.join("layers").join(number.to_string().repeat(64));
+    let busybox = layer(1);
+    for name in ["bin", "etc", "tmp", "proc", "sys"] {
+        fs::create_dir_all(busybox.join(name))?;
     }
-    fs::copy("/bin/busybox", layer.join("bin/busybox"))?;
+    fs::copy("/bin/busybox", busybox.join("bin/busybox"))?;
     for name in [
         "sh", "true", "cat", "echo", "sleep", "id", "ls", "grep", "kill", "mount", "printf", "seq",
-        "hostname", "mknod", "dd", "head",
+        "hostname", "mknod", "dd", "head", "mkdir", "readlink", "tail", "wc", "rm", "ln", "touch",
     ] {
-        std::os::unix::fs::symlink("busybox", layer.join("bin").join(name))?;
+        std::os::unix::fs::symlink("busybox", busybox.join("bin").join(name))?;
     }
-    fs::write(layer.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/tmp:/bin/sh\n")?;
-    fs::write(layer.join("etc/group"), "root:x:0:\napp:x:1000:\nextra:x:77:app\n")?;
-    let digest = "2".repeat(64);
+    fs::write(busybox.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/tmp:/bin/sh\n")?;
+    fs::write(busybox.join("etc/group"), "root:x:0:\napp:x:1000:\nextra:x:77:app\n")?;
+    fs::create_dir_all(layer(3))?;
+    std::os::unix::fs::symlink("/run/victim", layer(3).join("dev"))?;
+    fs::create_dir_all(layer(5))?;
+    std::os::unix::fs::symlink("/run/victim", layer(5).join("proc"))?;
+    let images = vec![
+        image(folder, "test.local/busybox:1", 2, &[1])?,
+        image(folder, "test.local/dev-link:1", 4, &[1, 3])?,
+        image(folder, "test.local/proc-link:1", 6, &[1, 5])?,
+    ];
+    fs::write(folder.join("index.json"), serde_json::to_vec(&machine::bundle::BundleIndex { images })?)
+}
+
+/// An image whose config's digest is made of one digit, as are those of its layers.
+fn image(
+    folder: &Path,
+    name: &str,
+    config: u8,
+    layers: &[u8],
+) -> std::io::Result<machine::bundle::BundleImage> {
+    let hex = |number: &u8| number.to_string().repeat(64);
+    let layers: Vec<String> = layers.iter().map(|number| format!("sha256:{}", hex(number))).collect();
+    let text = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {"Cmd": ["sh"], "Env": ["FROM=image"]},
+        "rootfs": {"type": "layers", "diff_ids": layers},
+    });
     fs::create_dir_all(folder.join("configs"))?;
-    let config = r#"{"architecture":"amd64","os":"linux","config":{"Cmd":["sh"],"Env":["FROM=image"]},"rootfs":{"type":"layers","diff_ids":["sha256:1111111111111111111111111111111111111111111111111111111111111111"]}}"#;
-    fs::write(folder.join("configs").join(format!("{digest}.json")), config)?;
-    let index = machine::bundle::BundleIndex {
-        images: vec![machine::bundle::BundleImage {
-            names: vec!["test.local/busybox:1".into()],
-            config: format!("sha256:{digest}"),
-            layers: vec![format!("sha256:{}", "1".repeat(64))],
-            size: 1 << 20,
-        }],
-    };
-    fs::write(folder.join("index.json"), serde_json::to_vec(&index)?)
+    fs::write(folder.join("configs").join(format!("{}.json", hex(&config))), text.to_string())?;
+    Ok(machine::bundle::BundleImage {
+        names: vec![name.into()],
+        config: format!("sha256:{}", hex(&config)),
+        layers,
+        size: 1 << 20,
+    })
 }
 
 fn inside() -> ExitCode {
@@ -134,7 +175,10 @@ fn inside() -> ExitCode {
     let local = tokio::task::LocalSet::new();
     let failed = local.block_on(&tokio, async {
         let init = init::start().expect("the test's own PID 1");
-        stories::run(init, &std::env::args().nth(1).unwrap_or_default()).await
+        match std::env::var("PINTLE_HOST_RING_COMMAND") {
+            Ok(command) => stories::run_command(init, &command).await,
+            Err(_) => stories::run(init, &std::env::args().nth(1).unwrap_or_default()).await,
+        }
     });
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

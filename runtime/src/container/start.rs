@@ -8,13 +8,14 @@ use std::time::Duration;
 use machine::cri;
 use tonic::Status;
 
+use super::mounts;
 use super::stop::KILL_DEADLINE;
 use crate::exits::Exit;
 use crate::io::{ContainerIo, Ours, Pipes, open_log};
 use crate::launch::{self, Failure, Launched, Request};
 use crate::runtime::{Container, Runtime, folder, internal, lock};
 use crate::spec::devices;
-use crate::state::{self, Phase};
+use crate::state::{self, ContainerRecord, Phase};
 use crate::{cgroup, pod};
 
 /// How long output may keep coming after the process has ended.
@@ -103,25 +104,30 @@ impl Runtime {
             .create(&cgroup::settings(&resources, true))
             .map_err(|error| failed("limit the container", &error))?;
         let bundle = folder("containers", &record.id);
-        let console = record.config.tty.then(|| bundle.join("c.sock"));
         let request = Request::Create(launch::Container {
             id: record.id.clone(),
             root: folder("launch", ""),
-            bundle,
+            bundle: bundle.clone(),
             seccomp: record.seccomp.clone(),
-            console: console.clone(),
+            console: record.config.tty.then(|| bundle.join("c.sock")),
         });
         let log = open_log(&record.log_path).map_err(|error| failed("open the container's log", &error))?;
-        let (launched, ours) = if record.config.tty {
-            let mut launched = launch::launch(&request, &[]).await?;
-            let terminal = launched.terminal.take().ok_or_else(|| Failure::other("no terminal arrived"))?;
-            (launched, Ours { outputs: vec![terminal], stdin: None })
-        } else {
-            let pipes = Pipes::new(record.config.stdin, record.user.uid, record.user.gid)
-                .map_err(|error| failed("make the container's pipes", &error))?;
-            let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
-            (launch::launch(&request, &theirs).await?, pipes.ours)
+        let owner = self
+            .sandbox(&record.sandbox_id)
+            .map_err(|error| failed("look up the pod", &error.message()))
+            .and_then(|sandbox| {
+                super::user_namespace(&sandbox.record())
+                    .map_err(|error| failed("open the pod's user namespace", &error))
+            })?;
+        let laid = mounts::lay(&bundle, owner.as_ref())
+            .map_err(|error| failed("prepare the container's volumes", &error));
+        let launched = match laid {
+            Ok(()) => self.start_init(&record, &request).await,
+            Err(failure) => Err(failure),
         };
+        // By now libcontainer has copies of its own.
+        mounts::lift(&bundle).map_err(|error| failed("clear away after the volumes", &error))?;
+        let (launched, ours) = launched?;
         container
             .update(|record| (record.pid, record.start_time) = (launched.pid, launched.start_time))
             .map_err(|error| failed("record the container", &error.message()))?;
@@ -134,10 +140,38 @@ impl Runtime {
             .and_then(crate::io::watch)
             .map_err(|error| failed("watch the container", &error))?;
         *lock(&container.pidfd) = Some(pidfd);
-        let io =
-            ContainerIo::start(ours, log).map_err(|error| failed("read the container's output", &error))?;
+        let io = ContainerIo::start(&record.id, ours, log, Arc::clone(&self.transfer))
+            .map_err(|error| failed("read the container's output", &error))?;
         *lock(&container.io) = Some(io);
         Ok(launched)
+    }
+
+    /// Launches with the streams that the container asks for.
+    async fn start_init(
+        &self,
+        record: &ContainerRecord,
+        request: &Request,
+    ) -> Result<(Launched, Ours), Failure> {
+        if record.config.tty {
+            let mut launched = launch::launch(request, &[]).await?;
+            let terminal = launched.terminal.take().ok_or_else(|| Failure::other("no terminal arrived"))?;
+            return Ok((launched, Ours { outputs: vec![terminal], stdin: None }));
+        }
+        let (uid, gid) = self.host_ids(record);
+        let pipes = Pipes::new(record.config.stdin, uid, gid)
+            .map_err(|error| Failure::other(format!("make the container's pipes: {error}")))?;
+        let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
+        Ok((launch::launch(request, &theirs).await?, pipes.ours))
+    }
+
+    /// The container's user as the host knows it.
+    pub(crate) fn host_ids(&self, record: &ContainerRecord) -> (u32, u32) {
+        let sandbox = self.sandbox(&record.sandbox_id).map(|sandbox| sandbox.record());
+        let options = sandbox.map(|record| pod::options(&record.config)).unwrap_or_default();
+        match crate::user_namespace::maps(&options) {
+            Ok(Some(maps)) => (maps.uids.host(record.user.uid), maps.gids.host(record.user.gid)),
+            _ => (record.user.uid, record.user.gid),
+        }
     }
 
     /// Restricts devices, then gives the word.

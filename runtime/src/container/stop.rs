@@ -1,5 +1,4 @@
 //! Ending and removing containers.
-use std::fs;
 use std::time::Duration;
 
 use machine::cri;
@@ -75,12 +74,7 @@ impl Runtime {
             .await
             .map_err(|error| failed(&error))?;
         let bundle = folder("containers", &record.id);
-        crate::namespaces::unmount(&bundle.join("rootfs")).map_err(|error| failed(&error))?;
-        for entry in fs::read_dir(&bundle).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("volume-") {
-                crate::namespaces::unmount(&entry.path()).map_err(|error| failed(&error))?;
-            }
-        }
+        super::mounts::undo(&bundle).map_err(|error| failed(&error))?;
         for name in record.volumes.iter().chain([&record.id]) {
             self.images.remove(name).await.map_err(|error| failed(&error))?;
         }

@@ -3,24 +3,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use machine::cri;
 use machine::cri::runtime_service_server::RuntimeService;
-use machine::cri::{self, ContainerFilter, PodSandboxFilter};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 pub mod convert;
+mod lists;
+mod status;
 
-use crate::cgroup;
 use crate::runtime::{Container, Runtime, Sandbox, internal};
 use crate::state::Phase;
 use crate::streaming::Server;
-use convert::selected;
+use lists::batches;
 
 /// The one runtime handler besides the default.
 pub const HANDLER: &str = "pintle";
-
-/// Items per message of a streamed list.
-const BATCH: usize = 100;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -36,78 +34,7 @@ fn answer<T>(message: T) -> Answer<T> {
     Ok(Response::new(message))
 }
 
-fn batches<T: Clone + Send + 'static, M: Send + 'static>(
-    items: &[T],
-    message: fn(Vec<T>) -> M,
-) -> Answer<Streamed<M>> {
-    let batches: Vec<_> = items.chunks(BATCH).map(|items| Ok(message(items.to_vec()))).collect();
-    answer(Box::pin(tokio_stream::iter(batches)))
-}
-
 impl Service {
-    fn containers(&self, filter: Option<ContainerFilter>) -> Vec<cri::Container> {
-        let filter = filter.unwrap_or_default();
-        let all = self.runtime.containers_of(None);
-        let records = all.iter().map(|container| convert::container(&container.record()));
-        records
-            .filter(|container| {
-                container.id.starts_with(&filter.id)
-                    && container.pod_sandbox_id.starts_with(&filter.pod_sandbox_id)
-                    && filter.state.as_ref().is_none_or(|state| state.state == container.state)
-                    && selected(&container.labels, &filter.label_selector)
-            })
-            .collect()
-    }
-
-    fn sandboxes(&self, filter: Option<PodSandboxFilter>) -> Vec<cri::PodSandbox> {
-        let filter = filter.unwrap_or_default();
-        let all = self.runtime.all_sandboxes();
-        let records = all.iter().map(|sandbox| convert::sandbox(&sandbox.record()));
-        records
-            .filter(|sandbox| {
-                sandbox.id.starts_with(&filter.id)
-                    && filter.state.as_ref().is_none_or(|state| state.state == sandbox.state)
-                    && selected(&sandbox.labels, &filter.label_selector)
-            })
-            .collect()
-    }
-
-    async fn all_container_stats(
-        &self,
-        filter: Option<cri::ContainerStatsFilter>,
-    ) -> Vec<cri::ContainerStats> {
-        let filter = filter.unwrap_or_default();
-        let mut stats = Vec::new();
-        for container in self.runtime.containers_of(None) {
-            let record = container.record();
-            let wanted = record.id.starts_with(&filter.id)
-                && record.sandbox_id.starts_with(&filter.pod_sandbox_id)
-                && selected(&record.config.labels, &filter.label_selector);
-            if wanted && record.phase == Phase::Running {
-                stats.push(self.runtime.container_stats(&container).await);
-            }
-        }
-        stats
-    }
-
-    async fn all_sandbox_stats(
-        &self,
-        filter: Option<cri::PodSandboxStatsFilter>,
-    ) -> Vec<cri::PodSandboxStats> {
-        let filter = filter.unwrap_or_default();
-        let mut stats = Vec::new();
-        for sandbox in self.runtime.all_sandboxes() {
-            let record = sandbox.record();
-            if record.ready
-                && record.id.starts_with(&filter.id)
-                && selected(&record.config.labels, &filter.label_selector)
-            {
-                stats.push(self.runtime.sandbox_stats(&record).await);
-            }
-        }
-        stats
-    }
-
     fn running(&self, id: &str) -> Result<Arc<Container>, Status> {
         let container = self.runtime.container(id)?;
         match container.phase() {
@@ -155,27 +82,7 @@ impl RuntimeService for Service {
     }
 
     async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
-        let condition = |name: &str, result: Result<(), String>| cri::RuntimeCondition {
-            r#type: name.into(),
-            status: result.is_ok(),
-            reason: if result.is_ok() { String::new() } else { format!("{name}Not") },
-            message: result.err().unwrap_or_default(),
-        };
-        let network = self.runtime.network.ready().await.map_err(|error| error.to_string());
-        let features =
-            cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-        let handler = |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(features) };
-        let counts = serde_json::json!({
-            "sandboxes": self.runtime.all_sandboxes().len(), "containers": self.runtime.containers_of(None).len(),
-        });
-        answer(cri::StatusResponse {
-            status: Some(cri::RuntimeStatus {
-                conditions: vec![condition("RuntimeReady", Ok(())), condition("NetworkReady", network)],
-            }),
-            info: verbose(&counts, request.into_inner().verbose),
-            runtime_handlers: vec![handler(""), handler(HANDLER)],
-            features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
-        })
+        answer(self.current_status(request.into_inner().verbose).await)
     }
 
     async fn run_pod_sandbox(
@@ -426,27 +333,7 @@ impl RuntimeService for Service {
         &self,
         request: Request<cri::UpdateRuntimeConfigRequest>,
     ) -> Answer<cri::UpdateRuntimeConfigResponse> {
-        let config =
-            request.into_inner().runtime_config.and_then(|config| config.network_config).unwrap_or_default();
-        let parse = |text: &str| {
-            text.trim()
-                .parse()
-                .map_err(|error| Status::invalid_argument(format!("pod CIDR {text:?}: {error}")))
-        };
-        let cidrs = config
-            .pod_cidr
-            .split(',')
-            .filter(|text| !text.is_empty())
-            .map(parse)
-            .collect::<Result<Vec<_>, _>>()?;
-        if !cidrs.is_empty() {
-            let cluster = crate::settings::cluster_cidrs();
-            self.runtime
-                .network
-                .configure(&cidrs, &cluster)
-                .await
-                .map_err(|error| internal("configure the pod network", &error))?;
-        }
+        self.configure(request.into_inner()).await?;
         answer(cri::UpdateRuntimeConfigResponse {})
     }
 
@@ -484,14 +371,14 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        answer(cri::ListMetricDescriptorsResponse { descriptors: Vec::new() })
+        answer(cri::ListMetricDescriptorsResponse { descriptors: crate::metrics::descriptors() })
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        answer(cri::ListPodSandboxMetricsResponse { pod_metrics: Vec::new() })
+        answer(cri::ListPodSandboxMetricsResponse { pod_metrics: self.all_sandbox_metrics().await })
     }
 
     type StreamPodSandboxMetricsStream = Streamed<cri::StreamPodSandboxMetricsResponse>;
@@ -500,7 +387,8 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        answer(Box::pin(tokio_stream::empty()))
+        let items = self.all_sandbox_metrics().await;
+        batches(&items, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse { pod_sandbox_metrics })
     }
 
     async fn runtime_config(
@@ -524,57 +412,4 @@ impl RuntimeService for Service {
         })?;
         answer(cri::UpdatePodSandboxResourcesResponse {})
     }
-}
-
-impl Runtime {
-    async fn update_container(
-        &self,
-        container: &Container,
-        resources: cri::LinuxContainerResources,
-        annotations: std::collections::HashMap<String, String>,
-    ) -> Result<(), Status> {
-        let _busy = container.busy.lock().await;
-        let record = container.record();
-        if matches!(record.phase, Phase::Exited | Phase::Removing) {
-            return Err(Status::failed_precondition(format!("container {} has ended", record.id)));
-        }
-        if record.phase == Phase::Running {
-            let changes = cgroup::settings(&resources, false);
-            container
-                .cgroup()
-                .write(&changes)
-                .map_err(|error| internal("update the container's limits", &error))?;
-        }
-        container.update(|record| {
-            record.config.annotations.extend(annotations);
-            let current = record.config.linux.get_or_insert_default().resources.get_or_insert_default();
-            merge(current, resources);
-        })?;
-        Ok(())
-    }
-}
-
-/// What an update leaves out stays as it was.
-fn merge(current: &mut cri::LinuxContainerResources, update: cri::LinuxContainerResources) {
-    let number = |current: &mut i64, update: i64| {
-        if update != 0 {
-            *current = update;
-        }
-    };
-    number(&mut current.cpu_period, update.cpu_period);
-    number(&mut current.cpu_quota, update.cpu_quota);
-    number(&mut current.cpu_shares, update.cpu_shares);
-    number(&mut current.memory_limit_in_bytes, update.memory_limit_in_bytes);
-    number(&mut current.memory_swap_limit_in_bytes, update.memory_swap_limit_in_bytes);
-    number(&mut current.oom_score_adj, update.oom_score_adj);
-    if !update.cpuset_cpus.is_empty() {
-        current.cpuset_cpus = update.cpuset_cpus;
-    }
-    if !update.cpuset_mems.is_empty() {
-        current.cpuset_mems = update.cpuset_mems;
-    }
-    if !update.hugepage_limits.is_empty() {
-        current.hugepage_limits = update.hugepage_limits;
-    }
-    current.unified.extend(update.unified);
 }

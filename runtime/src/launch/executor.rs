@@ -9,6 +9,7 @@ use std::rc::Rc;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
+use super::enter::Entrance;
 use super::worker::send;
 use super::{Failure, Reply};
 
@@ -21,6 +22,8 @@ pub struct Program {
     pub seccomp: Option<Rc<Vec<u8>>>,
     /// To the runtime. It closes at execve.
     pub socket: Rc<OwnedFd>,
+    /// Where it still has to go in.
+    pub entrance: Option<Rc<Entrance>>,
 }
 
 impl Program {
@@ -44,6 +47,9 @@ impl Executor for Program {
         let run = || -> Result<(), Failure> {
             let (path, arguments) = find(spec)?;
             sys::pidfd::default_sigpipe();
+            if let Some(entrance) = &self.entrance {
+                entrance.enter()?;
+            }
             if let Some(program) = &self.seccomp {
                 sys::seccomp::install(program)
                     .map_err(|error| Failure::other(format!("load the seccomp filter: {error}")))?;

@@ -8,12 +8,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod attach;
 mod client;
+mod enter;
 mod executor;
+mod namespaces;
 pub mod pause;
 mod worker;
 
-pub use client::{Launched, Starting, launch};
+pub use client::{Launched, Starting, launch, program, seal};
+pub use namespaces::MappedNamespaces;
 pub use worker::main;
 
 /// The largest request or reply, in bytes.
@@ -25,9 +29,9 @@ pub enum Request {
     /// Makes a container's init, which waits for the word on its notify socket. Descriptors: stdin, stdout, stderr, unless it has a terminal.
     Create(Container),
     /// Runs a process in a container. Descriptors as for create.
-    Exec { container: Container, process: PathBuf },
-    /// Starts a pause process in a new pid namespace. No descriptors.
-    Pause { root: PathBuf },
+    Exec { container: Container, process: PathBuf, enter: Option<Enter> },
+    /// Starts a pause process in a new pid namespace, which belongs to the user namespace at `user`. No descriptors.
+    Pause { root: PathBuf, user: Option<PathBuf> },
 }
 
 /// The container a request speaks of.
@@ -41,6 +45,19 @@ pub struct Container {
     pub seccomp: Option<PathBuf>,
     /// Where to receive the terminal, when it has one: a socket path below 108 bytes.
     pub console: Option<PathBuf>,
+}
+
+/// The last step into a pod's user namespace. libcontainer leaves it out when it runs a further process in a container, which would be the host's root then; so it
+/// gets a process of root with every capability, and this is what that becomes before it runs its program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enter {
+    /// Where the user namespace is pinned.
+    pub namespace: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    /// OCI's `capabilities`.
+    pub capabilities: serde_json::Value,
 }
 
 /// What came of it.

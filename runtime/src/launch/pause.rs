@@ -8,11 +8,17 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid};
 
-/// Starts it in a new pid namespace, confined to the empty folder `root`; returns its pid.
+use super::namespaces::become_root;
+
+/// Starts it in a new pid namespace (of the user namespace at `user`, if there is one), confined to the empty folder `root`; returns its pid.
 ///
 /// # Errors
 /// As unshare(2) and execve(2).
-pub fn start(root: &Path) -> io::Result<i32> {
+pub fn start(root: &Path, user: Option<&Path>) -> io::Result<i32> {
+    if let Some(path) = user {
+        nix::sched::setns(std::fs::File::open(path)?, CloneFlags::CLONE_NEWUSER)?;
+        become_root()?;
+    }
     nix::sched::unshare(CloneFlags::CLONE_NEWPID)?;
     let child = Command::new("/proc/self/exe")
         .arg("pause")

@@ -9,13 +9,18 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use super::enter::Entrance;
 use super::executor::Program;
-use super::{Container, Failure, MAX_FRAME, Reply, Request, pause};
+use super::{Container, Enter, Failure, MAX_FRAME, Reply, Request, attach, namespaces, pause};
 
-/// Runs `pintle-launch`: with the argument `pause` the pause process, otherwise one request from the socket on stdin.
+/// Runs `pintle-launch`: what its first argument names (the pause process, the maker of namespaces, the hook that
+/// attaches mounts), otherwise one request from the socket on stdin.
 pub fn main() -> std::process::ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("pause") {
-        return pause::main();
+    match std::env::args().nth(1).as_deref() {
+        Some("pause") => return pause::main(),
+        Some("namespaces") => return namespaces::main(),
+        Some("attach") => return attach::main(),
+        _ => {}
     }
     // stdout and stderr are the container's or nobody's: nothing here may write to them, not even a panic.
     std::panic::set_hook(Box::new(|_| {}));
@@ -41,9 +46,11 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         receive(socket).map_err(|error| Failure::other(format!("read the launch request: {error}")))?;
     match request {
         Request::Create(container) => create(&container, stdio, socket),
-        Request::Exec { container, process } => exec(&container, &process, stdio, socket),
-        Request::Pause { root } => {
-            let pid = pause::start(&root)
+        Request::Exec { container, process, enter } => {
+            exec(&container, &process, enter.as_ref(), stdio, socket)
+        }
+        Request::Pause { root, user } => {
+            let pid = pause::start(&root, user.as_deref())
                 .map_err(|error| Failure::other(format!("start a pause process: {error}")))?;
             started(pid, None)
         }
@@ -52,6 +59,7 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
 
 fn builder(
     container: &Container,
+    entrance: Option<Rc<Entrance>>,
     stdio: Vec<OwnedFd>,
     socket: &Rc<OwnedFd>,
 ) -> Result<ContainerBuilder, Failure> {
@@ -65,7 +73,7 @@ fn builder(
         .with_root_path(container.root.clone())
         .map_err(explain)?
         .with_console_socket(container.console.clone())
-        .with_executor(Program { seccomp, socket: Rc::clone(socket) });
+        .with_executor(Program { seccomp, socket: Rc::clone(socket), entrance });
     let mut stdio = stdio.into_iter();
     if let (Some(stdin), Some(stdout), Some(stderr)) = (stdio.next(), stdio.next(), stdio.next()) {
         builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
@@ -79,7 +87,7 @@ fn create(
     socket: &Rc<OwnedFd>,
 ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
     let console = Console::listen(container)?;
-    let made = builder(container, stdio, socket)?
+    let made = builder(container, None, stdio, socket)?
         .as_init(&container.bundle)
         .with_systemd(false)
         .with_detach(true)
@@ -93,11 +101,13 @@ fn create(
 fn exec(
     container: &Container,
     process: &Path,
+    enter: Option<&Enter>,
     stdio: Vec<OwnedFd>,
     socket: &Rc<OwnedFd>,
 ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
     let console = Console::listen(container)?;
-    let pid = builder(container, stdio, socket)?
+    let entrance = enter.map(Entrance::open).transpose()?.map(Rc::new);
+    let pid = builder(container, entrance, stdio, socket)?
         .as_tenant()
         .with_detach(true)
         .as_sibling(false)

@@ -19,8 +19,10 @@ mod record;
 mod ruleset;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use record::{Record, Records};
+pub use traffic::Traffic;
 
 /// The bridge that pods hang on.
 pub const BRIDGE: &str = "pods0";
@@ -172,6 +174,11 @@ impl PodNetwork {
         let what = format!("make the network namespace {}", path.display());
         let path = path.to_owned();
         blocking(what, move || sys::netns::create(&path)).await
+    }
+
+    /// What went over a pod's link; none of a pod that has none.
+    pub fn traffic(&self, sandbox_id: &str) -> Option<Traffic> {
+        traffic::read(Path::new("/sys/class/net"), &host_name(sandbox_id).ok()?)
     }
 
     /// Unpins the network namespace at `path`; none there is no error.

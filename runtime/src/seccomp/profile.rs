@@ -100,3 +100,52 @@ fn compare(argument: &Argument) -> Result<ScmpArgCompare, Error> {
     };
     Ok(ScmpArgCompare::new(argument.index, op, value))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn word() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("SCMP_ACT_ALLOW".to_owned()),
+            Just("SCMP_ACT_ERRNO".to_owned()),
+            Just("SCMP_CMP_MASKED_EQ".to_owned()),
+            Just("SCMP_CMP_EQ".to_owned()),
+            Just("read".to_owned()),
+            Just("clone3".to_owned()),
+            "\\PC{0,12}",
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// A profile from a node's disk compiles or is refused; nothing else.
+        #[test]
+        fn any_profile_compiles_or_is_refused(
+            default in word(),
+            rules in prop::collection::vec((word(), word(), word(), any::<u32>(), any::<u64>(), any::<u32>()), 0..6),
+        ) {
+            let syscalls: Vec<_> = rules
+                .into_iter()
+                .map(|(name, action, op, index, value, errno)| serde_json::json!({
+                    "names": [name], "action": action, "errnoRet": errno,
+                    "args": [{"index": index % 8, "value": value, "valueTwo": value, "op": op}],
+                }))
+                .collect();
+            let text = serde_json::json!({"defaultAction": default, "syscalls": syscalls}).to_string();
+            if let Ok(profile) = serde_json::from_str::<Profile>(&text)
+                && let Ok(program) = compile(&profile, &BTreeSet::new())
+            {
+                prop_assert_eq!(program.len() % 8, 0);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_no_profile_or_one(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = serde_json::from_slice::<Profile>(&bytes);
+        }
+    }
+}

@@ -75,22 +75,35 @@ pub struct Sets {
     pub ambient: BTreeSet<String>,
 }
 
-/// Adds and drops; `ALL` first, single names after, dropping last.
+/// The capabilities that can be given at all: those the kernel knows and this process may pass on. `ALL` stands for them.
+pub fn available() -> BTreeSet<String> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    in_mask(status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap_or_default())
+}
+
+fn in_mask(hex: &str) -> BTreeSet<String> {
+    let mask = u64::from_str_radix(hex.trim(), 16).unwrap_or(u64::MAX);
+    let numbered = ALL.iter().enumerate().filter(|(number, _)| mask >> number & 1 == 1);
+    numbered.map(|(_, name)| (*name).to_owned()).collect()
+}
+
+/// Adds and drops; `ALL` first, single names after, dropping last. `all` is what `ALL` stands for.
 ///
 /// # Errors
 /// The name of a capability that does not exist.
-pub fn decide(request: Option<&Capability>, privileged: bool) -> Result<Sets, String> {
+pub fn decide(
+    request: Option<&Capability>,
+    privileged: bool,
+    all: &BTreeSet<String>,
+) -> Result<Sets, String> {
     if privileged {
-        return Ok(Sets {
-            granted: ALL.iter().map(|name| (*name).to_owned()).collect(),
-            ambient: BTreeSet::new(),
-        });
+        return Ok(Sets { granted: all.clone(), ambient: BTreeSet::new() });
     }
     let mut granted: BTreeSet<String> = DEFAULT.iter().map(|name| (*name).to_owned()).collect();
     let Some(request) = request else { return Ok(Sets { granted, ambient: BTreeSet::new() }) };
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
     if request.add_capabilities.iter().any(is_all) {
-        granted = ALL.iter().map(|name| (*name).to_owned()).collect();
+        granted.clone_from(all);
     }
     if request.drop_capabilities.iter().any(is_all) {
         granted.clear();
@@ -130,14 +143,20 @@ mod tests {
 
     #[test]
     fn drop_all_leaves_what_is_added_by_name() {
-        let sets = decide(Some(&request(&["NET_BIND_SERVICE"], &["ALL"])), false).unwrap();
+        let sets = decide(Some(&request(&["NET_BIND_SERVICE"], &["ALL"])), false, &in_mask("")).unwrap();
         assert_eq!(sets.granted, BTreeSet::from(["CAP_NET_BIND_SERVICE".to_owned()]));
     }
 
     #[test]
+    fn a_mask_counts_in_the_kernels_order() {
+        assert_eq!(in_mask("\t0000000000000021\n"), BTreeSet::from(["CAP_CHOWN".into(), "CAP_KILL".into()]));
+        assert_eq!(in_mask("").len(), ALL.len());
+    }
+
+    #[test]
     fn add_all_without_one() {
-        let sets = decide(Some(&request(&["all"], &["SYS_ADMIN"])), false).unwrap();
+        let sets = decide(Some(&request(&["all"], &["SYS_ADMIN"])), false, &in_mask("")).unwrap();
         assert_eq!(sets.granted.len(), ALL.len() - 1);
-        assert_eq!(decide(Some(&request(&["NO_SUCH"], &[])), false), Err("NO_SUCH".into()));
+        assert_eq!(decide(Some(&request(&["NO_SUCH"], &[])), false, &in_mask("")), Err("NO_SUCH".into()));
     }
 }

@@ -1,5 +1,5 @@
 //! From CRI's container config and the image's config to an OCI runtime spec: a pure function, as JSON.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use machine::cri;
 use oci_spec::image::ImageConfiguration;
@@ -27,18 +27,29 @@ pub struct Input<'a> {
     pub apparmor: Option<&'a str>,
     pub seccomp: bool,
     pub rootfs: &'a Path,
-    /// Where the sandbox's hostname, hosts and resolv.conf lie.
-    pub sandbox_folder: &'a Path,
-    pub shm: &'a Path,
+    /// The executable of `pintle-launch`, for hooks.
+    pub launch: &'a Path,
+    pub pod_files: &'a PodFiles,
     /// The sandbox's pinned namespaces; absent ones are the host's.
     pub namespaces: &'a Namespaces,
     pub cgroup: &'a Path,
     pub hostname: &'a str,
 }
 
+/// Where files of the sandbox lie on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodFiles {
+    pub hostname: PathBuf,
+    pub hosts: PathBuf,
+    pub resolv_conf: PathBuf,
+    pub shm: PathBuf,
+}
+
 /// Paths of namespaces to join.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {
+    /// The pod's own user namespace.
+    pub user: Option<String>,
     pub network: Option<String>,
     pub ipc: Option<String>,
     pub uts: Option<String>,
@@ -88,18 +99,25 @@ pub fn build(input: &Input<'_>) -> Result<Value, Error> {
     if let Some(propagation) = mounts::root_propagation(input.mounts) {
         linux["rootfsPropagation"] = propagation.into();
     }
-    Ok(json!({
+    let mut spec = json!({
         "ociVersion": "1.2.0",
         "process": process(input)?,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
         "mounts": mounts::build(input),
         "linux": linux,
-    }))
+    });
+    if let Some(dev) = mounts::own_dev(input) {
+        let hook =
+            json!({"path": input.launch, "args": ["pintle-launch", "attach", dev.host_path, input.rootfs]});
+        spec["hooks"] = json!({"createContainer": [hook]});
+    }
+    Ok(spec)
 }
 
 fn namespaces(given: &Namespaces) -> Vec<Value> {
     let mut list = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
-    let joined = [("network", &given.network), ("ipc", &given.ipc), ("uts", &given.uts)];
+    let joined =
+        [("user", &given.user), ("network", &given.network), ("ipc", &given.ipc), ("uts", &given.uts)];
     list.extend(joined.iter().filter_map(|(kind, path)| Some(json!({"type": kind, "path": path.as_ref()?}))));
     match &given.pid {
         Pid::Own => list.push(json!({"type": "pid"})),
@@ -216,15 +234,19 @@ mod tests {
             sandbox: &cri::PodSandboxConfig::default(),
             image: &image,
             user: &user::User { uid: 1000, gid: 1000, groups: vec![1000], home: Some("/home/app".into()) },
-            capabilities: &capabilities::decide(security.and_then(|s| s.capabilities.as_ref()), privileged)
-                .unwrap(),
+            capabilities: &capabilities::decide(
+                security.and_then(|s| s.capabilities.as_ref()),
+                privileged,
+                &capabilities::available(),
+            )
+            .unwrap(),
             devices: &[],
             privileged,
             apparmor: None,
             seccomp: true,
             rootfs: Path::new("/run/rootfs"),
-            sandbox_folder: Path::new("/run/sandbox"),
-            shm: Path::new("/run/shm"),
+            launch: Path::new("/bin/pintle-launch"),
+            pod_files: &PodFiles::default(),
             namespaces: &Namespaces { network: Some("/run/ns/net".into()), ..Namespaces::default() },
             cgroup: Path::new("/kubepods/pod1/c"),
             hostname: "web-0",

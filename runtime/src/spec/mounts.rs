@@ -36,12 +36,12 @@ fn standard(input: &Input<'_>) -> Vec<Value> {
 fn of_the_pod(input: &Input<'_>) -> Vec<Value> {
     let writable = if input.security().readonly_rootfs { "ro" } else { "rw" };
     let bind = |destination: &str, source: &Path, mode: &str| json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", mode]});
-    let folder = input.sandbox_folder;
+    let files = input.pod_files;
     vec![
-        bind("/etc/hostname", &folder.join("hostname"), writable),
-        bind("/etc/resolv.conf", &folder.join("resolv.conf"), writable),
-        bind("/etc/hosts", &folder.join("hosts"), writable),
-        bind("/dev/shm", input.shm, "rw"),
+        bind("/etc/hostname", &files.hostname, writable),
+        bind("/etc/resolv.conf", &files.resolv_conf, writable),
+        bind("/etc/hosts", &files.hosts, writable),
+        bind("/dev/shm", &files.shm, "rw"),
     ]
 }
 
@@ -61,9 +61,18 @@ fn requested(mount: &cri::Mount) -> Value {
     json!({"destination": mount.container_path, "type": "bind", "source": mount.host_path, "options": options})
 }
 
-/// All of them.
+fn is_dev(mount: &cri::Mount) -> bool {
+    Path::new(&mount.container_path).components().eq(Path::new("/dev").components())
+}
+
+/// The pod's own mount at `/dev`. libcontainer must not see it: it makes devices and links there, which would be the host's.
+pub fn own_dev<'a>(input: &Input<'a>) -> Option<&'a cri::Mount> {
+    input.mounts.iter().find(|mount| is_dev(mount))
+}
+
+/// All of them, but for [`own_dev`].
 pub fn build(input: &Input<'_>) -> Vec<Value> {
-    let mut own: Vec<&cri::Mount> = input.mounts.iter().collect();
+    let mut own: Vec<&cri::Mount> = input.mounts.iter().filter(|mount| !is_dev(mount)).collect();
     own.sort_by_key(|mount| Path::new(&mount.container_path).components().count());
     let taken = |destination: &Value| {
         own.iter().any(|mount| Some(mount.container_path.trim_end_matches('/')) == destination.as_str())
@@ -75,14 +84,10 @@ pub fn build(input: &Input<'_>) -> Vec<Value> {
     mounts
 }
 
-/// The propagation that the container's root needs so that its mounts can have theirs.
+/// The propagation that the container's root needs: with libcontainer's default, mounts made in the container would never get out.
 pub fn root_propagation(mounts: &[cri::Mount]) -> Option<&'static str> {
-    let any = |wanted| mounts.iter().any(|mount| mount.propagation() == wanted);
-    if any(cri::MountPropagation::PropagationBidirectional) {
-        Some("shared")
-    } else if any(cri::MountPropagation::PropagationHostToContainer) {
-        Some("slave")
-    } else {
-        None
-    }
+    mounts
+        .iter()
+        .any(|mount| mount.propagation() == cri::MountPropagation::PropagationBidirectional)
+        .then_some("shared")
 }

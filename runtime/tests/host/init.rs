@@ -51,14 +51,14 @@ pub fn start() -> std::io::Result<Init> {
     let listener = tokio::net::UnixListener::bind(machine::paths::MACHINE_SOCKET)?;
     let mut children = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
     let local = init.clone();
-    crate::stories::spawn_local(async move {
+    crate::ring::spawn_local(async move {
         loop {
             reap(&local);
             children.recv().await;
         }
     });
     let local = init.clone();
-    crate::stories::spawn_local(async move {
+    crate::ring::spawn_local(async move {
         while let Ok((connection, _)) = listener.accept().await {
             let Ok(socket) = connection
                 .into_std()
@@ -66,7 +66,7 @@ pub fn start() -> std::io::Result<Init> {
             else {
                 continue;
             };
-            crate::stories::spawn_local(serve(local.clone(), socket));
+            crate::ring::spawn_local(serve(local.clone(), socket));
         }
     });
     Ok(init)

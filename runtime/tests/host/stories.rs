@@ -1,220 +1,16 @@
 //! What a user would notice.
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use machine::cri::runtime_service_client::RuntimeServiceClient;
 use machine::cri::{self, NamespaceMode};
-use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::escapes::*;
 use crate::init::Init;
-
-const IMAGE: &str = "test.local/busybox:1";
-
-/// On the test's own thread.
-pub fn spawn_local(task: impl Future<Output = ()> + 'static) {
-    drop(tokio::task::spawn_local(task));
-}
-
-type Outcome = Result<(), String>;
-
-struct Ring {
-    init: Init,
-    runtime: Child,
-    client: RuntimeServiceClient<Channel>,
-}
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string().replace("\\\"", "\"")
-}
-
-impl Ring {
-    async fn start(init: Init) -> Result<Self, String> {
-        let runtime = spawn_runtime()?;
-        let client = connect(&init).await?;
-        Ok(Self { init, runtime, client })
-    }
-
-    /// kill -9, and a new one.
-    async fn kill_runtime(&mut self) -> Outcome {
-        self.init.forget_ready();
-        self.runtime.kill().map_err(text)?;
-        // Our PID 1 reaps it, and starts it anew only then.
-        while Path::new(&format!("/proc/{}", self.runtime.id())).exists() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        self.runtime = spawn_runtime()?;
-        self.client = connect(&self.init).await?;
-        Ok(())
-    }
-
-    async fn sandbox(
-        &mut self,
-        name: &str,
-        pid: NamespaceMode,
-    ) -> Result<(String, cri::PodSandboxConfig), String> {
-        self.sandbox_on(name, pid, NamespaceMode::Node).await
-    }
-
-    async fn sandbox_on(
-        &mut self,
-        name: &str,
-        pid: NamespaceMode,
-        network: NamespaceMode,
-    ) -> Result<(String, cri::PodSandboxConfig), String> {
-        let options = cri::NamespaceOption { network: network as i32, pid: pid as i32, ..Default::default() };
-        let config = cri::PodSandboxConfig {
-            hostname: format!("{name}-host"),
-            metadata: Some(cri::PodSandboxMetadata {
-                name: name.into(),
-                uid: name.into(),
-                namespace: "test".into(),
-                attempt: 0,
-            }),
-            log_directory: format!("/var/log/pods/{name}"),
-            linux: Some(cri::LinuxPodSandboxConfig {
-                cgroup_parent: format!("/kubepods/{name}"),
-                security_context: Some(cri::LinuxSandboxSecurityContext {
-                    namespace_options: Some(options),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let request =
-            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
-        let id = self.client.run_pod_sandbox(request).await.map_err(text)?.into_inner().pod_sandbox_id;
-        Ok((id, config))
-    }
-
-    async fn create(
-        &mut self,
-        sandbox: &(String, cri::PodSandboxConfig),
-        name: &str,
-        command: &[&str],
-        change: impl FnOnce(&mut cri::ContainerConfig),
-    ) -> Result<String, String> {
-        let mut config = cri::ContainerConfig {
-            metadata: Some(cri::ContainerMetadata { name: name.into(), attempt: 0 }),
-            image: Some(cri::ImageSpec { image: IMAGE.into(), ..Default::default() }),
-            command: command.iter().map(|part| (*part).to_owned()).collect(),
-            log_path: format!("{name}.log"),
-            linux: Some(cri::LinuxContainerConfig {
-                security_context: Some(cri::LinuxContainerSecurityContext {
-                    namespace_options: sandbox
-                        .1
-                        .linux
-                        .as_ref()
-                        .and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()),
-                    seccomp: Some(cri::SecurityProfile { profile_type: 0, ..Default::default() }),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        change(&mut config);
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: sandbox.0.clone(),
-            config: Some(config),
-            sandbox_config: Some(sandbox.1.clone()),
-        };
-        Ok(self.client.create_container(request).await.map_err(text)?.into_inner().container_id)
-    }
-
-    async fn begin(&mut self, id: &str) -> Outcome {
-        self.client
-            .start_container(cri::StartContainerRequest { container_id: id.into() })
-            .await
-            .map(drop)
-            .map_err(text)
-    }
-
-    async fn run(
-        &mut self,
-        sandbox: &(String, cri::PodSandboxConfig),
-        name: &str,
-        command: &[&str],
-    ) -> Result<String, String> {
-        let id = self.create(sandbox, name, command, |_| {}).await?;
-        self.begin(&id).await?;
-        Ok(id)
-    }
-
-    async fn status(&mut self, id: &str) -> Result<cri::ContainerStatus, String> {
-        let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: false };
-        self.client
-            .container_status(request)
-            .await
-            .map_err(text)?
-            .into_inner()
-            .status
-            .ok_or_else(|| "no status".into())
-    }
-
-    async fn exited(&mut self, id: &str) -> Result<cri::ContainerStatus, String> {
-        for _ in 0..500 {
-            let status = self.status(id).await?;
-            if status.state() == cri::ContainerState::ContainerExited {
-                return Ok(status);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Err(format!("container {id} has not exited within 10 s"))
-    }
-
-    async fn exec(&mut self, id: &str, command: &[&str]) -> Result<(String, i32), String> {
-        let cmd = command.iter().map(|part| (*part).to_owned()).collect();
-        let request = cri::ExecSyncRequest { container_id: id.into(), cmd, timeout: 10 };
-        let answer = self.client.exec_sync(request).await.map_err(text)?.into_inner();
-        Ok((
-            String::from_utf8_lossy(&answer.stdout).into_owned() + &String::from_utf8_lossy(&answer.stderr),
-            answer.exit_code,
-        ))
-    }
-
-    async fn remove(&mut self, sandbox: &str) -> Outcome {
-        self.client
-            .stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.into() })
-            .await
-            .map_err(text)?;
-        self.client
-            .remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.into() })
-            .await
-            .map(drop)
-            .map_err(text)
-    }
-}
-
-fn spawn_runtime() -> Result<Child, String> {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_pintle-runtime"));
-    Command::new(program).spawn().map_err(text)
-}
-
-async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
-    for _ in 0..500 {
-        if init.ready() {
-            let endpoint = Endpoint::from_static("http://localhost");
-            let connector = tower::service_fn(|_: Uri| async {
-                let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(socket))
-            });
-            return endpoint
-                .connect_with_connector(connector)
-                .await
-                .map(RuntimeServiceClient::new)
-                .map_err(text);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Err("the runtime was not ready within 10 s".into())
-}
-
-fn check(what: bool, message: impl Into<String>) -> Outcome {
-    if what { Ok(()) } else { Err(message.into()) }
-}
+use crate::logs::*;
+use crate::mounts::*;
+use crate::ring::{Outcome, Ring, check, text};
 
 async fn a_container_runs_logs_and_ends_with_its_code(ring: &mut Ring) -> Outcome {
     let pod = ring.sandbox("basic", NamespaceMode::Container).await?;
@@ -360,6 +156,37 @@ async fn a_pod_has_a_network_of_its_own(ring: &mut Ring) -> Outcome {
     check(name == "network-host\n", name)?;
     let (devices, _) = ring.exec(&id, &["cat", "/proc/net/dev"]).await?;
     check(devices.contains("eth0") && devices.contains("lo:"), devices)?;
+    let stats = ring
+        .client
+        .pod_sandbox_stats(cri::PodSandboxStatsRequest { pod_sandbox_id: pod.0.clone() })
+        .await
+        .map_err(text)?
+        .into_inner();
+    let linux = stats.stats.and_then(|stats| stats.linux).unwrap_or_default();
+    let interface = linux.network.and_then(|network| network.default_interface).unwrap_or_default();
+    check(interface.name == "eth0" && interface.rx_bytes.is_some(), format!("{interface:?}"))?;
+    let described = ring
+        .client
+        .list_metric_descriptors(cri::ListMetricDescriptorsRequest {})
+        .await
+        .map_err(text)?
+        .into_inner()
+        .descriptors;
+    let metrics = ring
+        .client
+        .list_pod_sandbox_metrics(cri::ListPodSandboxMetricsRequest {})
+        .await
+        .map_err(text)?
+        .into_inner()
+        .pod_metrics;
+    let mine =
+        metrics.iter().find(|metrics| metrics.pod_sandbox_id == pod.0).ok_or("no metrics of the pod")?;
+    let named = |metric: &cri::Metric| described.iter().any(|known| known.name == metric.name);
+    let received = mine.metrics.iter().any(|metric| metric.name == "container_network_receive_bytes_total");
+    check(
+        received && mine.metrics.iter().all(named) && mine.container_metrics.len() == 1,
+        format!("{mine:?}"),
+    )?;
     ring.remove(&pod.0).await
 }
 
@@ -398,7 +225,13 @@ fn kill_launch() -> bool {
 
 async fn nothing_remains(ring: &mut Ring) -> Outcome {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(text)?;
-    let left: Vec<&str> = mounts.lines().filter(|line| line.contains("/run/pintle/runtime/")).collect();
+    let left: Vec<&str> = mounts
+        .lines()
+        .filter(|line| line.contains("/run/pintle/runtime/"))
+        // The folder that keeps them private.
+        .filter(|line| !line.contains(" /run/pintle/runtime/containers "))
+        .filter(|line| !line.contains(" /run/pintle/runtime/pintle-launch "))
+        .collect();
     check(left.is_empty(), left.join("\n"))?;
     for folder in ["sandboxes", "containers", "launch", "exec", "ns"] {
         let path = Path::new("/run/pintle/runtime").join(folder);
@@ -407,7 +240,7 @@ async fn nothing_remains(ring: &mut Ring) -> Outcome {
         check(names.is_empty(), format!("{}: {names:?}", path.display()))?;
     }
     for _ in 0..100 {
-        if ring.init.unacknowledged() == 0 && ring.init.stored() == 0 {
+        if ring.init.unacknowledged() == 0 && ring.init.stored() <= 1 {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -417,6 +250,36 @@ async fn nothing_remains(ring: &mut Ring) -> Outcome {
         ring.init.unacknowledged(),
         ring.init.stored()
     ))
+}
+
+/// Runs a shell command beside the runtime; returns 1 when it fails.
+pub async fn run_command(init: Init, command: &str) -> usize {
+    let ring = Ring::start(init).await;
+    let status = match &ring {
+        // Our PID 1 reaps whatever ends, so the shell itself says how it ended.
+        Ok(_) => {
+            let marker = "/run/command-status";
+            let script = format!("({command}\n); echo $? > {marker}");
+            Command::new("sh").args(["-c", &script]).spawn().map_err(text).map(drop)
+        }
+        Err(error) => Err(error.clone()),
+    };
+    if let Err(error) = status {
+        println!("FAILED start: {error}");
+        return 1;
+    }
+    let code = loop {
+        if let Ok(code) = fs::read_to_string("/run/command-status")
+            && code.ends_with('\n')
+        {
+            break code;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    if let Ok(mut ring) = ring {
+        let _ = ring.runtime.kill();
+    }
+    usize::from(code.trim() != "0")
 }
 
 /// Runs the stories whose names hold `filter`; returns how many failed.
@@ -451,6 +314,21 @@ pub async fn run(init: Init, filter: &str) -> usize {
         a_terminal_is_one,
         a_pod_has_a_network_of_its_own,
         a_killed_launch_leaves_nothing,
+        mounts_come_and_go_as_the_volume_says,
+        read_only_goes_down_the_whole_tree,
+        a_pod_with_its_own_users_owns_its_files,
+        a_volume_at_dev_leaves_the_hosts_devices_alone,
+        an_image_with_a_link_for_dev_is_refused,
+        no_descriptor_leads_out_as_working_folder,
+        the_launchers_executable_cannot_be_written,
+        proc_is_the_kernels,
+        nothing_is_inheritable,
+        mount_points_below_volumes_stay_inside,
+        a_false_null_device_masks_nothing,
+        a_process_that_enters_brings_nothing_along,
+        read_only_and_masked_paths_hold,
+        fast_output_survives_kills_whole_and_once,
+        a_kill_between_pipe_and_log_loses_nothing,
         nothing_remains
     );
     let _ = ring.runtime.kill();

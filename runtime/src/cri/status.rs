@@ -1,0 +1,58 @@
+//! What the runtime is and can do, and what it is told about the node.
+use machine::cri;
+use tonic::Status;
+
+use super::{HANDLER, Service};
+use crate::runtime::internal;
+
+impl Service {
+    /// Conditions, handlers and features.
+    pub(super) async fn current_status(&self, verbose: bool) -> cri::StatusResponse {
+        let condition = |name: &str, result: Result<(), String>| cri::RuntimeCondition {
+            r#type: name.into(),
+            status: result.is_ok(),
+            reason: if result.is_ok() { String::new() } else { format!("{name}Not") },
+            message: result.err().unwrap_or_default(),
+        };
+        let network = self.runtime.network.ready().await.map_err(|error| error.to_string());
+        let features =
+            cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
+        let handler = |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(features) };
+        let counts = serde_json::json!({
+            "sandboxes": self.runtime.all_sandboxes().len(), "containers": self.runtime.containers_of(None).len(),
+        });
+        cri::StatusResponse {
+            status: Some(cri::RuntimeStatus {
+                conditions: vec![condition("RuntimeReady", Ok(())), condition("NetworkReady", network)],
+            }),
+            info: super::verbose(&counts, verbose),
+            runtime_handlers: vec![handler(""), handler(HANDLER)],
+            features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        }
+    }
+
+    /// The ranges of the node's pods.
+    pub(super) async fn configure(&self, request: cri::UpdateRuntimeConfigRequest) -> Result<(), Status> {
+        let config = request.runtime_config.and_then(|config| config.network_config).unwrap_or_default();
+        let parse = |text: &str| {
+            text.trim()
+                .parse()
+                .map_err(|error| Status::invalid_argument(format!("pod CIDR {text:?}: {error}")))
+        };
+        let cidrs = config
+            .pod_cidr
+            .split(',')
+            .filter(|text| !text.is_empty())
+            .map(parse)
+            .collect::<Result<Vec<_>, _>>()?;
+        if !cidrs.is_empty() {
+            let cluster = crate::settings::cluster_cidrs();
+            self.runtime
+                .network
+                .configure(&cidrs, &cluster)
+                .await
+                .map_err(|error| internal("configure the pod network", &error))?;
+        }
+        Ok(())
+    }
+}

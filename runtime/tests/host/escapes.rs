@@ -1,0 +1,208 @@
+//! Known ways out of containers, tried: each story attacks as its CVE did and looks at the host afterwards.
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use machine::cri::{self, NamespaceMode};
+
+use crate::ring::{Outcome, Ring, check, text};
+
+const VICTIM: &str = "/run/victim";
+
+/// A folder of the host that nothing may change.
+fn victim() -> Outcome {
+    fs::create_dir_all(VICTIM).map_err(text)?;
+    fs::write(format!("{VICTIM}/ptmx"), "precious").map_err(text)
+}
+
+fn unharmed() -> Outcome {
+    let names: Vec<_> =
+        fs::read_dir(VICTIM).map_err(text)?.flatten().map(|entry| entry.file_name()).collect();
+    let whole = fs::read_to_string(format!("{VICTIM}/ptmx")).is_ok_and(|text| text == "precious");
+    check(whole && names.len() == 1, format!("the host's folder was changed: {names:?}"))
+}
+
+fn volume(host: &str, container: &str) -> cri::Mount {
+    cri::Mount { host_path: host.into(), container_path: container.into(), ..Default::default() }
+}
+
+fn launch_program() -> PathBuf {
+    env!("CARGO_BIN_EXE_pintle-launch").into()
+}
+
+/// CVE-2024-21626: a working folder that is an inherited descriptor of the host's file system.
+pub async fn no_descriptor_leads_out_as_working_folder(ring: &mut Ring) -> Outcome {
+    victim()?;
+    let pod = ring.sandbox("cwd", NamespaceMode::Container).await?;
+    for fd in 3..16 {
+        let script = "cat ../../../../../../run/victim/ptmx";
+        let id = ring
+            .create(&pod, &format!("fd{fd}"), &["sh", "-c", script], |config| {
+                config.working_dir = format!("/proc/self/fd/{fd}");
+            })
+            .await?;
+        if ring.begin(&id).await.is_ok() {
+            let status = ring.exited(&id).await?;
+            check(status.exit_code != 0, format!("descriptor {fd} leads to the host"))?;
+        }
+        let log = fs::read_to_string(format!("/var/log/pods/cwd/fd{fd}.log")).unwrap_or_default();
+        check(!log.contains("precious"), format!("descriptor {fd} leads to the host"))?;
+    }
+    ring.remove(&pod.0).await
+}
+
+/// CVE-2019-5736: a container runs the runtime's own executable by /proc/self/exe, and another of its pod writes to it.
+pub async fn the_launchers_executable_cannot_be_written(ring: &mut Ring) -> Outcome {
+    let before = fs::read(launch_program()).map_err(text)?;
+    let pod = ring.sandbox("exe", NamespaceMode::Pod).await?;
+    // It waits for a word on stdin.
+    let id = ring
+        .create(&pod, "bait", &["/proc/self/exe", "namespaces"], |config| {
+            config.stdin = true;
+            // The test's executable is not static as the real one is.
+            config.mounts = vec![
+                volume("/usr/lib", "/lib"),
+                volume("/usr/lib64", "/lib64"),
+                volume("/usr/lib", "/usr/lib"),
+            ];
+        })
+        .await?;
+    ring.begin(&id).await?;
+    let thief = ring.run(&pod, "thief", &["sleep", "1000"]).await?;
+    let script = "p=$(grep -l namespaces /proc/[0-9]*/cmdline | head -n 1); p=${p%/cmdline}; exec 3<$p/exe || exit 3; kill -9 ${p#/proc/}; \
+                  sleep 0.5; head -c 4 <&3 | grep -q ELF || exit 4; echo stolen > /proc/self/fd/3 && echo written; true";
+    let (said, code) = ring.exec(&thief, &["sh", "-c", script]).await?;
+    // The attack must have come as far as the write.
+    check(code == 0, format!("the attack itself failed: {code} {said}"))?;
+    check(!said.contains("written"), said)?;
+    check(fs::read(launch_program()).map_err(text)? == before, "the launcher's executable was changed")?;
+    ring.remove(&pod.0).await
+}
+
+/// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642: a /proc that is not the kernel's.
+pub async fn proc_is_the_kernels(ring: &mut Ring) -> Outcome {
+    victim()?;
+    let pod = ring.sandbox("proc", NamespaceMode::Container).await?;
+    let id = ring
+        .create(&pod, "link", &["true"], |config| {
+            config.image =
+                Some(cri::ImageSpec { image: "test.local/proc-link:1".into(), ..Default::default() });
+        })
+        .await?;
+    check(ring.begin(&id).await.is_err(), "a container whose /proc is a link was started")?;
+    for (name, path) in [("whole", "/proc"), ("self", "/proc/self"), ("attr", "/proc/self/attr")] {
+        let made =
+            ring.create(&pod, name, &["true"], |config| config.mounts = vec![volume(VICTIM, path)]).await;
+        check(made.is_err(), format!("a volume at {path} was mounted"))?;
+    }
+    unharmed()?;
+    ring.remove(&pod.0).await
+}
+
+/// CVE-2022-29162: capabilities that a program could inherit.
+pub async fn nothing_is_inheritable(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("inherit", NamespaceMode::Container).await?;
+    let id = ring.run(&pod, "main", &["sleep", "1000"]).await?;
+    let (sets, _) =
+        ring.exec(&id, &["grep", "-E", "CapInh|CapAmb", "/proc/self/status", "/proc/1/status"]).await?;
+    check(sets.lines().count() == 4 && sets.lines().all(|line| line.ends_with("\t0000000000000000")), sets)?;
+    ring.remove(&pod.0).await
+}
+
+/// CVE-2024-45310: a mount point below a volume whose owner swaps folders for links while the container is made.
+pub async fn mount_points_below_volumes_stay_inside(ring: &mut Ring) -> Outcome {
+    victim()?;
+    let shared = "/run/racy";
+    fs::create_dir_all(format!("{shared}/folder")).map_err(text)?;
+    symlink(VICTIM, format!("{shared}/link")).map_err(text)?;
+    let done = Arc::new(AtomicBool::new(false));
+    let racer = std::thread::spawn({
+        let done = Arc::clone(&done);
+        move || {
+            let (folder, link) = (format!("{shared}/folder"), format!("{shared}/link"));
+            while !done.load(Ordering::Relaxed) {
+                let _ = nix::fcntl::renameat2(
+                    nix::fcntl::AT_FDCWD,
+                    folder.as_str(),
+                    nix::fcntl::AT_FDCWD,
+                    link.as_str(),
+                    nix::fcntl::RenameFlags::RENAME_EXCHANGE,
+                );
+            }
+        }
+    });
+    let pod = ring.sandbox("race", NamespaceMode::Container).await?;
+    let mut outcome = Ok(());
+    for round in 0..50 {
+        let mounts = vec![volume(shared, "/v"), volume("/run/pintle", "/v/folder/made")];
+        let id = ring.create(&pod, &format!("c{round}"), &["true"], |config| config.mounts = mounts).await?;
+        if ring.begin(&id).await.is_ok() {
+            ring.exited(&id).await?;
+        }
+        ring.client.remove_container(cri::RemoveContainerRequest { container_id: id }).await.map_err(text)?;
+        outcome = unharmed();
+        if outcome.is_err() {
+            break;
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    let _ = racer.join();
+    outcome?;
+    ring.remove(&pod.0).await
+}
+
+/// CVE-2025-31133: /dev/null of the container is something else when paths are masked with it.
+pub async fn a_false_null_device_masks_nothing(ring: &mut Ring) -> Outcome {
+    let folder = "/run/false-null";
+    fs::create_dir_all(folder).map_err(text)?;
+    let _ = fs::remove_file(format!("{folder}/null"));
+    symlink("/proc/sysrq-trigger", format!("{folder}/null")).map_err(text)?;
+    let pod = ring.sandbox("null", NamespaceMode::Container).await?;
+    let id = ring
+        .create(&pod, "main", &["true"], |config| {
+            config.mounts = vec![volume(folder, "/dev")];
+            let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            security.masked_paths = vec!["/proc/kcore".into()];
+        })
+        .await?;
+    let error = ring.begin(&id).await;
+    check(error.is_err(), "the container was started with a false /dev/null")?;
+    ring.remove(&pod.0).await
+}
+
+/// CVE-2016-9962: descriptors of the host in a process that is entering the container. What keeps them is that the process cannot be dumped; a container with
+/// SYS_PTRACE sees through that (`LIBCONTAINER.md`).
+pub async fn a_process_that_enters_brings_nothing_along(ring: &mut Ring) -> Outcome {
+    victim()?;
+    let pod = ring.sandbox("enter", NamespaceMode::Container).await?;
+    let script = "while :; do for f in /proc/[0-9]*/fd/* /proc/[0-9]*/cwd /proc/[0-9]*/root; do \
+                  [ -e \"$f/run/victim/ptmx\" ] && echo LEAK $f; done; done 2>/dev/null";
+    let id = ring.create(&pod, "watcher", &["sh", "-c", script], |_| {}).await?;
+    ring.begin(&id).await?;
+    for _ in 0..50 {
+        let (_, code) = ring.exec(&id, &["true"]).await?;
+        check(code == 0, "exec failed")?;
+    }
+    let log = fs::read_to_string("/var/log/pods/enter/watcher.log").unwrap_or_default();
+    check(!log.contains("LEAK"), log)?;
+    ring.remove(&pod.0).await
+}
+
+/// GHSA-3q8j-pf29-vwv8's class: what is read-only or masked by path is the kernel's file, not what a volume puts in its place.
+pub async fn read_only_and_masked_paths_hold(ring: &mut Ring) -> Outcome {
+    let pod = ring.sandbox("paths", NamespaceMode::Container).await?;
+    let script = "echo 1 > /proc/sys/kernel/sysrq && exit 3; head -c 1 /proc/kcore | grep -q . && exit 4; ls /proc/acpi | grep -q . && exit 5; true";
+    let id = ring
+        .create(&pod, "main", &["sh", "-c", script], |config| {
+            let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            security.readonly_paths = vec!["/proc/sys".into(), "/proc/bus".into()];
+            security.masked_paths = vec!["/proc/kcore".into(), "/proc/acpi".into()];
+        })
+        .await?;
+    ring.begin(&id).await?;
+    let status = ring.exited(&id).await?;
+    check(status.exit_code == 0, format!("{status:?}"))?;
+    ring.remove(&pod.0).await
+}

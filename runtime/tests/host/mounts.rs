@@ -1,0 +1,166 @@
+//! Volumes: where mounts come from and go to, who may write, and whose the files are.
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use machine::cri::{self, MountPropagation, NamespaceMode};
+use nix::mount::{MsFlags, mount, umount};
+
+use crate::ring::{Outcome, Ring, check, text};
+
+fn volume(host: &str, container: &str) -> cri::Mount {
+    cri::Mount { host_path: host.into(), container_path: container.into(), ..Default::default() }
+}
+
+/// A shared tmpfs with a folder `below`.
+fn shared_folder(path: &str) -> Outcome {
+    fs::create_dir_all(path).map_err(text)?;
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), None::<&str>).map_err(text)?;
+    mount(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED, None::<&str>).map_err(text)?;
+    fs::create_dir_all(format!("{path}/below")).map_err(text)?;
+    fs::create_dir_all(format!("{path}/inner")).map_err(text)
+}
+
+fn privileged(config: &mut cri::ContainerConfig) {
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+}
+
+pub async fn mounts_come_and_go_as_the_volume_says(ring: &mut Ring) -> Outcome {
+    let cases = [
+        (MountPropagation::PropagationPrivate, false, false),
+        (MountPropagation::PropagationHostToContainer, true, false),
+        (MountPropagation::PropagationBidirectional, true, true),
+    ];
+    for (propagation, comes, goes) in cases {
+        let name = format!("propagation{}", propagation as i32);
+        let host = format!("/run/{name}");
+        shared_folder(&host)?;
+        let pod = ring.sandbox(&name, NamespaceMode::Container).await?;
+        let id = ring
+            .create(&pod, "main", &["sleep", "1000"], |config| {
+                privileged(config);
+                config.mounts = vec![cri::Mount { propagation: propagation as i32, ..volume(&host, "/v") }];
+            })
+            .await?;
+        ring.begin(&id).await?;
+        let below = format!("{host}/below");
+        mount(Some("tmpfs"), below.as_str(), Some("tmpfs"), MsFlags::empty(), None::<&str>).map_err(text)?;
+        fs::write(format!("{below}/flag"), "").map_err(text)?;
+        let (seen, _) = ring.exec(&id, &["ls", "/v/below"]).await?;
+        check(seen.contains("flag") == comes, format!("{propagation:?}: came {seen:?}"))?;
+        let (said, code) = ring.exec(&id, &["mount", "-t", "tmpfs", "tmpfs", "/v/inner"]).await?;
+        check(code == 0, said)?;
+        let mounted = fs::metadata(format!("{host}/inner")).map_err(text)?.dev()
+            != fs::metadata(&host).map_err(text)?.dev();
+        check(mounted == goes, format!("{propagation:?}: went {mounted}"))?;
+        ring.remove(&pod.0).await?;
+        if goes {
+            umount(format!("{host}/inner").as_str()).map_err(text)?;
+        }
+        umount(below.as_str()).and_then(|()| umount(host.as_str())).map_err(text)?;
+    }
+    let pod = ring.sandbox("unshared", NamespaceMode::Container).await?;
+    let wanted = cri::Mount {
+        propagation: MountPropagation::PropagationBidirectional as i32,
+        ..volume("/run/pintle/runtime/containers", "/v")
+    };
+    let error =
+        ring.create(&pod, "main", &["true"], |config| config.mounts = vec![wanted]).await.unwrap_err();
+    check(error.contains("does not lie on a shared mount"), error)?;
+    ring.remove(&pod.0).await
+}
+
+pub async fn read_only_goes_down_the_whole_tree(ring: &mut Ring) -> Outcome {
+    shared_folder("/run/rro")?;
+    mount(Some("tmpfs"), "/run/rro/below", Some("tmpfs"), MsFlags::empty(), None::<&str>).map_err(text)?;
+    let pod = ring.sandbox("rro", NamespaceMode::Container).await?;
+    for (recursive, code) in [(false, 0), (true, 1)] {
+        let wanted =
+            cri::Mount { readonly: true, recursive_read_only: recursive, ..volume("/run/rro", "/v") };
+        let script = "echo x > /v/x && exit 9; echo x > /v/below/x";
+        let id = ring
+            .create(&pod, &format!("c{recursive}"), &["sh", "-c", script], |config| {
+                config.mounts = vec![wanted]
+            })
+            .await?;
+        ring.begin(&id).await?;
+        let status = ring.exited(&id).await?;
+        check(status.exit_code == code, format!("recursive {recursive}: {status:?}"))?;
+    }
+    ring.remove(&pod.0).await?;
+    umount("/run/rro/below").and_then(|()| umount("/run/rro")).map_err(text)
+}
+
+pub async fn a_pod_with_its_own_users_owns_its_files(ring: &mut Ring) -> Outcome {
+    let mapping = vec![cri::IdMapping { host_id: 100_000, container_id: 0, length: 65536 }];
+    let users =
+        cri::UserNamespace { mode: NamespaceMode::Pod as i32, uids: mapping.clone(), gids: mapping.clone() };
+    fs::create_dir_all("/run/mapped").map_err(text)?;
+    fs::write("/run/mapped/of-root", "x").map_err(text)?;
+    let pod = ring
+        .sandbox_with("users", |options| {
+            options.network = NamespaceMode::Pod as i32;
+            options.pid = NamespaceMode::Pod as i32;
+            options.userns_options = Some(users);
+        })
+        .await?;
+    let wanted =
+        cri::Mount { uid_mappings: mapping.clone(), gid_mappings: mapping, ..volume("/run/mapped", "/v") };
+    let id = ring.create(&pod, "main", &["sleep", "1000"], |config| config.mounts = vec![wanted]).await?;
+    ring.begin(&id).await?;
+    let (map, _) = ring.exec(&id, &["cat", "/proc/self/uid_map"]).await?;
+    check(map.split_ascii_whitespace().eq(["0", "100000", "65536"]), map)?;
+    // The image's files, the volume's, and the pod's are root's; what root writes to the volume is the host's root's.
+    let script = "id -u; ls -ln /bin/busybox /v/of-root /etc/hosts; echo hi > /v/written; echo x >> /etc/hosts; echo y > /new; mkdir /dir";
+    let (seen, code) = ring.exec(&id, &["sh", "-c", script]).await?;
+    let owned = seen.lines().skip(1).all(|line| line.split_ascii_whitespace().nth(2) == Some("0"));
+    check(code == 0 && seen.starts_with("0\n") && owned, format!("{code} {seen}"))?;
+    check(fs::metadata("/run/mapped/written").map_err(text)?.uid() == 0, "the volume's file is not root's")?;
+    let (seen, _) = ring.exec(&id, &["sh", "-c", "hostname again; hostname; cat /proc/net/dev"]).await?;
+    check(seen.contains("again") && seen.contains("eth0"), seen)?;
+    let (said, code) = ring.exec(&id, &["mknod", "/sda", "b", "8", "0"]).await?;
+    check(code != 0, said)?;
+    ring.remove(&pod.0).await
+}
+
+pub async fn a_volume_at_dev_leaves_the_hosts_devices_alone(ring: &mut Ring) -> Outcome {
+    let folder = "/run/fake-dev";
+    fs::create_dir_all(folder).map_err(text)?;
+    for name in ["ptmx", "kcore", "fd"] {
+        fs::write(format!("{folder}/{name}"), name).map_err(text)?;
+    }
+    let null = nix::sys::stat::makedev(1, 3);
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    let _ = fs::remove_file(format!("{folder}/null"));
+    nix::sys::stat::mknod(format!("{folder}/null").as_str(), nix::sys::stat::SFlag::S_IFCHR, mode, null)
+        .map_err(text)?;
+    let pod = ring.sandbox("dev", NamespaceMode::Container).await?;
+    let id = ring
+        .create(&pod, "main", &["sh", "-c", "cat /dev/ptmx /dev/kcore"], |config| {
+            config.mounts = vec![volume(folder, "/dev")];
+        })
+        .await?;
+    ring.begin(&id).await?;
+    let status = ring.exited(&id).await?;
+    check(status.exit_code == 0, format!("{status:?}"))?;
+    for name in ["ptmx", "kcore", "fd"] {
+        let path = format!("{folder}/{name}");
+        check(fs::read_to_string(&path).is_ok_and(|text| text == name), format!("{path} was changed"))?;
+    }
+    check(fs::read_dir(folder).map_err(text)?.count() == 4, "something was made in the host's folder")?;
+    ring.remove(&pod.0).await
+}
+
+pub async fn an_image_with_a_link_for_dev_is_refused(ring: &mut Ring) -> Outcome {
+    fs::create_dir_all("/run/victim").map_err(text)?;
+    fs::write("/run/victim/ptmx", "precious").map_err(text)?;
+    let pod = ring.sandbox("link", NamespaceMode::Container).await?;
+    let change = |config: &mut cri::ContainerConfig| {
+        config.image = Some(cri::ImageSpec { image: "test.local/dev-link:1".into(), ..Default::default() });
+    };
+    let error = ring.create(&pod, "main", &["true"], change).await.unwrap_err();
+    check(error.contains("/dev is no folder"), error)?;
+    check(Path::new("/run/victim/ptmx").exists(), "the host's file is gone")?;
+    check(fs::read_dir("/run/victim").map_err(text)?.count() == 1, "links were made on the host")?;
+    ring.remove(&pod.0).await
+}

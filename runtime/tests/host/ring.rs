@@ -1,0 +1,239 @@
+//! The runtime under test, and CRI calls to it in few words.
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use machine::cri::runtime_service_client::RuntimeServiceClient;
+use machine::cri::{self, NamespaceMode};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::init::Init;
+
+const IMAGE: &str = "test.local/busybox:1";
+
+/// On the test's own thread.
+pub fn spawn_local(task: impl Future<Output = ()> + 'static) {
+    drop(tokio::task::spawn_local(task));
+}
+
+pub type Outcome = Result<(), String>;
+
+pub struct Ring {
+    pub init: Init,
+    pub runtime: Child,
+    pub client: RuntimeServiceClient<Channel>,
+}
+
+pub fn text(error: impl std::fmt::Display) -> String {
+    error.to_string().replace("\\\"", "\"")
+}
+
+impl Ring {
+    pub async fn start(init: Init) -> Result<Self, String> {
+        let runtime = spawn_runtime()?;
+        let client = connect(&init).await?;
+        Ok(Self { init, runtime, client })
+    }
+
+    /// kill -9, and a new one.
+    pub async fn kill_runtime(&mut self) -> Outcome {
+        self.stop_runtime().await?;
+        self.start_runtime().await
+    }
+
+    /// kill -9.
+    pub async fn stop_runtime(&mut self) -> Outcome {
+        self.init.forget_ready();
+        self.runtime.kill().map_err(text)?;
+        // Our PID 1 reaps it, and starts it anew only then.
+        while Path::new(&format!("/proc/{}", self.runtime.id())).exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    pub async fn start_runtime(&mut self) -> Outcome {
+        self.runtime = spawn_runtime()?;
+        self.client = connect(&self.init).await?;
+        Ok(())
+    }
+
+    pub async fn sandbox(
+        &mut self,
+        name: &str,
+        pid: NamespaceMode,
+    ) -> Result<(String, cri::PodSandboxConfig), String> {
+        self.sandbox_on(name, pid, NamespaceMode::Node).await
+    }
+
+    pub async fn sandbox_on(
+        &mut self,
+        name: &str,
+        pid: NamespaceMode,
+        network: NamespaceMode,
+    ) -> Result<(String, cri::PodSandboxConfig), String> {
+        self.sandbox_with(name, |options| {
+            options.network = network as i32;
+            options.pid = pid as i32;
+        })
+        .await
+    }
+
+    pub async fn sandbox_with(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(&mut cri::NamespaceOption),
+    ) -> Result<(String, cri::PodSandboxConfig), String> {
+        let mut options = cri::NamespaceOption::default();
+        change(&mut options);
+        let config = cri::PodSandboxConfig {
+            hostname: format!("{name}-host"),
+            metadata: Some(cri::PodSandboxMetadata {
+                name: name.into(),
+                uid: name.into(),
+                namespace: "test".into(),
+                attempt: 0,
+            }),
+            log_directory: format!("/var/log/pods/{name}"),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                cgroup_parent: format!("/kubepods/{name}"),
+                security_context: Some(cri::LinuxSandboxSecurityContext {
+                    namespace_options: Some(options),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let request =
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let id = self.client.run_pod_sandbox(request).await.map_err(text)?.into_inner().pod_sandbox_id;
+        Ok((id, config))
+    }
+
+    pub async fn create(
+        &mut self,
+        sandbox: &(String, cri::PodSandboxConfig),
+        name: &str,
+        command: &[&str],
+        change: impl FnOnce(&mut cri::ContainerConfig),
+    ) -> Result<String, String> {
+        let mut config = cri::ContainerConfig {
+            metadata: Some(cri::ContainerMetadata { name: name.into(), attempt: 0 }),
+            image: Some(cri::ImageSpec { image: IMAGE.into(), ..Default::default() }),
+            command: command.iter().map(|part| (*part).to_owned()).collect(),
+            log_path: format!("{name}.log"),
+            linux: Some(cri::LinuxContainerConfig {
+                security_context: Some(cri::LinuxContainerSecurityContext {
+                    namespace_options: sandbox
+                        .1
+                        .linux
+                        .as_ref()
+                        .and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()),
+                    seccomp: Some(cri::SecurityProfile { profile_type: 0, ..Default::default() }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        change(&mut config);
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: sandbox.0.clone(),
+            config: Some(config),
+            sandbox_config: Some(sandbox.1.clone()),
+        };
+        Ok(self.client.create_container(request).await.map_err(text)?.into_inner().container_id)
+    }
+
+    pub async fn begin(&mut self, id: &str) -> Outcome {
+        self.client
+            .start_container(cri::StartContainerRequest { container_id: id.into() })
+            .await
+            .map(drop)
+            .map_err(text)
+    }
+
+    pub async fn run(
+        &mut self,
+        sandbox: &(String, cri::PodSandboxConfig),
+        name: &str,
+        command: &[&str],
+    ) -> Result<String, String> {
+        let id = self.create(sandbox, name, command, |_| {}).await?;
+        self.begin(&id).await?;
+        Ok(id)
+    }
+
+    pub async fn status(&mut self, id: &str) -> Result<cri::ContainerStatus, String> {
+        let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: false };
+        self.client
+            .container_status(request)
+            .await
+            .map_err(text)?
+            .into_inner()
+            .status
+            .ok_or_else(|| "no status".into())
+    }
+
+    pub async fn exited(&mut self, id: &str) -> Result<cri::ContainerStatus, String> {
+        for _ in 0..500 {
+            let status = self.status(id).await?;
+            if status.state() == cri::ContainerState::ContainerExited {
+                return Ok(status);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Err(format!("container {id} has not exited within 10 s"))
+    }
+
+    pub async fn exec(&mut self, id: &str, command: &[&str]) -> Result<(String, i32), String> {
+        let cmd = command.iter().map(|part| (*part).to_owned()).collect();
+        let request = cri::ExecSyncRequest { container_id: id.into(), cmd, timeout: 10 };
+        let answer = self.client.exec_sync(request).await.map_err(text)?.into_inner();
+        Ok((
+            String::from_utf8_lossy(&answer.stdout).into_owned() + &String::from_utf8_lossy(&answer.stderr),
+            answer.exit_code,
+        ))
+    }
+
+    pub async fn remove(&mut self, sandbox: &str) -> Outcome {
+        self.client
+            .stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.into() })
+            .await
+            .map_err(text)?;
+        self.client
+            .remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.into() })
+            .await
+            .map(drop)
+            .map_err(text)
+    }
+}
+
+fn spawn_runtime() -> Result<Child, String> {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_pintle-runtime"));
+    Command::new(program).spawn().map_err(text)
+}
+
+async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
+    for _ in 0..500 {
+        if init.ready() {
+            let endpoint = Endpoint::from_static("http://localhost");
+            let connector = tower::service_fn(|_: Uri| async {
+                let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(socket))
+            });
+            return endpoint
+                .connect_with_connector(connector)
+                .await
+                .map(RuntimeServiceClient::new)
+                .map_err(text);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err("the runtime was not ready within 10 s".into())
+}
+
+pub fn check(what: bool, message: impl Into<String>) -> Outcome {
+    if what { Ok(()) } else { Err(message.into()) }
+}
