@@ -169,7 +169,8 @@ fn command(port: u16, streaming: Streaming, focus: Option<&str>) -> String {
         suite += " -websocket-exec -websocket-attach -websocket-portforward";
     }
     format!(
-        "(pod-cidr {socket} 10.244.0.0/24 && cd /tmp && {suite}; echo '{MARK}'; cat /tmp/report.json) 2>&1 | nc {HOST} {port}"
+        // A slow machine may not have its packet filter within the runtime's patience.
+        "(for try in $(seq 10); do pod-cidr {socket} 10.244.0.0/24 && break; sleep 5; done; cd /tmp && {suite}; echo '{MARK}'; cat /tmp/report.json) 2>&1 | nc {HOST} {port}"
     )
 }
 
@@ -240,10 +241,10 @@ fn accept(listener: &TcpListener, vm: &Vm, patience: Duration) -> Result<TcpStre
 }
 
 /// Copies the suite's output to its log, telling each failure at once; returns the report.
-fn follow(connection: TcpStream, log: &Path) -> Result<String> {
+fn follow(connection: TcpStream, path: &Path) -> Result<String> {
     // Every spec has deadlines of its own; the longest silence is a few minutes.
     connection.set_read_timeout(Some(Duration::from_secs(900)))?;
-    let mut log = std::fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
+    let mut log = std::fs::File::create(path).with_context(|| format!("create {}", path.display()))?;
     let mut lines = BufReader::new(connection);
     let mut line = String::new();
     loop {
@@ -261,6 +262,11 @@ fn follow(connection: TcpStream, log: &Path) -> Result<String> {
     }
     let mut report = String::new();
     std::io::Read::read_to_string(&mut lines, &mut report).context("hear the suite's report")?;
+    ensure!(
+        report.starts_with('['),
+        "the suite has written no report; what it printed is in {}",
+        path.display()
+    );
     Ok(report)
 }
 
