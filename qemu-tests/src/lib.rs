@@ -5,6 +5,7 @@ pub mod boot;
 pub mod cluster;
 pub mod command;
 pub mod console;
+pub mod e2e;
 pub mod image;
 pub mod kubectl;
 pub mod network;

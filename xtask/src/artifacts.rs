@@ -184,7 +184,8 @@ fn debian_versions() -> Result<String> {
     Ok(text.lines().filter(|line| line.contains("Candidate:")).collect())
 }
 
-fn file_digests(folder: &Path) -> Result<Vec<String>> {
+/// Name and digest of each file of a folder.
+pub fn file_digests(folder: &Path) -> Result<Vec<String>> {
     let mut digests = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -211,7 +212,8 @@ pub fn digest(path: &Path) -> Result<String> {
     Ok(hex::encode(hasher.finalize()))
 }
 
-fn key(inputs: &[String]) -> String {
+/// A short name for what was made of these inputs.
+pub fn key(inputs: &[String]) -> String {
     let mut text = String::new();
     for input in inputs {
         let _ = writeln!(text, "{input}");

@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("image-builder", &["machine", "sys"]),
     ("ctl", &["machine", "sys"]),
     ("qemu-tests", &["machine"]),
-    ("xtask", &["machine", "qemu-tests"]),
+    ("xtask", &["machine", "qemu-tests", "image-builder"]),
 ];
 
 /// Checks the workspace.

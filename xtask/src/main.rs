@@ -1,13 +1,16 @@
 //! `cargo xtask`: everything a developer does with Pintle.
 mod artifacts;
 mod boot;
+mod conformance;
 mod demo;
 mod down;
+mod go;
 mod heavy;
 mod host;
 mod image;
 mod imports;
 mod node;
+mod oci;
 mod proto;
 mod test;
 mod up;
@@ -73,8 +76,8 @@ enum Command {
     GenProto,
     /// The runtime against critest.
     Critest,
-    /// Kubernetes' conformance suite.
-    Conformance,
+    /// Kubernetes' conformance specs against a cluster.
+    Conformance(conformance::Arguments),
     /// Figures beside those of the peers.
     Bench,
 }
@@ -95,7 +98,7 @@ fn main() -> anyhow::Result<()> {
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::GenProto => proto::generate(),
         Command::Critest => missing("critest"),
-        Command::Conformance => missing("conformance"),
+        Command::Conformance(arguments) => conformance::conformance(&arguments),
         Command::Bench => missing("bench"),
     }
 }

@@ -149,6 +149,7 @@ fn start(arguments: &Arguments, built: Built, progress: &Progress) -> Result<Clu
         memory: arguments.memory,
         processors: arguments.cpus,
         accel: arguments.accel.choose(),
+        ..Layout::default()
     };
     progress
         .step("starting the machines", || Cluster::start(&folder(), &layout, &built.image, built.programs))

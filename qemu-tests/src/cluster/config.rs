@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
-use machine::config::{Address, Dhcp, Document, LinkMatch, MachineConfig, parse, to_yaml};
+use machine::config::{Address, Dhcp, Document, LinkMatch, MachineConfig, Registry, parse, to_yaml};
 
+use super::Layout;
 use crate::command::command_output;
 use crate::network::{lan_address, lan_mac, user_mac};
 
@@ -21,7 +22,7 @@ const ROUTE_METRIC: u32 = 1024;
 ///
 /// # Errors
 /// When `pintle gen` fails.
-pub fn generate(pintle: &Path, folder: &Path, single: bool) -> Result<()> {
+pub fn generate(pintle: &Path, folder: &Path, layout: &Layout) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     let secrets = folder.join("secrets.yaml");
     if !secrets.exists() {
@@ -32,7 +33,7 @@ pub fn generate(pintle: &Path, folder: &Path, single: bool) -> Result<()> {
         .args(["gen", "config", NAME, ENDPOINT, "--force", "--san", "127.0.0.1", "--secrets"])
         .arg(&secrets);
     command.arg("--output").arg(folder);
-    if single {
+    if layout.nodes == 1 || layout.schedule_on_control_planes {
         command.arg("--schedule-on-control-plane");
     }
     command_output(&mut command).map(drop)
@@ -42,18 +43,19 @@ pub fn generate(pintle: &Path, folder: &Path, single: bool) -> Result<()> {
 ///
 /// # Errors
 /// When the generated config is not valid.
-pub fn node_config(folder: &Path, number: u8, control_plane: bool) -> Result<String> {
+pub fn node_config(folder: &Path, number: u8, layout: &Layout) -> Result<String> {
+    let control_plane = number <= layout.control_planes;
     let name = if control_plane { "control-plane.yaml" } else { "worker.yaml" };
     let path = folder.join(name);
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     match parse(name, &text) {
-        Ok(config) => render(config, number),
+        Ok(config) => render(config, number, layout.mirror.as_deref()),
         Err(faults) => bail!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     }
 }
 
-/// Adds names and addresses.
-fn render(mut config: MachineConfig, number: u8) -> Result<String> {
+/// Adds names, addresses and the mirror of every registry.
+fn render(mut config: MachineConfig, number: u8, mirror: Option<&str>) -> Result<String> {
     config.machine.hostname = Some(format!("{NAME}-{number}"));
     config.machine.api_cert_sans.push(Ipv4Addr::LOCALHOST.to_string());
     let lan = Ipv4Net::new(lan_address(number), 24)?;
@@ -73,6 +75,9 @@ fn render(mut config: MachineConfig, number: u8) -> Result<String> {
         Document::Address(Address { link: by_mac(lan_mac(number)), address: IpNet::V4(lan) }),
     ];
     documents.extend(config.cluster.map(Document::Cluster));
+    documents.extend(mirror.map(|url| {
+        Document::Registry(Registry { host: "*".into(), mirrors: vec![url.into()], ..Registry::default() })
+    }));
     Ok(to_yaml(&documents)?)
 }
 
@@ -82,11 +87,12 @@ mod tests {
 
     #[test]
     fn a_node_has_its_own_name_and_address() -> Result<()> {
-        let text = render(MachineConfig::default(), 2)?;
+        let text = render(MachineConfig::default(), 2, Some("http://10.0.2.2:5000"))?;
         let config = parse("node", &text).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
         assert_eq!(config.machine.hostname.as_deref(), Some("pintle-2"));
         assert_eq!(config.addresses[0].address.to_string(), "10.5.0.11/24");
         assert_eq!(config.dhcp[0].link.mac.as_deref(), Some("52:54:00:00:00:02"));
+        assert_eq!(config.registries[0].mirrors, ["http://10.0.2.2:5000"]);
         Ok(())
     }
 }

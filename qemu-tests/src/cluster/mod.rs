@@ -37,11 +37,23 @@ pub struct Layout {
     /// Processors of a machine.
     pub processors: u32,
     pub accel: Accel,
+    /// Pods may run on control-plane machines too; on a single machine they always may.
+    pub schedule_on_control_planes: bool,
+    /// URL that the machines pull every image from, such as `http://10.0.2.2:5000`: a registry on the host's loopback.
+    pub mirror: Option<String>,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { nodes: 1, control_planes: 1, memory: 3072, processors: 2, accel: Accel::detect() }
+        Self {
+            nodes: 1,
+            control_planes: 1,
+            memory: 3072,
+            processors: 2,
+            accel: Accel::detect(),
+            schedule_on_control_planes: false,
+            mirror: None,
+        }
     }
 }
 
@@ -59,7 +71,7 @@ impl Cluster {
     /// # Errors
     /// When `pintle gen` or QEMU fails.
     pub fn start(folder: &Path, layout: &Layout, image: &Path, programs: Programs) -> Result<Self> {
-        config::generate(&programs.pintle, folder, layout.nodes == 1)?;
+        config::generate(&programs.pintle, folder, layout)?;
         let state = State { image: image.into(), lan: free_udp_port()?, nodes: Vec::new() };
         let mut cluster = Self { folder: folder.into(), state, programs };
         for number in 1..=layout.nodes {
@@ -101,7 +113,7 @@ impl Cluster {
         spec.accel = layout.accel;
         spec.memory = if control_plane { layout.memory } else { layout.memory / 2 };
         spec.processors = layout.processors;
-        spec.config = Some(config::node_config(&self.folder, number, control_plane)?);
+        spec.config = Some(config::node_config(&self.folder, number, layout)?);
         spec.lan = Some(self.state.lan);
         spec.forwards.push(Forward { host: free_tcp_port()?, guest: machine::paths::API_PORT });
         if control_plane {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cluster::{API_SERVER_PORT, Cluster, NAME, Programs, State, generate, node_config};
+use crate::cluster::{API_SERVER_PORT, Cluster, Layout, NAME, Programs, State, generate, node_config};
 use crate::command::command_output;
 use crate::network::{Forward, free_tcp_port, free_udp_port};
 use crate::{Accel, Boot, Progress, Spec, Vm};
@@ -80,8 +80,9 @@ impl Transport {
     pub fn run(&self, tools: &Tools, folder: &Path) -> Result<()> {
         let served = folder.join("served");
         std::fs::create_dir_all(&served)?;
-        generate(&tools.programs.pintle, folder, true)?;
-        let config = node_config(folder, 1, true)?;
+        let layout = Layout::default();
+        generate(&tools.programs.pintle, folder, &layout)?;
+        let config = node_config(folder, 1, &layout)?;
         let server = FileServer::start(&served)?;
         let append = match self.config {
             ConfigFrom::Url => {
