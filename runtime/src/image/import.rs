@@ -84,6 +84,9 @@ async fn answer(stream: UnixStream, store: &Store) {
     }
 }
 
+/// Bytes that may follow an archive's end.
+const MAX_PADDING: u64 = 1 << 20;
+
 impl Store {
     /// Imports every image of an OCI layout or docker archive (tar, plain or compressed); returns their names, or ids where an
     /// image has no name.
@@ -94,8 +97,14 @@ impl Store {
         &self,
         archive: impl tokio::io::AsyncRead + Send + Unpin + 'static,
     ) -> Result<Vec<String>, PullError> {
-        let (store, bridge) = (self.clone(), SyncIoBridge::new(archive));
-        let spooled = tokio::task::spawn_blocking(move || Archive::spool(&store, bridge)).await;
+        let (store, mut bridge) = (self.clone(), SyncIoBridge::new(archive));
+        let spooled = tokio::task::spawn_blocking(move || {
+            let spooled = Archive::spool(&store, &mut bridge)?;
+            // A tar's padding: a socket that is closed before its end is read resets the connection, and the client never hears the answer.
+            let _ = io::copy(&mut bridge.take(MAX_PADDING), &mut io::sink());
+            Ok::<_, PullError>(spooled)
+        })
+        .await;
         let archive = spooled.map_err(|_| PullError::Panicked)??;
         if archive.files.contains_key(Path::new("manifest.json")) {
             self.import_docker(&archive).await
