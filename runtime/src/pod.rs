@@ -143,7 +143,10 @@ impl Runtime {
             .await
             .map_err(|error| internal("start a pause process", &error))?;
         sandbox.update(|record| record.pause = Some((launched.pid, launched.start_time)))?;
-        let exit = self.exits.wait((launched.pid, launched.start_time), None);
+        // By its pidfd: without PID 1's ledger nothing else tells that it has ended, and nobody would reap it.
+        let pidfd = launched.pidfd.try_clone().and_then(crate::io::watch);
+        let pidfd = pidfd.map_err(|error| internal("watch a pause process", &error))?;
+        let exit = self.exits.wait((launched.pid, launched.start_time), Some(pidfd));
         drop(launching);
         let exits = self.exits.clone();
         tokio::spawn(async move {
