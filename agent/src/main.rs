@@ -10,5 +10,7 @@ fn main() -> anyhow::Result<()> {
         .with_target(false)
         .init();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(agent::run())
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio.spawn(sys::memory::keep_small());
+    tokio.block_on(agent::run())
 }

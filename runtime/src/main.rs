@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
         .with_ansi(false)
         .init();
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+    tokio.spawn(sys::memory::keep_small());
     tokio.block_on(serve())
 }
 

@@ -10,6 +10,7 @@ pub mod entropy;
 pub mod framed;
 pub mod inherited;
 pub mod loop_device;
+pub mod memory;
 pub mod module;
 pub mod mount;
 pub mod netns;

@@ -8,5 +8,6 @@ fn main() -> anyhow::Result<()> {
         .max_blocking_threads(2)
         .build()
         .context("start the async runtime")?;
+    runtime.spawn(sys::memory::keep_small());
     runtime.block_on(init::api::run())
 }

@@ -91,6 +91,7 @@ async fn node() -> Result<ShutdownRequest> {
     start(&machine, "API certificate", api_certificate::follow);
     start(&machine, "watchdog", watchdog::follow);
     start(&machine, "boot", boot::run);
+    tokio::spawn(sys::memory::keep_small());
 
     let Some(request) = requests.recv().await else { anyhow::bail!("nobody can ask for a shutdown") };
     shutdown::run(&machine, &request).await;
