@@ -10,6 +10,11 @@ const MAX_HEAD: u64 = 16 * 1024;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> std::io::Result<()> {
+    // Something to `kubectl exec`.
+    if std::env::args().nth(1).as_deref() == Some("--version") {
+        println!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        return Ok(());
+    }
     let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080);
     let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))?;
     println!("listening on port {port}");
