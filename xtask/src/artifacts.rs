@@ -211,7 +211,9 @@ pub fn digest(path: &Path) -> Result<String> {
     Ok(hex::encode(hasher.finalize()))
 }
 
-fn key(inputs: &[String]) -> String {
+/// A short name for a set of inputs.
+#[must_use]
+pub fn key(inputs: &[String]) -> String {
     let mut text = String::new();
     for input in inputs {
         let _ = writeln!(text, "{input}");

@@ -23,6 +23,14 @@ pub struct Arguments {
     flavour: Flavour,
 }
 
+impl Arguments {
+    /// An ISO into a folder.
+    #[must_use]
+    pub fn iso(out: &std::path::Path, flavour: Flavour) -> Self {
+        Self { format: "iso".into(), out: out.into(), append: String::new(), flavour }
+    }
+}
+
 /// Builds an image.
 ///
 /// # Errors

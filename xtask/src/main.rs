@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer does with Pintle.
 mod artifacts;
+mod bench;
 mod boot;
 mod demo;
 mod down;
@@ -75,8 +76,9 @@ enum Command {
     Critest,
     /// Kubernetes' conformance suite.
     Conformance,
-    /// Figures beside those of the peers.
-    Bench,
+    /// Figures beside their targets and those of the peers.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -96,6 +98,6 @@ fn main() -> anyhow::Result<()> {
         Command::GenProto => proto::generate(),
         Command::Critest => missing("critest"),
         Command::Conformance => missing("conformance"),
-        Command::Bench => missing("bench"),
+        Command::Bench(what) => bench::bench(&what),
     }
 }

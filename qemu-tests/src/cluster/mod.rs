@@ -63,13 +63,22 @@ impl Cluster {
         let state = State { image: image.into(), lan: free_udp_port()?, nodes: Vec::new() };
         let mut cluster = Self { folder: folder.into(), state, programs };
         for number in 1..=layout.nodes {
-            let spec = cluster.spec(layout, number)?;
-            let vm = Vm::start(&spec, &folder.join(&spec.name))?;
-            cluster.state.nodes.push(vm);
-            // At once: a start that stops here leaves machines that must be found later.
-            cluster.state.save(folder)?;
+            cluster.add(layout, number)?;
         }
         Ok(cluster)
+    }
+
+    /// Starts one more machine, which joins.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn add(&mut self, layout: &Layout, number: u8) -> Result<Vm> {
+        let spec = self.spec(layout, number)?;
+        let vm = Vm::start(&spec, &self.folder.join(&spec.name))?;
+        self.state.nodes.push(vm.clone());
+        // At once: a start that stops here leaves machines that must be found later.
+        self.state.save(&self.folder)?;
+        Ok(vm)
     }
 
     /// The cluster that was last started in `folder`, if there is one.

@@ -1,5 +1,5 @@
 //! Waiting for a cluster, with the blocker named.
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -28,11 +28,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until the machine API has given the kubeconfig, the API server is ready and every node is Ready.
+    /// Waits until the machine API has given the kubeconfig and the API server is ready; returns when it was seen to be.
     ///
     /// # Errors
     /// At a deadline, with what is still missing; or when a machine ends.
-    pub fn wait_for_nodes(&self, progress: &Progress, patience: u32) -> Result<()> {
+    pub fn wait_for_api(&self, progress: &Progress, patience: u32) -> Result<Instant> {
         let first = self.state.nodes.first().context("no machine")?;
         let console = || blocker(&first.console().text().unwrap_or_default());
         progress.wait("waiting for the machine API", Duration::from_secs(60) * patience, || {
@@ -46,10 +46,21 @@ impl Cluster {
         progress.wait("waiting for the API server", Duration::from_secs(120) * patience, || {
             self.alive()?;
             Ok(match kubectl.run(&["get", "--raw", "/readyz"]) {
-                Ok(_) => Look::Done(()),
+                Ok(_) => Look::Done(Instant::now()),
                 Err(_) => Look::Waiting(console()),
             })
-        })?;
+        })
+    }
+
+    /// Waits as [`Self::wait_for_api`] does, and until every node is Ready.
+    ///
+    /// # Errors
+    /// At a deadline, with what is still missing; or when a machine ends.
+    pub fn wait_for_nodes(&self, progress: &Progress, patience: u32) -> Result<()> {
+        self.wait_for_api(progress, patience)?;
+        let first = self.state.nodes.first().context("no machine")?;
+        let console = || blocker(&first.console().text().unwrap_or_default());
+        let kubectl = self.kubectl();
         progress.wait("waiting for the nodes to be Ready", Duration::from_secs(120) * patience, || {
             self.alive()?;
             let (count, unready) = match kubectl.get(&["nodes"]) {

@@ -1,0 +1,128 @@
+//! Many pods on one node: whether the last ones take longer than the first, and what is left when they are gone.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use qemu_tests::command::command_output;
+use serde::{Deserialize, Serialize};
+
+use super::client::{Client, Pods, Times};
+use crate::bench::figures::Summary;
+
+/// Pods that are summed up together.
+const GROUP: usize = 100;
+/// How long what is left may take to go.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// How it went.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Story {
+    pub pods: u32,
+    /// Milliseconds per pod, of each hundred in turn.
+    pub start: Vec<Summary>,
+    pub end: Vec<Summary>,
+    /// What there is more of than before, by kind.
+    pub left: BTreeMap<String, i64>,
+}
+
+impl Story {
+    /// How many times longer a pod of the last hundred took than one of the first.
+    pub fn growth(&self) -> f64 {
+        match (self.start.first(), self.start.last()) {
+            (Some(first), Some(last)) if first.median > 0.0 => last.median / first.median,
+            _ => 1.0,
+        }
+    }
+}
+
+/// Starts them, ends them, looks around.
+///
+/// # Errors
+/// When a call fails.
+pub async fn tell(client: &mut Client, count: u32) -> Result<Story> {
+    let before = traces()?;
+    let (mut pods, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..count {
+        let clock = Instant::now();
+        pods.push(
+            client.start(&format!("many{number}"), Pods { seccomp: true }, &mut Times::default()).await?,
+        );
+        starts.push(clock.elapsed());
+    }
+    for pod in pods {
+        let clock = Instant::now();
+        client.end(pod, &mut Times::default()).await?;
+        ends.push(clock.elapsed());
+    }
+    let start = Instant::now();
+    let left = loop {
+        let left = more(&before, &traces()?);
+        if left.is_empty() || start.elapsed() > SETTLE {
+            break left;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let summaries = |all: &[Duration]| all.chunks(GROUP).map(Summary::of).collect();
+    Ok(Story { pods: count, start: summaries(&starts), end: summaries(&ends), left })
+}
+
+/// Counts of everything a pod consists of.
+fn traces() -> Result<BTreeMap<String, i64>> {
+    let lines = |text: String| text.lines().count() as i64;
+    let mut counts = BTreeMap::new();
+    counts.insert("mounts".into(), lines(fs::read_to_string("/proc/self/mountinfo")?));
+    counts.insert("links".into(), lines(command_output(Command::new("ip").args(["-o", "link"]))?));
+    counts.insert(
+        "nftables lines".into(),
+        lines(command_output(Command::new("nft").args(["list", "ruleset"]))?),
+    );
+    counts.insert("cgroups".into(), folders(Path::new("/sys/fs/cgroup")));
+    let processes = fs::read_dir("/proc")?.flatten();
+    let processes = processes.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    counts.insert("processes".into(), processes.count() as i64);
+    for folder in [machine::paths::RUNTIME_RUN, machine::paths::RUNTIME_STATE] {
+        counts.insert(format!("entries below {folder}"), entries(Path::new(folder)));
+    }
+    Ok(counts)
+}
+
+/// Kinds of which there are more. Pods' parent cgroups are the agent's to remove.
+fn more(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+    let grown =
+        after.iter().map(|(kind, count)| (kind.clone(), count - before.get(kind).copied().unwrap_or(0)));
+    grown.filter(|(_, more)| *more > 0).collect()
+}
+
+/// cgroups of containers: folders below the pods' own.
+fn folders(folder: &Path) -> i64 {
+    let children = fs::read_dir(folder).into_iter().flatten().flatten();
+    let children = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let pod = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pod"));
+    children.map(|child| i64::from(pod) + folders(&child.path())).sum()
+}
+
+fn entries(folder: &Path) -> i64 {
+    let children = fs::read_dir(folder).into_iter().flatten().flatten();
+    children
+        .map(|child| {
+            1 + if child.file_type().is_ok_and(|kind| kind.is_dir()) { entries(&child.path()) } else { 0 }
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_grew_is_left() {
+        let counts =
+            |mounts, links| BTreeMap::from([("mounts".to_owned(), mounts), ("links".to_owned(), links)]);
+        assert_eq!(more(&counts(5, 2), &counts(4, 2)), BTreeMap::new());
+        assert_eq!(more(&counts(5, 2), &counts(5, 3)), BTreeMap::from([("links".to_owned(), 1)]));
+    }
+}
