@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub count: usize,
+    /// What it takes when nothing else runs, if the machine is busy now and then.
+    pub min: f64,
     pub median: f64,
     pub p90: f64,
     pub max: f64,
@@ -20,6 +22,7 @@ impl Summary {
         sorted.sort_by(f64::total_cmp);
         Self {
             count: sorted.len(),
+            min: sorted.first().copied().unwrap_or_default(),
             median: quantile(&sorted, 0.5),
             p90: quantile(&sorted, 0.9),
             max: sorted.last().copied().unwrap_or_default(),

@@ -13,14 +13,6 @@ pub type Usage = BTreeMap<String, f64>;
 /// The services that make a node; what the control plane needs is not among them.
 pub const NODE: [&str; 5] = ["init", "net", "api", "runtime", "agent"];
 
-/// Bytes of proportional set size.
-///
-/// # Errors
-/// When the machine API does not answer.
-pub fn memory(cluster: &Cluster, vm: &Vm) -> Result<Usage> {
-    Ok(pss(&ask(cluster, vm)?))
-}
-
 /// Memory after, and processor seconds during, a time in which nothing happens.
 ///
 /// # Errors

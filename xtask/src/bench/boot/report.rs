@@ -82,6 +82,8 @@ fn usage(figures: &Figures) -> Vec<Vec<String>> {
         let seconds = figures.idle_cpu.get(service).copied().unwrap_or(0.0);
         rows.push(row(&format!("CPU of {service}, {idle} idle pods, {time} s"), "s", seconds, "", ""));
     }
+    let none = sum(&figures.empty_cpu);
+    rows.push(row(&format!("CPU of all five, no pods, {time} s"), "s", none, "", "2.8 (30 s)"));
     let all = sum(&figures.idle_cpu);
     rows.push(row(
         &format!("CPU of all five, {idle} idle pods, {time} s"),

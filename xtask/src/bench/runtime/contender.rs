@@ -89,6 +89,8 @@ pub struct Cycles {
     pub lanes: usize,
     /// Pods per second, from sandbox to removal.
     pub per_second: f64,
+    /// Processor time of a pod's life in milliseconds, the driver's own part included.
+    pub processor: f64,
     pub steps: BTreeMap<String, Summary>,
 }
 
@@ -152,6 +154,7 @@ async fn end(client: &mut Client, pods: Vec<Pod>) -> Result<()> {
 /// `count` pods' lives, `lanes` at a time.
 async fn drive(client: &Client, pods: Pods, lanes: usize, count: usize) -> Result<Cycles> {
     let clock = std::time::Instant::now();
+    let before = processor_time()?;
     let tasks: Vec<_> = (0..lanes)
         .map(|lane| {
             let mut client = client.clone();
@@ -176,8 +179,17 @@ async fn drive(client: &Client, pods: Pods, lanes: usize, count: usize) -> Resul
         seccomp: pods.seccomp,
         lanes,
         per_second: count as f64 / clock.elapsed().as_secs_f64(),
+        processor: (processor_time()? - before) / count as f64,
         steps: steps(&all),
     })
+}
+
+/// Milliseconds that everything in the contender's cgroup has used.
+fn processor_time() -> Result<f64> {
+    let text =
+        std::fs::read_to_string("/sys/fs/cgroup/cpu.stat").context("read the cgroup's processor time")?;
+    let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+    Ok(usage.context("cpu.stat has no usage_usec")?.parse::<f64>()? / 1e3)
 }
 
 /// The sums that targets are set for, and their parts.

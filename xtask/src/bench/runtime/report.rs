@@ -69,6 +69,9 @@ pub fn text(machine: &str, measured: &[Measured]) -> String {
         let mut throughput = vec!["pods per second".to_owned()];
         throughput.extend(measured.iter().map(|one| number(one.cycles[index].per_second)));
         rows.push(throughput);
+        let mut processor = vec!["processor time of a pod".to_owned()];
+        processor.extend(measured.iter().map(|one| number(one.cycles[index].processor)));
+        rows.push(processor);
         text += &table(&headings, &rows);
         text.push('\n');
     }
