@@ -71,7 +71,7 @@ pub async fn the_launchers_executable_cannot_be_written(ring: &mut Ring) -> Outc
         .await?;
     ring.begin(&id).await?;
     let thief = ring.run(&pod, "thief", &["sleep", "1000"]).await?;
-    let script = "p=$(grep -l self/exe /proc/[0-9]*/cmdline | head -n 1); p=${p%/cmdline}; exec 3<$p/exe || exit 3; kill -9 ${p#/proc/}; \
+    let script = "p=$(grep -l self/exe /proc/[0-9]*/cmdline | tail -n 1); p=${p%/cmdline}; exec 3<$p/exe || exit 3; kill -9 ${p#/proc/}; \
                   sleep 0.5; head -c 4 <&3 | grep -q ELF || exit 4; echo stolen > /proc/self/fd/3 && echo written; true";
     let (said, code) = ring.exec(&thief, &["sh", "-c", script]).await?;
     // The attack must have come as far as the write.
