@@ -152,7 +152,7 @@ mod tests {
         let link =
             cri::NetworkInterfaceUsage { name: "eth0".into(), rx_bytes: value(7), ..Default::default() };
         let container = cri::ContainerStats {
-            cpu: cpu.clone(),
+            cpu,
             swap: Some(cri::SwapUsage { swap_usage_bytes: value(1), ..Default::default() }),
             ..Default::default()
         };

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Every kind, in the order of the reference page.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     "Machine",
     "Cluster",
     "Install",

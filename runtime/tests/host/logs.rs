@@ -68,7 +68,8 @@ pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outco
     ring.start_runtime().await?;
     check(ring.exited(&id).await?.exit_code == 6, "the container's code")?;
     let number = |line: &str| line.rsplit(' ').next().and_then(|text| text.parse::<usize>().ok());
-    let last = written.lines().filter(|line| line.contains(" F ")).filter_map(number).last().unwrap_or(0);
+    let last =
+        written.lines().filter(|line| line.contains(" F ")).filter_map(number).next_back().unwrap_or(0);
     // The chunk that was on its way begins anywhere in a line; from the next one on everything is there.
     let lines = lines(path)?;
     let first: usize = lines.get(1).and_then(|line| line.parse().ok()).unwrap_or(0);
