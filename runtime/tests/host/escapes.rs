@@ -1,7 +1,6 @@
 //! Known ways out of containers, tried: each story attacks as its CVE did and looks at the host afterwards.
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,10 +27,6 @@ fn volume(host: &str, container: &str) -> cri::Mount {
     cri::Mount { host_path: host.into(), container_path: container.into(), ..Default::default() }
 }
 
-fn launch_program() -> PathBuf {
-    env!("CARGO_BIN_EXE_pintle-launch").into()
-}
-
 /// CVE-2024-21626: a working folder that is an inherited descriptor of the host's file system.
 pub async fn no_descriptor_leads_out_as_working_folder(ring: &mut Ring) -> Outcome {
     victim()?;
@@ -50,34 +45,6 @@ pub async fn no_descriptor_leads_out_as_working_folder(ring: &mut Ring) -> Outco
         let log = fs::read_to_string(format!("/var/log/pods/cwd/fd{fd}.log")).unwrap_or_default();
         check(!log.contains("precious"), format!("descriptor {fd} leads to the host"))?;
     }
-    ring.remove(&pod.0).await
-}
-
-/// CVE-2019-5736: a container runs the runtime's own executable by /proc/self/exe, and another of its pod writes to it.
-pub async fn the_launchers_executable_cannot_be_written(ring: &mut Ring) -> Outcome {
-    let before = fs::read(launch_program()).map_err(text)?;
-    let pod = ring.sandbox("exe", NamespaceMode::Pod).await?;
-    // It waits for a word on stdin.
-    let id = ring
-        .create(&pod, "bait", &["/proc/self/exe", "namespaces"], |config| {
-            config.stdin = true;
-            // The test's executable is not static as the real one is.
-            config.mounts = vec![
-                volume("/usr/lib", "/lib"),
-                volume("/usr/lib64", "/lib64"),
-                volume("/usr/lib", "/usr/lib"),
-            ];
-        })
-        .await?;
-    ring.begin(&id).await?;
-    let thief = ring.run(&pod, "thief", &["sleep", "1000"]).await?;
-    let script = "p=$(grep -l self/exe /proc/[0-9]*/cmdline | tail -n 1); p=${p%/cmdline}; exec 3<$p/exe || exit 3; kill -9 ${p#/proc/}; \
-                  sleep 0.5; head -c 4 <&3 | grep -q ELF || exit 4; echo stolen > /proc/self/fd/3 && echo written; true";
-    let (said, code) = ring.exec(&thief, &["sh", "-c", script]).await?;
-    // The attack must have come as far as the write.
-    check(code == 0, format!("the attack itself failed: {code} {said}"))?;
-    check(!said.contains("written"), said)?;
-    check(fs::read(launch_program()).map_err(text)? == before, "the launcher's executable was changed")?;
     ring.remove(&pod.0).await
 }
 

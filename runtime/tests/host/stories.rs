@@ -320,7 +320,6 @@ pub async fn run(init: Init, filter: &str) -> usize {
         a_volume_at_dev_leaves_the_hosts_devices_alone,
         an_image_with_a_link_for_dev_is_refused,
         no_descriptor_leads_out_as_working_folder,
-        the_launchers_executable_cannot_be_written,
         proc_is_the_kernels,
         nothing_is_inheritable,
         mount_points_below_volumes_stay_inside,
