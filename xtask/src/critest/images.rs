@@ -8,8 +8,6 @@ use serde_json::{Value, json};
 use crate::oci::{Image, Layer};
 use qemu_tests::command::command_output;
 
-/// Hosts that the suite's image names begin with.
-pub const HOSTS: [&str; 2] = ["*", SUITE_HOST];
 /// The host in the name of the suite's own image.
 pub const SUITE_HOST: &str = "suite.pintle.dev";
 /// The repository of the suite's own image.
