@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pod::backoff::SECOND;
-use crate::pod::observed::Sandbox;
+use crate::pod::observed::{Container, Sandbox};
 
 /// What happens next, beside the agent's own looking and acting.
 #[derive(Debug, Clone)]

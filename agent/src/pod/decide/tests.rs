@@ -1,6 +1,6 @@
 use super::*;
 use crate::pod::backoff::SECOND;
-use crate::pod::observed::Sandbox;
+use crate::pod::observed::{Container, Sandbox};
 
 fn pod(spec: serde_json::Value) -> Pod {
     serde_json::from_value(serde_json::json!({"metadata": {"name": "web", "uid": "u"}, "spec": spec}))
