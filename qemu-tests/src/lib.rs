@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod command;
 pub mod console;
 pub mod e2e;
+pub mod ginkgo;
 pub mod image;
 pub mod kubectl;
 pub mod network;

@@ -3,8 +3,10 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::ginkgo::{self, Location, Spec, reason};
 
 /// How a spec ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -49,56 +51,16 @@ impl Outcome {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Suite {
-    spec_reports: Option<Vec<Spec>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Spec {
-    container_hierarchy_texts: Option<Vec<String>>,
-    leaf_node_type: String,
-    leaf_node_text: String,
-    state: String,
-    /// Nanoseconds.
-    run_time: u64,
-    failure: Option<Failure>,
-    #[serde(default)]
-    captured_ginkgo_writer_output: String,
-    #[serde(default, rename = "CapturedStdOutErr")]
-    captured_output: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Failure {
-    message: String,
-    location: Location,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Location {
-    file_name: String,
-    line_number: u32,
-}
-
 /// Reads a report: what came of every spec that the run selected, and of a failed step before or after them all.
 ///
 /// # Errors
 /// When it is no report.
 pub fn read(bytes: &[u8]) -> Result<Vec<Outcome>> {
-    let suites: Vec<Suite> = serde_json::from_slice(bytes).context("read ginkgo's report")?;
-    Ok(suites
-        .into_iter()
-        .flat_map(|suite| suite.spec_reports.unwrap_or_default())
-        .filter_map(outcome)
-        .collect())
+    Ok(ginkgo::specs(bytes)?.into_iter().filter_map(outcome).collect())
 }
 
 fn outcome(spec: Spec) -> Option<Outcome> {
+    let name = spec.name();
     let failure = spec.failure.unwrap_or_default();
     let state = match spec.state.as_str() {
         "passed" => State::Passed,
@@ -107,13 +69,10 @@ fn outcome(spec: Spec) -> Option<Outcome> {
         "skipped" | "pending" => State::Skipped,
         _ => State::Failed,
     };
-    let (mut name, mut output) = (String::new(), String::new());
-    if spec.leaf_node_type == "It" {
-        name = spec.container_hierarchy_texts.unwrap_or_default().join(" ") + " ";
-    } else if state == State::Passed {
+    if spec.leaf_node_type != ginkgo::SPEC && state == State::Passed {
         return None;
     }
-    name += if spec.leaf_node_text.is_empty() { &spec.leaf_node_type } else { &spec.leaf_node_text };
+    let mut output = String::new();
     let mut message = failure.message;
     if state == State::Failed {
         let Location { file_name, line_number } = failure.location;
@@ -130,8 +89,9 @@ pub fn summary(outcomes: &[Outcome]) -> String {
     for state in [State::Passed, State::Skipped, State::Failed] {
         for outcome in outcomes.iter().filter(|outcome| outcome.state == state) {
             let _ = writeln!(text, "{state:<8} {:>5} s  {}", outcome.seconds, outcome.name);
-            if let Some(reason) = outcome.message.lines().find(|line| !line.trim().is_empty()) {
-                let _ = writeln!(text, "                    {}", reason.trim());
+            let reason = reason(&outcome.message);
+            if !reason.is_empty() {
+                let _ = writeln!(text, "                    {reason}");
             }
         }
     }

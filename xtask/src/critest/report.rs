@@ -2,30 +2,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result};
-use serde::Deserialize;
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Suite {
-    spec_reports: Option<Vec<Spec>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Spec {
-    container_hierarchy_texts: Option<Vec<String>>,
-    leaf_node_type: String,
-    leaf_node_text: String,
-    state: String,
-    failure: Option<Failure>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Failure {
-    message: String,
-}
+use anyhow::Result;
+use qemu_tests::ginkgo::{self, reason};
 
 /// The outcome of one run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,16 +20,12 @@ pub struct Report {
 /// # Errors
 /// When it is no report.
 pub fn read(text: &str, left_out: &[(&str, &str)]) -> Result<Report> {
-    let suites: Vec<Suite> = serde_json::from_str(text).context("read critest's report")?;
     let mut report = Report::default();
-    for spec in suites.into_iter().flat_map(|suite| suite.spec_reports.unwrap_or_default()) {
-        let mut name = spec.container_hierarchy_texts.unwrap_or_default();
-        name.push(spec.leaf_node_text);
-        let name = name.join(" ");
-        let why = spec.failure.unwrap_or_default().message;
-        let why = why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
+    for spec in ginkgo::specs(text.as_bytes())? {
+        let name = spec.name();
+        let why = reason(&spec.failure.unwrap_or_default().message).to_owned();
         match spec.state.as_str() {
-            "passed" if spec.leaf_node_type == "It" => report.passed += 1,
+            "passed" if spec.leaf_node_type == ginkgo::SPEC => report.passed += 1,
             "passed" => {}
             "skipped" | "pending" if why.is_empty() => {
                 if let Some((_, cause)) = left_out.iter().find(|(part, _)| name.contains(part)) {
@@ -59,7 +33,7 @@ pub fn read(text: &str, left_out: &[(&str, &str)]) -> Result<Report> {
                 }
             }
             "skipped" | "pending" => report.skipped.entry(why).or_default().push(name),
-            _ => report.failed.push((if name.is_empty() { spec.leaf_node_type } else { name }, why)),
+            _ => report.failed.push((name, why)),
         }
     }
     Ok(report)
@@ -91,12 +65,12 @@ mod tests {
     #[test]
     fn skips_have_causes_and_what_was_filtered_away_does_not_count() {
         let text = r#"[{"SpecReports":[
-            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"works","State":"passed"},
-            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"fails","State":"failed","Failure":{"Message":"\nno\nmore"}},
-            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"lacks","State":"skipped","Failure":{"Message":"no kernel"}},
-            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"benchmark","State":"skipped"},
-            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"digest","State":"skipped"},
-            {"ContainerHierarchyTexts":null,"LeafNodeType":"BeforeSuite","LeafNodeText":"","State":"passed"}]}]"#;
+            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"works","State":"passed","RunTime":0},
+            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"fails","State":"failed","RunTime":0,"Failure":{"Message":"\nno\nmore"}},
+            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"lacks","State":"skipped","RunTime":0,"Failure":{"Message":"no kernel"}},
+            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"benchmark","State":"skipped","RunTime":0},
+            {"ContainerHierarchyTexts":["A"],"LeafNodeType":"It","LeafNodeText":"digest","State":"skipped","RunTime":0},
+            {"ContainerHierarchyTexts":null,"LeafNodeType":"BeforeSuite","LeafNodeText":"","State":"passed","RunTime":0}]}]"#;
         let report = read(text, &[("digest", "by name")]).unwrap();
         assert_eq!(
             report.text(),
