@@ -12,10 +12,12 @@ use bench::Bench;
 use cases::cluster::{STORIES, Stage, Wanted};
 use cases::{CASES, Case, PODS};
 use qemu_tests::cluster::Programs;
+use qemu_tests::transports::{TRANSPORTS, Tools};
 use report::{Report, attempt};
 
 const USAGE: &str = "usage: qemu-tests machine --image DIR --artifacts DIR [--pintle FILE --inspector FILE] [--only NAME]
-       qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--reuse yes] [--only NAME]";
+       qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--reuse yes] [--only NAME]
+       qemu-tests transports --image DIR --artifacts DIR --pintle FILE --kubectl FILE --image-builder FILE [--only NAME]";
 
 fn main() -> ExitCode {
     match run() {
@@ -40,6 +42,7 @@ fn run() -> Result<usize> {
     let report = match ring.as_str() {
         "machine" => machines(&options, CASES)?,
         "cluster" => machines(&options, PODS)?.and(&stories(&options)?),
+        "transports" => transports(&options)?,
         _ => bail!(USAGE),
     };
     println!("{ring}: {} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped);
@@ -71,6 +74,31 @@ fn machines(options: &Options, cases: &[Case]) -> Result<Report> {
         } else {
             bench.keep();
             println!("  console log and disks: {}", bench.folder.display());
+        }
+    }
+    Ok(report)
+}
+
+/// Every format of the OS, booted to Ready.
+fn transports(options: &Options) -> Result<Report> {
+    let tools = Tools {
+        image_builder: path(options, "image-builder")?,
+        parts: path(options, "image")?,
+        programs: Programs { pintle: path(options, "pintle")?, kubectl: path(options, "kubectl")? },
+    };
+    let artifacts = path(options, "artifacts")?;
+    let mut report = Report::default();
+    for transport in TRANSPORTS.iter().filter(|transport| is_wanted(options, transport.name)) {
+        let folder = artifacts.join(transport.name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        let tried = attempt(|| transport.run(&tools, &folder).map(|()| cases::Outcome::Passed));
+        if report.add(transport.name, tried) {
+            std::fs::remove_dir_all(&folder)?;
+        } else {
+            println!("  console log and disks: {}", folder.display());
         }
     }
     Ok(report)

@@ -16,28 +16,30 @@ const FORMATS: [(&str, &[&str]); 4] = [
     ("uki", &["pintle.efi"]),
 ];
 
-/// Boots every format to a Ready node; returns what the program printed. `image`: an image with the control plane that was built before.
+/// The command that boots every format to a Ready node. `image`: an image with the control plane that was built before.
 ///
 /// # Errors
 /// When something does not build.
-pub fn transports(only: Option<&str>, image: Option<&Path>) -> Result<String> {
+pub fn transports(only: Option<&str>, image: Option<&Path>) -> Result<Command> {
     let kubernetes = artifacts::kubernetes()?;
     let parts = match image {
         Some(folder) => folder.to_owned(),
         None => artifacts::image(&artifacts::rust(false)?, Some(&kubernetes), "lz4hc")?,
     };
-    let program = artifacts::host_program("qemu-tests", "transports")?;
+    let program = artifacts::host_program("qemu-tests", "qemu-tests")?;
     let mut command = Command::new(program);
-    command.arg("--image-builder").arg(artifacts::host_program("image-builder", "image-builder")?);
-    command.arg("--parts").arg(parts);
+    command
+        .arg("transports")
+        .arg("--image-builder")
+        .arg(artifacts::host_program("image-builder", "image-builder")?);
+    command.arg("--image").arg(parts);
     command.arg("--pintle").arg(artifacts::host_program("ctl", "pintle")?);
     command.arg("--kubectl").arg(up::tool(&kubernetes, "kubectl")?);
     command.arg("--artifacts").arg(host::target().join("transports"));
     if let Some(only) = only {
         command.args(["--only", only]);
     }
-    let done = command.stderr(std::process::Stdio::inherit()).output().context("boot the formats")?;
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    Ok(command)
 }
 
 /// Builds the last commit twice, in folders of different names and without a compiler cache, and makes every format of both. Returns how

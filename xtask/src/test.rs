@@ -92,7 +92,10 @@ pub fn test(arguments: &Arguments) -> Result<()> {
         counts.add(qemu(arguments, wanted(Ring::Qemu), cluster)?);
     }
     match arguments.ring {
-        Some(Ring::Transports) => counts.add(transports(arguments.only.as_deref())?),
+        Some(Ring::Transports) => {
+            let mut command = heavy::transports(arguments.only.as_deref(), arguments.image.as_deref())?;
+            counts.add(cases(&mut command, "transports: ")?);
+        }
         Some(Ring::Reproducible) => {
             let (same, different) = heavy::reproducible()?;
             counts.add(Counts { passed: same, failed: different.len(), skipped: 0 });
@@ -217,13 +220,6 @@ fn cases(command: &mut Command, prefix: &str) -> Result<Counts> {
     }
     child.wait()?;
     counts.context("the QEMU cases ended without a result")
-}
-
-fn transports(only: Option<&str>) -> Result<Counts> {
-    let text = heavy::transports(only, None)?;
-    print!("{text}");
-    let counts = text.lines().filter_map(|line| counts_of(line.strip_prefix("transports: ")?)).next_back();
-    counts.context("the formats' boots ended without a result")
 }
 
 fn succeed(command: &mut Command) -> Result<()> {
