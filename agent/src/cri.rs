@@ -60,7 +60,10 @@ async fn call<T>(
     match tokio::time::timeout(deadline, future).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => {
-            Err(CriError { operation, code: status.code(), message: status.message().to_owned() })
+            // Only a status that did not come from the runtime has a source: the connection broke, whatever the code says.
+            let lost = std::error::Error::source(&status).is_some();
+            let code = if lost { tonic::Code::Unavailable } else { status.code() };
+            Err(CriError { operation, code, message: status.message().to_owned() })
         }
         Err(_) => Err(CriError {
             operation,

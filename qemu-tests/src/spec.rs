@@ -90,7 +90,6 @@ impl Spec {
             format!("file,id=console,append=on,path={}", console(folder).display()),
         ]);
         out.extend(["-serial".into(), "chardev:console".into()]);
-        out.extend(["-qmp".into(), format!("unix:{},server=on,wait=off", qmp(folder).display())]);
         if self.uefi {
             let vars = folder.join("uefi-vars.fd");
             out.extend([

@@ -41,7 +41,9 @@ impl Vm {
             std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", folder.join("uefi-vars.fd"))
                 .context("copy OVMF's variables")?;
         }
-        let arguments = spec.prepare(&folder)?;
+        let mut arguments = spec.prepare(&folder)?;
+        let short = qmp::ShortName::new(&socket)?;
+        arguments.extend(["-qmp".into(), format!("unix:{},server=on,wait=off", short.path.display())]);
         let log = folder.join("qemu.log");
         let output = std::fs::File::create(&log)?;
         std::fs::write(folder.join("qemu.args"), arguments.join("\n"))?;

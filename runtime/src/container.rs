@@ -8,6 +8,7 @@ use machine::cri;
 use tonic::Status;
 
 mod mounts;
+mod resume;
 mod start;
 mod stop;
 mod update;

@@ -76,33 +76,21 @@ impl Runtime {
             }
             Phase::Starting | Phase::Running => {
                 lock(&self.containers).insert(record.id.clone(), Arc::clone(&container));
-                if phase == Phase::Starting {
-                    self.end_half_started(&container);
+                let kept = match &self.machine {
+                    Some(machine) => {
+                        machine.get(&format!("container/{}", record.id)).await.unwrap_or_default()
+                    }
+                    None => Vec::new(),
+                };
+                if phase == Phase::Running || self.resume_start(&container, !kept.is_empty()).await {
+                    self.take_over(&container, kept);
                 }
-                self.take_over(&container).await;
             }
         }
     }
 
-    /// Whoever asked for the start has got no answer, so the container may as well have failed to start.
-    fn end_half_started(&self, container: &Container) {
-        let _ = container.cgroup().kill();
-        let changed = container.update(|record| {
-            record.reason = "StartError".into();
-            record.message = "the runtime was restarted while the container was being started".into();
-            record.exit_code = 128;
-        });
-        if let Err(error) = changed {
-            tracing::warn!(%error, "record a container that was half started");
-        }
-    }
-
-    async fn take_over(self: &Arc<Self>, container: &Arc<Container>) {
+    fn take_over(self: &Arc<Self>, container: &Arc<Container>, mut kept: Vec<OwnedFd>) {
         let record = container.record();
-        let mut kept = match &self.machine {
-            Some(machine) => machine.get(&format!("container/{}", record.id)).await.unwrap_or_default(),
-            None => Vec::new(),
-        };
         let pidfd = if kept.is_empty() { alive(&record) } else { Some(kept.remove(0)) };
         let pidfd = pidfd.and_then(|pidfd| crate::io::watch(pidfd).ok());
         lock(&container.pidfd).clone_from(&pidfd);

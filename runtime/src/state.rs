@@ -13,7 +13,7 @@ pub enum Phase {
     /// Being made; after a restart it is undone.
     Creating,
     Created,
-    /// Launched, but not yet seen to run its program; after a restart it is ended.
+    /// Being launched, its program not yet told to run; after a restart the start goes on or is undone.
     Starting,
     Running,
     Exited,

@@ -223,8 +223,9 @@ fn run(
     }
 }
 
+/// A container that was made but never started, as its start was interrupted, gives its number to the one that takes its place.
 fn next_attempt(name: &str, observed: &Observed, memory: &Memory) -> u32 {
-    let seen = observed.container(name).map(|c| c.restarts + 1);
+    let seen = observed.container(name).map(|c| c.restarts + u32::from(c.state != State::Created));
     seen.into_iter().chain(memory.restarts.get(name).map(|n| n + 1)).max().unwrap_or(0)
 }
 

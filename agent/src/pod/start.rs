@@ -6,6 +6,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use machine::cri;
 
+mod interrupted;
+
+use interrupted::start_container;
+
 use super::backoff::{Nanos, SECOND};
 use super::convert::{self, ContainerParts, SandboxParts};
 use super::decide::Failure;
@@ -188,7 +192,7 @@ impl Scene {
             self.ctx.events.container(&self.pod, field.clone(), Severity::Normal, reason, message);
         };
         say("Created", "Container created");
-        if let Err(error) = self.ctx.cri.start_container(&id).await {
+        if let Err(error) = start_container(&self.ctx.cri, &id).await {
             warn(&error.message);
             return Err(failure("RunContainerError", error.message, 5 * SECOND));
         }

@@ -174,30 +174,14 @@ impl Runtime {
         }
     }
 
-    /// Restricts devices, then gives the word.
+    /// Restricts devices, gives the word, and waits until the program runs.
     async fn begin(&self, container: &Container, starting: launch::Starting) -> Result<(), Failure> {
-        let record = container.record();
-        let failed = |what: &str, error: io::Error| Failure::other(format!("{what}: {error}"));
-        if !record.privileged {
-            let nodes =
-                devices::find(&record.config.devices).map_err(|error| failed("look up devices", error))?;
-            let restrict = fs::File::open(container.cgroup().folder())
-                .and_then(|cgroup| sys::device_filter::restrict(&cgroup, &devices::allowed(&nodes)));
-            restrict.map_err(|error| failed("restrict the container's devices", error))?;
-        }
-        let path = folder("launch", &record.id).join("notify.sock");
-        std::os::unix::net::UnixStream::connect(path)
-            .and_then(|mut socket| socket.write_all(b"start container"))
-            .map_err(|error| failed("tell the container's init to go on", error))?;
-        container
-            .update(|record| {
-                record.phase = Phase::Running;
-                record.started_at = state::now();
-            })
-            .map_err(|error| Failure::other(error.message()))?;
+        restrict_devices(container)?;
+        give_word(container)
+            .map_err(|error| Failure::other(format!("tell the container's init to go on: {error}")))?;
+        runs(container)?;
         starting.finished().await
     }
-
     async fn never_ran(&self, container: &Container, failure: &Failure) {
         let record = container.record();
         if let Err(error) = container.cgroup().remove(KILL_DEADLINE).await {
@@ -255,6 +239,33 @@ impl Runtime {
             let _ = machine.remove(&format!("container/{}", record.id)).await;
         }
     }
+}
+
+pub(super) fn restrict_devices(container: &Container) -> Result<(), Failure> {
+    let record = container.record();
+    if record.privileged {
+        return Ok(());
+    }
+    let failed = |what: &str, error: io::Error| Failure::other(format!("{what}: {error}"));
+    let nodes = devices::find(&record.config.devices).map_err(|error| failed("look up devices", error))?;
+    fs::File::open(container.cgroup().folder())
+        .and_then(|cgroup| sys::device_filter::restrict(&cgroup, &devices::allowed(&nodes)))
+        .map_err(|error| failed("restrict the container's devices", error))
+}
+
+/// Tells the container's init to run the program. `ConnectionRefused` or `NotFound` when it has had the word before.
+pub(super) fn give_word(container: &Container) -> io::Result<()> {
+    let path = folder("launch", &container.record().id).join("notify.sock");
+    std::os::unix::net::UnixStream::connect(path)?.write_all(b"start container")
+}
+
+/// Records that the program runs.
+pub(super) fn runs(container: &Container) -> Result<(), Failure> {
+    let updated = container.update(|record| {
+        record.phase = Phase::Running;
+        record.started_at = state::now();
+    });
+    updated.map(drop).map_err(|error| Failure::other(error.message()))
 }
 
 fn shorten(message: &str) -> String {

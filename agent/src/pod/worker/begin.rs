@@ -96,6 +96,8 @@ impl Worker {
             let finished_at = last.finished_at;
             self.memory.backoff.entry(name.clone()).or_default().next(finished_at, now());
         }
+        let leftover =
+            self.observed.active(&name).filter(|c| c.state == State::Created).map(|c| c.id.clone());
         let volumes = self.volumes.clone();
         let target = spec::ephemeral_containers(&scene.pod)
             .iter()
@@ -107,6 +109,9 @@ impl Worker {
             .map(|(_, c)| Size::of_container(&scene.pod, &c))
             .unwrap_or_default();
         self.spawn(Operation::Start(name.clone()), async move {
+            if let Some(id) = leftover {
+                scene.remove_unstarted(&id).await;
+            }
             let result = scene.start(&name, attempt, &sandbox, volumes.as_ref(), target).await;
             Done::Started(name, attempt, result, size)
         });

@@ -165,15 +165,25 @@ fn port_forward(stage: &Stage, what: &str) -> Result<()> {
     let line = forward.expect("Forwarding from 127.0.0.1:", within(30))?;
     let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).context("the port")?;
     let port: u16 = port.parse()?;
-    for _ in 0..3 {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(within(20)))?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+    for round in 0..3 {
+        let answer = match ask(port) {
+            Ok(answer) => answer,
+            Err(fault) => {
+                bail!("connection {round}: {fault:#}; kubectl port-forward says {:?}", forward.kill())
+            }
+        };
         ensure!(answer.contains(" 200 ") && answer.contains("\r\n\r\nweb-"), "port-forward gave {answer:?}");
     }
     Ok(())
+}
+
+fn ask(port: u16) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(within(20)))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A changed template replaces the pods; undo brings the old template back.

@@ -72,6 +72,13 @@ impl Running {
         }
     }
 
+    /// Ends it; returns what it wrote to standard error.
+    pub fn kill(mut self) -> String {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+
     /// Waits for its end.
     pub fn end(mut self, deadline: Duration) -> Result<Ended> {
         self.close_input();

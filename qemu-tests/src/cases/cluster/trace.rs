@@ -1,5 +1,5 @@
 //! What a deleted pod leaves behind: nothing.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use qemu_tests::{Look, Vm};
@@ -16,6 +16,7 @@ const PODS: usize = 30;
 pub fn thirty(stage: &mut Stage) -> Result<Outcome> {
     // A moment of rest: what the story before removed may still be on its way out.
     let before = settled(stage)?;
+    let mut names = containers(stage)?;
     stage.namespace(NAMESPACE)?;
     let config =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "text"}, "data": {"a": "b"}});
@@ -39,7 +40,8 @@ pub fn thirty(stage: &mut Stage) -> Result<Outcome> {
     for (vm, before) in stage.nodes().iter().zip(&before) {
         let inspector = stage.inspector(vm)?;
         until(&format!("{} to be as before the pods", vm.name), within(60), || {
-            let difference = difference(before, &inspector.json(&["snapshot"])?);
+            names.extend(containers(stage)?);
+            let difference = difference(before, &inspector.json(&["snapshot"])?, &names);
             if difference.is_empty() {
                 return Ok(Look::Done(()));
             }
@@ -77,7 +79,7 @@ fn settled(stage: &Stage) -> Result<Vec<Value>> {
         let mut last = inspector.json(&["snapshot"])?;
         until(&format!("{} to be quiet", vm.name), within(60), || {
             let next = inspector.json(&["snapshot"])?;
-            let difference = difference(&last, &next);
+            let difference = difference(&last, &next, &BTreeMap::new());
             last = next;
             Ok(if difference.is_empty() {
                 Look::Done(last.clone())
@@ -89,9 +91,32 @@ fn settled(stage: &Stage) -> Result<Vec<Value>> {
     stage.nodes().iter().map(look).collect()
 }
 
-/// Everything that is in one snapshot and not in the other, each with where it is.
-pub fn difference(before: &Value, after: &Value) -> Vec<String> {
-    let (before, after) = (things(before), things(after));
+/// Ids of the containers that belong to pods that are still there, with what they are for: one that was started again is no trace.
+fn containers(stage: &Stage) -> Result<BTreeMap<String, String>> {
+    let list = stage.run("default", &["get", "pods", "--all-namespaces", "--output=json"])?;
+    let list: Value = serde_json::from_str(&list)?;
+    let mut names = BTreeMap::new();
+    for pod in list["items"].as_array().context("pods")? {
+        for status in pod["status"]["containerStatuses"].as_array().into_iter().flatten() {
+            let last = &status["lastState"]["terminated"]["containerID"];
+            let name = format!("{} of {}", status["name"], pod["metadata"]["name"]);
+            for id in [&status["containerID"], last].into_iter().filter_map(Value::as_str) {
+                let id = id.rsplit('/').next().unwrap_or(id);
+                names.insert(id.to_owned(), name.clone());
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Everything that is in one snapshot and not in the other, each with where it is. The ids among `names` count as the same when they mean the
+/// same.
+fn difference(before: &Value, after: &Value, names: &BTreeMap<String, String>) -> Vec<String> {
+    let named = |snapshot| -> BTreeSet<String> {
+        let named = |thing: String| names.iter().fold(thing, |thing, (id, name)| thing.replace(id, name));
+        things(snapshot).into_iter().map(named).collect()
+    };
+    let (before, after) = (named(before), named(after));
     let more = after.difference(&before).map(|thing| format!("new: {thing}"));
     let less = before.difference(&after).map(|thing| format!("gone: {thing}"));
     more.chain(less).collect()
@@ -125,7 +150,17 @@ mod tests {
     fn a_difference_names_what_came_and_went() {
         let before = json!({"links": ["lo", "eth0"], "folders": {"/run": ["a"]}, "processes": [{"kernel": true, "command": "kworker", "cgroup": "/"}]});
         let after = json!({"links": ["lo", "veth1"], "folders": {"/run": ["a"]}, "processes": []});
-        assert_eq!(difference(&before, &after), ["new: links veth1", "gone: links eth0"]);
-        assert!(difference(&before, &before).is_empty());
+        let nobody = BTreeMap::new();
+        assert_eq!(difference(&before, &after, &nobody), ["new: links veth1", "gone: links eth0"]);
+        assert!(difference(&before, &before, &nobody).is_empty());
+    }
+
+    #[test]
+    fn a_container_that_was_started_again_is_no_trace() {
+        let names =
+            [("1a", "etcd"), ("2b", "etcd"), ("3c", "web")].map(|(id, name)| (id.into(), name.into())).into();
+        let before = json!({"cgroups": ["/pods/p/1a"]});
+        assert!(difference(&before, &json!({"cgroups": ["/pods/p/1a", "/pods/p/2b"]}), &names).is_empty());
+        assert_eq!(difference(&before, &json!({"cgroups": ["/pods/p/3c"]}), &names).len(), 2);
     }
 }
