@@ -112,14 +112,39 @@ impl StreamBackend for Backend {
             self.0.sandbox(sandbox_id).map_err(|status| StreamError(status.message().to_owned()))?.record();
         let host = crate::pod::options(&sandbox.config).network == machine::cri::NamespaceMode::Node as i32;
         let netns = (!host).then(|| folder("ns", &sandbox.id).join("net"));
-        let mut connection = connect(netns, port).await.map_err(|error| {
+        let connection = connect(netns, port).await.map_err(|error| {
             failed(&format!("connect to port {port} of the pod sandbox {sandbox_id}"), &error)
         })?;
-        let mut stream = stream;
-        tokio::io::copy_bidirectional(&mut stream, &mut connection)
-            .await
-            .map(drop)
-            .map_err(|error| failed(&format!("forward port {port}"), &error))
+        forward(stream, connection).await.map_err(|error| failed(&format!("forward port {port}"), &error))
+    }
+}
+
+/// Copies both ways until both ends have closed. A program that resets its connection has ended it, as many do after their answer: that is no
+/// fault of the forwarding, and must not cost the client its other connections.
+async fn forward(client: Box<dyn Duplex>, pod: tokio::net::TcpStream) -> io::Result<()> {
+    let reset = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    };
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_pod, mut to_pod) = pod.into_split();
+    let questions = async {
+        match tokio::io::copy(&mut from_client, &mut to_pod).await {
+            // What the program has said until then still goes to the client.
+            Err(error) if reset(&error) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => to_pod.shutdown().await.or_else(|error| match error.kind() {
+                io::ErrorKind::NotConnected => Ok(()),
+                _ => Err(error),
+            }),
+        }
+    };
+    let answers = async {
+        tokio::io::copy(&mut from_pod, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    match tokio::try_join!(questions, answers) {
+        Err(error) if reset(&error) => Ok(()),
+        other => other.map(drop),
     }
 }
 
@@ -213,5 +238,30 @@ async fn copy_in(mut from: Input, to: &AsyncFd<OwnedFd>) -> io::Result<()> {
 fn set_size(terminal: &AsyncFd<OwnedFd>, size: TermSize) {
     if let Err(error) = sys::terminal::set_size(terminal.get_ref(), size.width, size.height) {
         tracing::debug!(%error, "set a terminal's size");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_resets_its_connection_has_ended_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pod = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut program, _) = listener.accept().await.unwrap();
+        let (ours, mut client) = tokio::io::duplex(4096);
+        let forwarding = tokio::spawn(forward(Box::new(ours), pod));
+        client.write_all(b"question").await.unwrap();
+        program.write_all(b"answer").await.unwrap();
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).await.unwrap();
+        // Closed with unread bytes, it is a reset.
+        drop(program);
+        drop(client);
+        forwarding.await.unwrap().unwrap();
+        assert_eq!(&answer, b"answer");
     }
 }

@@ -101,6 +101,8 @@ pub fn compute(pod: &Pod, facts: &Facts<'_>) -> PodStatus {
     }
     .filter(|ips: &Vec<PodIP>| !ips.is_empty());
     let non_empty = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
+    // What was said of a pod's end holds as long as it has ended; one that a shutdown stopped runs again.
+    let kept = |text: &Option<String>| text.clone().filter(|_| matches!(phase, "Failed" | "Succeeded"));
     let mut status = PodStatus {
         conditions: None,
         container_statuses: non_empty(apps),
@@ -115,8 +117,8 @@ pub fn compute(pod: &Pod, facts: &Facts<'_>) -> PodStatus {
         qos_class: previous.qos_class.clone().or_else(|| Some(facts.qos_class.to_owned())),
         start_time: previous.start_time.clone().or_else(|| Some(time(facts.now))),
         observed_generation: pod.metadata.generation,
-        reason: facts.ended.map(|end| end.reason.to_owned()).or_else(|| previous.reason.clone()),
-        message: facts.ended.map(|end| end.message.to_owned()).or_else(|| previous.message.clone()),
+        reason: facts.ended.map(|end| end.reason.to_owned()).or_else(|| kept(&previous.reason)),
+        message: facts.ended.map(|end| end.message.to_owned()).or_else(|| kept(&previous.message)),
         nominated_node_name: previous.nominated_node_name.clone(),
         resize: previous.resize.clone(),
         resource_claim_statuses: previous.resource_claim_statuses.clone(),

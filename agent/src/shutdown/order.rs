@@ -38,7 +38,9 @@ pub fn groups<'a>(pods: &[&'a Pod], total: u32, critical: u32) -> Vec<Group<'a>>
 #[must_use]
 pub fn ended(pod: &Pod, grace: i64, down: Down) -> Ended {
     let own = spec::spec(pod).termination_grace_period_seconds;
-    let for_ever = spec::is_static(pod) || (down == Down::Reboot && spec::restart_policy(pod) == "Always");
+    // A pod that nobody replaces comes back with its node, whenever that is.
+    let waits = down == Down::Reboot || pod.metadata.owner_references.as_ref().is_none_or(Vec::is_empty);
+    let for_ever = spec::is_static(pod) || (waits && spec::restart_policy(pod) == "Always");
     Ended {
         reason: "Terminated".into(),
         message: "Pod was terminated in response to imminent node shutdown.".into(),
@@ -49,6 +51,8 @@ pub fn ended(pod: &Pod, grace: i64, down: Down) -> Ended {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
     use super::*;
 
     fn pod(name: &str, spec: serde_json::Value) -> Pod {
@@ -67,12 +71,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_runs_for_ever_comes_back_after_a_reboot() {
+    fn only_what_runs_for_ever_and_nobody_replaces_comes_back() {
         let web = pod("web", serde_json::json!({"containers": [], "terminationGracePeriodSeconds": 3}));
         let job = pod("job", serde_json::json!({"containers": [], "restartPolicy": "OnFailure"}));
         assert_eq!(ended(&web, 20, Down::Reboot).how, How::Paused);
         assert_eq!(ended(&web, 20, Down::Reboot).grace, 3);
-        assert_eq!(ended(&web, 20, Down::PowerOff).how, How::Disrupted);
+        assert_eq!(ended(&web, 20, Down::PowerOff).how, How::Paused);
+        let mut replaced = web.clone();
+        replaced.metadata.owner_references = Some(vec![OwnerReference::default()]);
+        assert_eq!(ended(&replaced, 20, Down::Reboot).how, How::Paused);
+        assert_eq!(ended(&replaced, 20, Down::PowerOff).how, How::Disrupted);
         assert_eq!(ended(&job, 20, Down::Reboot).how, How::Disrupted);
         assert_eq!(ended(&job, 20, Down::Reboot).grace, 20);
     }

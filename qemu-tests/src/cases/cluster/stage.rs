@@ -160,7 +160,9 @@ impl Stage {
     pub fn wait_ready(&self, namespace: &str, selector: &str, count: usize) -> Result<Vec<Value>> {
         until(&format!("{count} ready pods in {namespace}"), within(120), || {
             let list = self.get(namespace, &["pods", "--selector", selector])?;
-            let pods = list["items"].as_array().cloned().unwrap_or_default();
+            let mut pods = list["items"].as_array().cloned().unwrap_or_default();
+            // Its controller has replaced what a shutdown of the node ended.
+            pods.retain(|pod| pod["status"]["phase"] != "Failed" || pod["status"]["reason"] != "Terminated");
             let ready = pods.iter().filter(|pod| is_ready(pod)).count();
             if ready >= count && ready == pods.len() {
                 return Ok(Look::Done(pods));
