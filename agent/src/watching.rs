@@ -1,8 +1,11 @@
 //! Following something of the API server for as long as the agent lives: over lost connections, new credentials and expired versions.
+use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use kube::runtime::watcher;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
 
 use crate::context::ApiHandle;
 
@@ -43,4 +46,36 @@ pub async fn follow<E, S>(
             wait = (wait * 2).min(longest);
         }
     }
+}
+
+/// Runs a watch for as long as the agent lives, and says when it fails and when it works again.
+pub async fn objects<K, F>(
+    api: ApiHandle,
+    what: &str,
+    make: impl Fn(kube::Client) -> Api<K>,
+    config: watcher::Config,
+    mut on: F,
+) where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+    F: FnMut(Event<K>),
+{
+    let mut told = String::new();
+    let stream = |client| watcher::watcher(make(client), config.clone());
+    let next = |next: Result<Event<K>, watcher::Error>| match next {
+        Ok(event) => {
+            if !told.is_empty() && matches!(event, Event::InitDone) {
+                tracing::info!("watch {what}: works again");
+                told.clear();
+            }
+            on(event);
+        }
+        Err(error) => {
+            let text = crate::parts::chain(&error);
+            if text != told {
+                tracing::warn!("watch {what}: {text}; trying again");
+                told = text;
+            }
+        }
+    };
+    follow(api, stream, next).await;
 }

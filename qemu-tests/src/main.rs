@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use bench::Bench;
+use cases::CASES;
 use cases::cluster::{STORIES, Stage, Wanted};
-use cases::{CASES, Case, PODS};
 use qemu_tests::cluster::Programs;
 use qemu_tests::transports::{TRANSPORTS, Tools};
 use report::{Report, attempt};
@@ -40,8 +40,8 @@ fn run() -> Result<usize> {
         options.insert(name.to_owned(), words.next().context(USAGE)?);
     }
     let report = match ring.as_str() {
-        "machine" => machines(&options, CASES)?,
-        "cluster" => machines(&options, PODS)?.and(&stories(&options)?),
+        "machine" => machines(&options)?,
+        "cluster" => stories(&options)?,
         "transports" => transports(&options)?,
         _ => bail!(USAGE),
     };
@@ -60,14 +60,14 @@ fn is_wanted(options: &Options, name: &str) -> bool {
 }
 
 /// The cases with machines of their own.
-fn machines(options: &Options, cases: &[Case]) -> Result<Report> {
+fn machines(options: &Options) -> Result<Report> {
     let (image, artifacts) = (path(options, "image")?, path(options, "artifacts")?);
     let tools = match (path(options, "pintle"), path(options, "inspector")) {
         (Ok(pintle), Ok(inspector)) => Some(bench::Tools { pintle, inspector }),
         _ => None,
     };
     let mut report = Report::default();
-    for case in cases.iter().filter(|case| is_wanted(options, case.name)) {
+    for case in CASES.iter().filter(|case| is_wanted(options, case.name)) {
         let bench = Bench::new(&image, &artifacts.join(case.name), tools.clone())?;
         if report.add(case.name, attempt(|| (case.run)(&bench))) {
             bench.discard()?;
@@ -115,9 +115,6 @@ fn stories(options: &Options) -> Result<Report> {
     let artifacts = path(options, "artifacts")?;
     let folder = artifacts.join("cluster");
     let reuse = options.contains_key("reuse");
-    if folder.exists() && !reuse {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
-    }
     let wanted = Wanted {
         image: path(options, "image")?,
         programs: Programs { pintle: path(options, "pintle")?, kubectl: path(options, "kubectl")? },

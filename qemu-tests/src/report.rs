@@ -25,15 +25,6 @@ pub fn attempt(case: impl FnOnce() -> Result<Outcome>) -> Attempt {
 }
 
 impl Report {
-    /// The sum of two.
-    pub fn and(self, other: &Self) -> Self {
-        Self {
-            passed: self.passed + other.passed,
-            failed: self.failed + other.failed,
-            skipped: self.skipped + other.skipped,
-        }
-    }
-
     /// Prints and counts one result; true unless it failed.
     pub fn add(&mut self, name: &str, (result, seconds): Attempt) -> bool {
         match result {

@@ -85,6 +85,8 @@ fn dedup(list: &mut Vec<String>) {
 pub struct SandboxParts {
     pub cgroup_parent: String,
     pub resources: Option<cri::LinuxContainerResources>,
+    /// The ids of the pod's user namespace.
+    pub ids: Option<cri::IdMapping>,
 }
 
 /// The pod's sandbox.
@@ -125,7 +127,7 @@ pub fn sandbox(
         annotations: m.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: parts.cgroup_parent,
-            security_context: Some(security::sandbox(pod)?),
+            security_context: Some(security::sandbox(pod, parts.ids)?),
             sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
             overhead: None,
             resources: parts.resources,
@@ -176,6 +178,8 @@ pub struct ContainerParts {
     pub resources: cri::LinuxContainerResources,
     /// CRI id of the container whose processes an ephemeral one sees.
     pub target: Option<String>,
+    /// The ids of the pod's user namespace.
+    pub ids: Option<cri::IdMapping>,
 }
 
 /// A container of a pod.
@@ -186,9 +190,15 @@ pub fn container(
     pod: &Pod,
     container: &Container,
     attempt: u32,
-    parts: ContainerParts,
+    mut parts: ContainerParts,
 ) -> Result<cri::ContainerConfig, SecurityError> {
-    let security = security::container(pod, container, &parts.image_user, parts.target.as_deref())?;
+    let target = parts.target.as_deref();
+    let security = security::container(pod, container, &parts.image_user, target, parts.ids)?;
+    // What the pod owns, its volumes show as its own. An image's files get their owners from the runtime.
+    for mount in parts.mounts.iter_mut().filter(|mount| mount.image.is_none()) {
+        mount.uid_mappings = parts.ids.into_iter().collect();
+        mount.gid_mappings = parts.ids.into_iter().collect();
+    }
     let mut container_labels = identity(pod);
     container_labels.insert(labels::LABEL_CONTAINER_NAME.to_owned(), container.name.clone());
     let mut annotations = HashMap::from([

@@ -33,8 +33,6 @@ pub enum SecurityError {
     NamedUser { user: String, pod: String, container: String },
     #[error("unknown {what} {value:?}")]
     Unknown { what: &'static str, value: String },
-    #[error("hostUsers: false is not supported by this node yet; leave hostUsers out")]
-    UserNamespace,
 }
 
 /// The user that an image names.
@@ -45,15 +43,11 @@ pub struct ImageUser {
 }
 
 /// The namespaces of a pod. `target` is the CRI id of an ephemeral container's target.
-///
-/// # Errors
-/// For pods that want a user namespace.
-pub fn namespaces(pod: &Pod, target: Option<&str>) -> Result<cri::NamespaceOption, SecurityError> {
+/// `ids` are those of the pod's user namespace.
+#[must_use]
+pub fn namespaces(pod: &Pod, target: Option<&str>, ids: Option<cri::IdMapping>) -> cri::NamespaceOption {
     use cri::NamespaceMode as Mode;
     let spec = spec(pod);
-    if spec.host_users == Some(false) {
-        return Err(SecurityError::UserNamespace);
-    }
     let host = |flag: Option<bool>| flag.unwrap_or_default();
     let pid = match target {
         _ if host(spec.host_pid) => Mode::Node,
@@ -61,20 +55,27 @@ pub fn namespaces(pod: &Pod, target: Option<&str>) -> Result<cri::NamespaceOptio
         Some(_) => Mode::Target,
         None => Mode::Container,
     };
-    Ok(cri::NamespaceOption {
+    cri::NamespaceOption {
         network: if host(spec.host_network) { Mode::Node } else { Mode::Pod } as i32,
         ipc: if host(spec.host_ipc) { Mode::Node } else { Mode::Pod } as i32,
         pid: pid as i32,
         target_id: if pid == Mode::Target { target.unwrap_or_default().to_owned() } else { String::new() },
-        userns_options: None,
-    })
+        userns_options: ids.map(|ids| cri::UserNamespace {
+            mode: Mode::Pod as i32,
+            uids: vec![ids],
+            gids: vec![ids],
+        }),
+    }
 }
 
 /// The sandbox's security context.
 ///
 /// # Errors
 /// See [`SecurityError`].
-pub fn sandbox(pod: &Pod) -> Result<cri::LinuxSandboxSecurityContext, SecurityError> {
+pub fn sandbox(
+    pod: &Pod,
+    ids: Option<cri::IdMapping>,
+) -> Result<cri::LinuxSandboxSecurityContext, SecurityError> {
     let context = spec(pod).security_context.clone().unwrap_or_default();
     let int = |value: Option<i64>| value.map(|value| cri::Int64Value { value });
     let privileged =
@@ -82,7 +83,7 @@ pub fn sandbox(pod: &Pod) -> Result<cri::LinuxSandboxSecurityContext, SecurityEr
     let mut groups: Vec<i64> = context.fs_group.into_iter().collect();
     groups.extend(context.supplemental_groups.iter().flatten());
     Ok(cri::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod, None)?),
+        namespace_options: Some(namespaces(pod, None, ids)),
         selinux_options: context.se_linux_options.map(selinux),
         run_as_user: int(context.run_as_user),
         run_as_group: int(context.run_as_group),
@@ -104,6 +105,7 @@ pub fn container(
     container: &Container,
     image: &ImageUser,
     target: Option<&str>,
+    ids: Option<cri::IdMapping>,
 ) -> Result<cri::LinuxContainerSecurityContext, SecurityError> {
     let pod_context = spec(pod).security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
@@ -133,7 +135,7 @@ pub fn container(
             add_ambient_capabilities: Vec::new(),
         }),
         privileged,
-        namespace_options: Some(namespaces(pod, target)?),
+        namespace_options: Some(namespaces(pod, target, ids)),
         selinux_options: own.se_linux_options.or(pod_context.se_linux_options).map(selinux),
         run_as_user: run_as_user.or(image_uid).map(|value| cri::Int64Value { value }),
         run_as_group: run_as_group.map(|value| cri::Int64Value { value }),
@@ -252,19 +254,41 @@ mod tests {
         let c = &spec(&pod).containers[0];
         let user = |uid, name: &str| ImageUser { uid, name: name.into() };
         assert!(matches!(
-            container(&pod, c, &user(Some(0), ""), None),
+            container(&pod, c, &user(Some(0), ""), None, None),
             Err(SecurityError::ImageIsRoot { .. })
         ));
-        assert!(matches!(container(&pod, c, &user(None, ""), None), Err(SecurityError::ImageIsRoot { .. })));
-        assert!(matches!(container(&pod, c, &user(None, "web"), None), Err(SecurityError::NamedUser { .. })));
-        let context = container(&pod, c, &user(Some(7), ""), None).unwrap();
+        assert!(matches!(
+            container(&pod, c, &user(None, ""), None, None),
+            Err(SecurityError::ImageIsRoot { .. })
+        ));
+        assert!(matches!(
+            container(&pod, c, &user(None, "web"), None, None),
+            Err(SecurityError::NamedUser { .. })
+        ));
+        let context = container(&pod, c, &user(Some(7), ""), None, None).unwrap();
         assert_eq!(context.run_as_user.unwrap().value, 7);
     }
 
     #[test]
     fn fs_group_is_a_supplemental_group() {
         let pod = pod(serde_json::json!({"fsGroup": 5, "supplementalGroups": [6]}));
-        let context = container(&pod, &spec(&pod).containers[0], &ImageUser::default(), None).unwrap();
+        let context = container(&pod, &spec(&pod).containers[0], &ImageUser::default(), None, None).unwrap();
         assert_eq!(context.supplemental_groups, [5, 6]);
+    }
+
+    #[test]
+    fn a_pod_without_the_hosts_users_has_its_ids_in_every_container() {
+        let pod = pod(serde_json::json!({}));
+        let ids = cri::IdMapping { host_id: 131_072, container_id: 0, length: 65536 };
+        let container =
+            container(&pod, &spec(&pod).containers[0], &ImageUser::default(), None, Some(ids)).unwrap();
+        let sandbox = sandbox(&pod, Some(ids)).unwrap();
+        for options in [container.namespace_options, sandbox.namespace_options] {
+            let users = options.unwrap().userns_options.unwrap();
+            assert_eq!(
+                (users.mode(), users.uids, users.gids),
+                (cri::NamespaceMode::Pod, vec![ids], vec![ids])
+            );
+        }
     }
 }

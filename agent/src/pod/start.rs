@@ -20,7 +20,7 @@ use crate::env::PodFacts;
 use crate::events::Kind as Severity;
 use crate::hooks::{self, HookTarget};
 use crate::parts::{Parts, chain};
-use crate::volumes::{MountContext, PodVolumes, PreparedVolume};
+use crate::volumes::{IDS, MountContext, PodVolumes, PreparedVolume};
 use crate::{cgroup, env};
 
 /// Nanoseconds since the epoch.
@@ -57,10 +57,21 @@ impl Scene {
         self.ctx.now().cluster().map_or_else(|| "cluster.local".into(), |c| c.dns_domain.clone())
     }
 
+    /// The ids of the pod's user namespace, when it has one of its own.
+    fn ids(&self) -> Result<Option<cri::IdMapping>, String> {
+        if spec::spec(&self.pod).host_users != Some(false) {
+            return Ok(None);
+        }
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        let host_id = self.parts.volumes.owner(uid).map_err(|error| format!("choose user ids: {error}"))?;
+        Ok(Some(cri::IdMapping { host_id, container_id: 0, length: IDS }))
+    }
+
     fn sandbox_config(&self, attempt: u32) -> Result<cri::PodSandboxConfig, Failure> {
         let parts = SandboxParts {
             cgroup_parent: cgroup::cgroup_parent(&self.pod),
             resources: Some(cgroup::pod_sandbox_resources(&self.pod)),
+            ids: self.ids().map_err(|message| failure("CreatePodSandboxError", message, 10 * SECOND))?,
         };
         convert::sandbox(&self.pod, &self.ctx.now(), attempt, parts)
             .map_err(|error| failure("CreatePodSandboxError", error.to_string(), 10 * SECOND))
@@ -305,6 +316,7 @@ impl Scene {
             mounts,
             resources: cgroup::container_resources(&self.pod, container, self.parts.cgroups.node()),
             target,
+            ids: self.ids().map_err(refuse)?,
         };
         convert::container(&self.pod, container, attempt, parts).map_err(|error| refuse(error.to_string()))
     }

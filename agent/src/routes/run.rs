@@ -2,16 +2,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::StreamExt as _;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
 use rtnetlink::Handle;
+use tokio::sync::watch;
 
 use super::decide::{Peer, changes, peer, wanted};
 use super::kernel;
-use crate::Context;
+use crate::{Context, watching};
 
 /// Repeats what failed, and undoes what somebody else did to our routes.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -25,43 +25,41 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket for routes")?;
     tokio::spawn(connection);
     let mut settings = ctx.settings.clone();
+    let mut peers = peers(&ctx);
+    let mut wait = AGAIN;
     loop {
-        let Some(client) = ctx.api.ready().await else { return Ok(()) };
-        let mut events =
-            std::pin::pin!(watcher::watcher(Api::<Node>::all(client), watcher::Config::default()));
-        let mut peers = BTreeMap::new();
-        let mut listing = BTreeMap::new();
-        // Until the first list is complete, routes that are there stay: peers that are not known yet are not gone.
-        let mut complete = false;
-        let mut wait = AGAIN;
-        loop {
-            tokio::select! {
-                event = events.next() => match event {
-                    Some(Ok(event)) => match take(event, &mut peers, &mut listing) {
-                        Taken::Nothing => continue,
-                        Taken::Changed => {}
-                        Taken::Complete => complete = true,
-                    },
-                    Some(Err(error)) => {
-                        tracing::warn!("watch nodes for routes: {error}; may the group system:nodes list nodes?");
-                        tokio::time::sleep(RETRY).await;
-                        continue;
-                    }
-                    None => break,
-                },
-                changed = settings.changed() => if changed.is_err() { return Ok(()) },
-                () = ctx.api.replaced() => break,
-                () = tokio::time::sleep(wait) => {}
-            }
-            if complete {
-                let links: Vec<IpNet> =
-                    settings.borrow().network.addresses.iter().map(|a| a.address).collect();
-                wait = if apply(&handle, &ctx.node_name, &peers, &links).await { AGAIN } else { RETRY };
-            }
+        tokio::select! {
+            changed = peers.changed() => if changed.is_err() { return Ok(()) },
+            changed = settings.changed() => if changed.is_err() { return Ok(()) },
+            () = tokio::time::sleep(wait) => {}
         }
+        let Some(peers) = peers.borrow().clone() else { continue };
+        let links: Vec<IpNet> = settings.borrow().network.addresses.iter().map(|a| a.address).collect();
+        wait = if apply(&handle, &ctx.node_name, &peers, &links).await { AGAIN } else { RETRY };
     }
 }
 
+type Peers = BTreeMap<String, Peer>;
+
+/// Follows the other nodes. `None` until the first list is complete, so that routes that are there stay: peers that are not known yet are not gone.
+fn peers(ctx: &Context) -> watch::Receiver<Option<Peers>> {
+    let (sender, receiver) = watch::channel(None);
+    let api = ctx.api.clone();
+    tokio::spawn(async move {
+        let (mut peers, mut listing, mut complete) = (Peers::new(), Peers::new(), false);
+        watching::objects(api, "nodes for routes", Api::<Node>::all, watcher::Config::default(), |event| {
+            let taken = take(event, &mut peers, &mut listing);
+            complete |= taken == Taken::Complete;
+            if complete && taken != Taken::Nothing {
+                sender.send_replace(Some(peers.clone()));
+            }
+        })
+        .await;
+    });
+    receiver
+}
+
+#[derive(PartialEq, Eq)]
 enum Taken {
     Nothing,
     Changed,
@@ -69,11 +67,7 @@ enum Taken {
 }
 
 /// Keeps of each Node what routes need; Nodes change every few seconds, and routes hardly ever.
-fn take(
-    event: Event<Node>,
-    peers: &mut BTreeMap<String, Peer>,
-    listing: &mut BTreeMap<String, Peer>,
-) -> Taken {
+fn take(event: Event<Node>, peers: &mut Peers, listing: &mut Peers) -> Taken {
     let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
     match event {
         Event::Init => listing.clear(),
@@ -101,7 +95,7 @@ fn take(
 }
 
 /// Removes, then adds. False: something failed and is to be tried again.
-async fn apply(handle: &Handle, own: &str, peers: &BTreeMap<String, Peer>, links: &[IpNet]) -> bool {
+async fn apply(handle: &Handle, own: &str, peers: &Peers, links: &[IpNet]) -> bool {
     let present = match kernel::list(handle).await {
         Ok(present) => present,
         Err(error) => {

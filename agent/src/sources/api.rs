@@ -1,12 +1,10 @@
 //! Pods that the API server has bound to this node, and all Services, each kept by one watch.
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::{Api, ResourceExt as _};
 use tokio::sync::watch;
 
 use crate::context::ApiHandle;
@@ -15,38 +13,6 @@ use crate::watching;
 
 /// Pods by uid; `None` until they have been listed once.
 pub type ApiPods = Option<Arc<BTreeMap<String, Arc<Pod>>>>;
-
-/// Runs a watch for as long as the agent lives, and says when it fails and when it works again.
-async fn follow<K, F>(
-    api: ApiHandle,
-    what: &str,
-    make: impl Fn(kube::Client) -> Api<K>,
-    config: watcher::Config,
-    mut on: F,
-) where
-    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
-    F: FnMut(Event<K>),
-{
-    let mut told = String::new();
-    let stream = |client| watcher::watcher(make(client), config.clone());
-    let next = |next: Result<Event<K>, watcher::Error>| match next {
-        Ok(event) => {
-            if !told.is_empty() && matches!(event, Event::InitDone) {
-                tracing::info!("watch {what}: works again");
-                told.clear();
-            }
-            on(event);
-        }
-        Err(error) => {
-            let text = crate::parts::chain(&error);
-            if text != told {
-                tracing::warn!("watch {what}: {text}; trying again");
-                told = text;
-            }
-        }
-    };
-    watching::follow(api, stream, next).await;
-}
 
 /// Follows the pods of this node.
 #[must_use]
@@ -59,7 +25,7 @@ pub fn pods(api: ApiHandle, node: &str) -> watch::Receiver<ApiPods> {
             pod.metadata.managed_fields = None;
             (pod.uid().unwrap_or_default(), Arc::new(pod))
         };
-        follow(api, "pods", Api::all, config, |event| match event {
+        watching::objects(api, "pods", Api::all, config, |event| match event {
             Event::Init => listing = BTreeMap::new(),
             Event::InitApply(pod) => {
                 let (uid, pod) = keep(pod);
@@ -100,7 +66,7 @@ pub fn services(api: ApiHandle, services: Services) {
             s.status = None;
             Arc::new(s)
         };
-        follow(api, "services", Api::all, watcher::Config::default(), |event| {
+        watching::objects(api, "services", Api::all, watcher::Config::default(), |event| {
             let publish = match event {
                 Event::Init => {
                     current = BTreeMap::new();
@@ -132,7 +98,7 @@ pub fn node(api: ApiHandle, name: &str) -> watch::Receiver<Option<Arc<Node>>> {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     tokio::spawn(async move {
         let mut seen = false;
-        follow(api, "node", Api::all, config, |event: Event<Node>| match event {
+        watching::objects(api, "node", Api::all, config, |event: Event<Node>| match event {
             Event::Init => seen = false,
             Event::InitApply(node) | Event::Apply(node) => {
                 seen = true;

@@ -22,6 +22,7 @@ mod certificates;
 mod empty_dir;
 mod host_path;
 mod hosts;
+mod id_ranges;
 mod kinds;
 mod mount_table;
 mod mounts;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 
 pub use bundles::TrustBundle;
 pub use hosts::hosts_file;
+pub use id_ranges::IDS;
 pub use kinds::{ObjectRefs, object_refs, shows_trust_bundles};
 pub use mounts::{ContainerMounts, MountContext};
 pub use prepare::{PodVolumes, PreparedVolume};

@@ -16,7 +16,7 @@ use crate::cgroup::Amount;
 use crate::env::{Environment, PodFacts};
 
 #[derive(Debug, Default)]
-struct Fake {
+pub(super) struct Fake {
     config_maps: Mutex<BTreeMap<String, ConfigMap>>,
     secrets: Mutex<BTreeMap<String, Secret>>,
     tokens: Mutex<Vec<i64>>,

@@ -31,8 +31,5 @@ pub const CASES: &[Case] = &[
     Case { name: "bad_config_is_named_on_the_console", run: bad_config::on_console },
     Case { name: "corrupted_root_is_refused", run: verity::corrupted },
     Case { name: "wrong_root_hash_does_not_boot", run: verity::wrong_hash },
+    Case { name: "static_pods_outlive_their_services_and_the_machine_stops_cleanly", run: solo::life },
 ];
-
-/// Cases with pods on a machine of their own; they come before the cluster's stories.
-pub const PODS: &[Case] =
-    &[Case { name: "static_pods_outlive_their_services_and_the_machine_stops_cleanly", run: solo::life }];

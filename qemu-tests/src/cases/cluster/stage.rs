@@ -50,7 +50,13 @@ impl Stage {
         let old = if wanted.reuse { Cluster::load(&wanted.folder, wanted.programs.clone())? } else { None };
         let cluster = match old {
             Some(old) if old.state.nodes.iter().all(Vm::runs) => old,
-            _ => Cluster::start(&wanted.folder, &layout, &wanted.image, wanted.programs.clone())?,
+            _ => {
+                if wanted.folder.exists() {
+                    std::fs::remove_dir_all(&wanted.folder)
+                        .with_context(|| format!("empty {}", wanted.folder.display()))?;
+                }
+                Cluster::start(&wanted.folder, &layout, &wanted.image, wanted.programs.clone())?
+            }
         };
         Ok(Self {
             cluster,

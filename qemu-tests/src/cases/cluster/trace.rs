@@ -118,7 +118,9 @@ fn difference(before: &Value, after: &Value, names: &BTreeMap<String, String>) -
     };
     let (before, after) = (named(before), named(after));
     let more = after.difference(&before).map(|thing| format!("new: {thing}"));
-    let less = before.difference(&after).map(|thing| format!("gone: {thing}"));
+    // Logs of what ended before are collected in their own time.
+    let less = before.difference(&after).filter(|thing| !thing.starts_with("file /var/log/"));
+    let less = less.map(|thing| format!("gone: {thing}"));
     more.chain(less).collect()
 }
 
