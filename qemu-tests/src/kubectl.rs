@@ -1,8 +1,9 @@
 //! The cluster, asked with the kubectl that was built.
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::command::command_output;
@@ -37,6 +38,29 @@ impl Kubectl {
     /// When it fails, with its last words.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         command_output(self.command().args(arguments))
+    }
+
+    /// Applies a manifest, YAML or JSON.
+    ///
+    /// # Errors
+    /// When it fails, with its last words.
+    pub fn apply(&self, manifest: &str) -> Result<()> {
+        let mut child = self
+            .command()
+            .args(["apply", "--filename", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("run kubectl")?;
+        let written = child.stdin.take().context("kubectl's input")?.write_all(manifest.as_bytes());
+        let done = child.wait_with_output()?;
+        ensure!(
+            done.status.success(),
+            "kubectl apply failed: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+        written.context("give the manifest to kubectl")
     }
 
     /// Gets an object or list as JSON.

@@ -1,9 +1,7 @@
 //! A first workload: a Deployment of the image in the bundle, and its Service.
-use std::io::Write;
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use qemu_tests::{Kubectl, Look, Progress};
 
 const MANIFEST: &str = include_str!("demo.yaml");
@@ -15,16 +13,10 @@ const SERVICE_PROXY: &str = "/api/v1/namespaces/default/services/demo:http/proxy
 /// When it does not become available in time, with the pods' state.
 pub fn run(kubectl: &Kubectl, progress: &Progress, patience: u32) -> Result<String> {
     progress.wait("deploying the demo", Duration::from_secs(30) * patience, || {
-        Ok(apply(kubectl).map_or_else(|fault| Look::Waiting(format!("{fault:#}")), Look::Done))
+        Ok(kubectl.apply(MANIFEST).map_or_else(|fault| Look::Waiting(format!("{fault:#}")), Look::Done))
     })?;
     progress.wait("waiting for the demo's pods", Duration::from_secs(60) * patience, || {
-        let deployment = kubectl.get(&["deployment", "demo"])?;
-        let available = deployment["status"]["availableReplicas"].as_u64().unwrap_or(0);
-        if available >= 2 {
-            return Ok(Look::Done(()));
-        }
-        let pods = kubectl.get(&["pods", "-l", "app=demo"])?;
-        Ok(Look::Waiting(pod_states(&pods)))
+        Ok(look(kubectl).unwrap_or_else(|fault| Look::Waiting(format!("{fault:#}"))))
     })?;
     progress.wait("asking the demo through its Service", Duration::from_secs(15) * patience, || {
         Ok(kubectl
@@ -33,19 +25,12 @@ pub fn run(kubectl: &Kubectl, progress: &Progress, patience: u32) -> Result<Stri
     })
 }
 
-fn apply(kubectl: &Kubectl) -> Result<()> {
-    let mut child = kubectl
-        .command()
-        .args(["apply", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("run kubectl")?;
-    child.stdin.take().context("kubectl's input")?.write_all(MANIFEST.as_bytes())?;
-    let done = child.wait_with_output()?;
-    ensure!(done.status.success(), "kubectl apply failed: {}", String::from_utf8_lossy(&done.stderr).trim());
-    Ok(())
+fn look(kubectl: &Kubectl) -> Result<Look<()>> {
+    let deployment = kubectl.get(&["deployment", "demo"])?;
+    if deployment["status"]["availableReplicas"].as_u64().unwrap_or(0) >= 2 {
+        return Ok(Look::Done(()));
+    }
+    Ok(Look::Waiting(pod_states(&kubectl.get(&["pods", "-l", "app=demo"])?)))
 }
 
 /// What each pod waits for, in a few words.

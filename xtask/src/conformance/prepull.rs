@@ -1,14 +1,13 @@
 //! Every node pulls the test images before the specs begin: their deadlines are not meant for a download.
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use qemu_tests::{Kubectl, Look, Progress};
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(300);
+const ACCEPTED: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "prepull";
 
 /// Pulls the images on every node.
@@ -16,7 +15,11 @@ const NAMESPACE: &str = "prepull";
 /// # Errors
 /// When a node does not have them all in time, with what is missing.
 pub fn run(kubectl: &Kubectl, images: &[String], progress: &Progress, patience: u32) -> Result<()> {
-    apply(kubectl, &manifest(images))?;
+    let manifest = manifest(images).to_string();
+    // An API server that has just begun may be too busy to answer in time.
+    progress.wait("asking every node for the test images", ACCEPTED * patience, || {
+        Ok(kubectl.apply(&manifest).map_or_else(|fault| Look::Waiting(format!("{fault:#}")), Look::Done))
+    })?;
     progress.wait("pulling the test images on every node", DEADLINE * patience, || {
         let nodes = match kubectl.get(&["nodes"]) {
             Ok(nodes) => nodes,
@@ -69,21 +72,6 @@ fn missing(nodes: &Value, images: &[String]) -> Vec<String> {
         missing.extend(absent.map(|image| format!("{name} lacks {image}")));
     }
     missing
-}
-
-fn apply(kubectl: &Kubectl, manifest: &Value) -> Result<()> {
-    let mut child = kubectl
-        .command()
-        .args(["apply", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("run kubectl")?;
-    child.stdin.take().context("kubectl's input")?.write_all(manifest.to_string().as_bytes())?;
-    let done = child.wait_with_output()?;
-    ensure!(done.status.success(), "kubectl apply failed: {}", String::from_utf8_lossy(&done.stderr).trim());
-    Ok(())
 }
 
 #[cfg(test)]

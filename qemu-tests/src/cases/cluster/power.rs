@@ -28,8 +28,10 @@ pub fn back(stage: &mut Stage) -> Result<Outcome> {
     for vm in stage.nodes() {
         stage.wait_ready(NAMESPACE, &format!("app={}", vm.name), 1)?;
     }
+    // Each way takes minutes under emulation: a single round has the one that nothing prepares for.
+    let ways: &[Off] = if stage.rounds == 1 { &[Off::Cut] } else { &[Off::Reboot, Off::Button, Off::Cut] };
     for round in 0..stage.rounds.div_ceil(2) {
-        for off in [Off::Reboot, Off::Button, Off::Cut] {
+        for off in ways.iter().copied() {
             cycle(stage, &format!("{off:?}-{round}").to_lowercase(), off)
                 .with_context(|| format!("{off:?}"))?;
         }
