@@ -206,7 +206,12 @@ impl Worker {
             }
             let sleep = wake.map(|at| Duration::from_nanos((at - now()).max(1_000_000).unsigned_abs()));
             tokio::select! {
-                changed = self.desired.changed() => if changed.is_err() { break },
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.refresh_fields(&desired);
+                }
                 () = self.changed.notified() => stale = true,
                 Some(probe) = self.probes.recv() => self.probed(probe),
                 Some(done) = self.tasks.join_next_with_id() => { self.finished(done); stale = true; }

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Pod, Volume};
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements, Volume};
 
 /// The ConfigMaps and Secrets that a pod refers to, by name in its namespace; what to watch while it is here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +54,27 @@ pub fn shows_trust_bundles(pod: &Pod) -> bool {
     sources.into_iter().any(|source| source.cluster_trust_bundle.is_some())
 }
 
+/// Whether the pod shows fields of its own that are others in `after`: labels, annotations and resources can change while it runs.
+#[must_use]
+pub fn shows_other_fields(before: &Pod, after: &Pod) -> bool {
+    let mut volumes = after.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let shows = volumes.any(|volume| {
+        let mut sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        volume.downward_api.is_some() || sources.any(|source| source.downward_api.is_some())
+    });
+    let (old, new) = (&before.metadata, &after.metadata);
+    shows
+        && (old.labels != new.labels
+            || old.annotations != new.annotations
+            || resources(before) != resources(after))
+}
+
+fn resources(pod: &Pod) -> Vec<Option<&ResourceRequirements>> {
+    let spec = pod.spec.iter();
+    let containers = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    containers.map(|container| container.resources.as_ref()).collect()
+}
+
 /// Why a kind of volume is refused, or `None` for those that this node makes.
 pub(super) fn unsupported(volume: &Volume) -> Option<String> {
     let known = volume.empty_dir.is_some()
@@ -88,4 +109,31 @@ pub(super) fn unsupported(volume: &Volume) -> Option<String> {
         }
     };
     Some(format!("volume is {kind}: {advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(volume: serde_json::Value, label: &str, cpu: &str) -> Pod {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "labels": {"a": label}},
+            "spec": {"volumes": [volume], "containers": [{"name": "c", "resources": {"limits": {"cpu": cpu}}}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn fields_that_are_shown_are_followed() {
+        let downward = serde_json::json!({"name": "v", "downwardAPI": {}});
+        let projected = serde_json::json!({"name": "v", "projected": {"sources": [{"downwardAPI": {}}]}});
+        for volume in [downward, projected] {
+            let before = pod(volume.clone(), "1", "1");
+            assert!(!shows_other_fields(&before, &before));
+            assert!(shows_other_fields(&before, &pod(volume.clone(), "2", "1")));
+            assert!(shows_other_fields(&before, &pod(volume, "1", "2")));
+        }
+        let empty = serde_json::json!({"name": "v", "emptyDir": {}});
+        assert!(!shows_other_fields(&pod(empty.clone(), "1", "1"), &pod(empty, "2", "1")));
+    }
 }

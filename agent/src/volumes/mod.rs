@@ -40,7 +40,7 @@ use std::sync::Arc;
 pub use bundles::TrustBundle;
 pub use hosts::hosts_file;
 pub use id_ranges::IDS;
-pub use kinds::{ObjectRefs, object_refs, shows_trust_bundles};
+pub use kinds::{ObjectRefs, object_refs, shows_other_fields, shows_trust_bundles};
 pub use mounts::{ContainerMounts, MountContext};
 pub use prepare::{PodVolumes, PreparedVolume};
 pub use source::{Answer, CertificateRequest, ServiceAccountToken, Source, SourceError, TokenRequest};

@@ -19,6 +19,14 @@ impl Worker {
         self.tasks.spawn(async move { Done::Refreshed(scene.prepare_volumes().await.ok()) });
     }
 
+    /// Volumes that show the pod's own fields follow those that can change while it runs.
+    pub(super) fn refresh_fields(&mut self, before: &Desired) {
+        let desired = self.desired.borrow().clone();
+        if crate::volumes::shows_other_fields(&before.pod, &desired.pod) {
+            self.refresh_volumes(&desired);
+        }
+    }
+
     pub(super) fn renew_tokens(&mut self, desired: &Desired) {
         let due =
             self.volumes.as_ref().and_then(|v| v.renew_at).is_some_and(|at| at <= jiff::Timestamp::now());
