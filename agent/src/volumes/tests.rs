@@ -82,7 +82,11 @@ fn in_private_mounts(name: &str, test: impl FnOnce(tempfile::TempDir) + Send + '
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let flags = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+        match mount(None::<&str>, "/", None::<&str>, flags, None::<&str>) {
+            // In a chroot the root need not be a mount point; whoever made it has seen to its mounts.
+            Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+            Err(error) => panic!("make mounts private: {error}"),
+        }
         test(tempfile::tempdir().unwrap());
     });
     thread.join().unwrap();
