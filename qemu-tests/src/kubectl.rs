@@ -45,9 +45,21 @@ impl Kubectl {
     /// # Errors
     /// When it fails, with its last words.
     pub fn apply(&self, manifest: &str) -> Result<()> {
+        self.submit("apply", manifest)
+    }
+
+    /// Creates the objects of a manifest, YAML or JSON.
+    ///
+    /// # Errors
+    /// When it fails, with its last words; also when one of them is there already.
+    pub fn create(&self, manifest: &str) -> Result<()> {
+        self.submit("create", manifest)
+    }
+
+    fn submit(&self, verb: &str, manifest: &str) -> Result<()> {
         let mut child = self
             .command()
-            .args(["apply", "--filename", "-"])
+            .args([verb, "--filename", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -57,7 +69,7 @@ impl Kubectl {
         let done = child.wait_with_output()?;
         ensure!(
             done.status.success(),
-            "kubectl apply failed: {}",
+            "kubectl {verb} failed: {}",
             String::from_utf8_lossy(&done.stderr).trim()
         );
         written.context("give the manifest to kubectl")

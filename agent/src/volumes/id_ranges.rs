@@ -46,9 +46,14 @@ impl Volumes {
     fn range(&self, uid: &str) -> io::Result<Option<u32>> {
         let path = self.pod_dir(uid).join(FILE);
         match fs::read_to_string(&path) {
-            Ok(text) => text.parse().map(Some).map_err(|error| {
-                io::Error::other(format!("{} says {text:?}, which is no number: {error}", path.display()))
-            }),
+            Ok(text) => match text.parse() {
+                // Another number could wrap around to the host's own ids.
+                Ok(range @ 1..RANGES) => Ok(Some(range)),
+                _ => Err(io::Error::other(format!(
+                    "{} says {text:?}, which is no number of a range of ids",
+                    path.display()
+                ))),
+            },
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Ok(None)
             }
@@ -90,8 +95,10 @@ mod tests {
         for uid in ["a", "b"] {
             fs::create_dir_all(volumes.pod_dir(uid)).unwrap();
         }
-        fs::write(volumes.pod_dir("a").join(FILE), "x").unwrap();
-        assert!(volumes.owner("b").unwrap_err().to_string().contains("no number"));
+        for text in ["x", "0", "65536"] {
+            fs::write(volumes.pod_dir("a").join(FILE), text).unwrap();
+            assert!(volumes.owner("b").unwrap_err().to_string().contains("no number"));
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use qemu_tests::{Look, Vm};
-use serde_json::Value;
 
 use super::inspector::Inspector;
 use super::{Stage, manifest};
@@ -91,8 +90,7 @@ fn running(inspector: &Inspector, service: &str) -> Result<u64> {
 
 /// `namespace/pod/container` of every container that is to go on, with its id and how often it was started again.
 fn containers(stage: &Stage) -> Result<BTreeMap<String, String>> {
-    let list = stage.run("default", &["get", "pods", "--all-namespaces", "--output=json"])?;
-    let list: Value = serde_json::from_str(&list)?;
+    let list = stage.get("default", &["pods", "--all-namespaces"])?;
     let mut containers = BTreeMap::new();
     for pod in list["items"].as_array().context("pods")? {
         for status in pod["status"]["containerStatuses"].as_array().into_iter().flatten() {

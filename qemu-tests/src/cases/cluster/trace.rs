@@ -93,8 +93,7 @@ fn settled(stage: &Stage) -> Result<Vec<Value>> {
 
 /// Ids of the containers that belong to pods that are still there, with what they are for: one that was started again is no trace.
 fn containers(stage: &Stage) -> Result<BTreeMap<String, String>> {
-    let list = stage.run("default", &["get", "pods", "--all-namespaces", "--output=json"])?;
-    let list: Value = serde_json::from_str(&list)?;
+    let list = stage.get("default", &["pods", "--all-namespaces"])?;
     let mut names = BTreeMap::new();
     for pod in list["items"].as_array().context("pods")? {
         for status in pod["status"]["containerStatuses"].as_array().into_iter().flatten() {

@@ -1,6 +1,4 @@
 //! Pods: how long they take to run, to answer an exec, and to be gone. Times are between events of one watch, so kubectl's own start is not in them.
-use std::io::Write;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -102,7 +100,7 @@ fn wait_for_account(kubectl: &Kubectl, deadline: Duration) -> Result<()> {
 /// Creates pods with one request; the time from the first one's appearance until all run.
 fn group(kubectl: &Kubectl, watch: &Watch, names: &[String], deadline: Duration) -> Result<Duration> {
     let items: Vec<Value> = names.iter().map(|name| pod(name)).collect();
-    apply(kubectl, &json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())?;
+    kubectl.create(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())?;
     let mut times: Option<(Instant, Instant)> = None;
     for name in names {
         let added = watch.wait(deadline, |event| event.name() == name && event.kind == "ADDED")?.at;
@@ -139,21 +137,6 @@ fn end(kubectl: &Kubectl, watch: &Watch, names: &[String], deadline: Duration) -
         times = Some(times.map_or((deleted, gone), |(first, last)| (first.min(deleted), last.max(gone))));
     }
     Ok(times.map_or(Duration::ZERO, |(first, last)| last - first))
-}
-
-fn apply(kubectl: &Kubectl, manifest: &str) -> Result<()> {
-    let mut child = kubectl
-        .command()
-        .args(["create", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("run kubectl")?;
-    child.stdin.take().context("kubectl's input")?.write_all(manifest.as_bytes())?;
-    let done = child.wait_with_output()?;
-    ensure!(done.status.success(), "kubectl create failed: {}", String::from_utf8_lossy(&done.stderr).trim());
-    Ok(())
 }
 
 /// One container of the image in the bundle, which ends only when it is killed.
