@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nftables", "/usr/sbin/nft"),
     ("iproute2", "/usr/bin/ip"),
     ("dbus", "/usr/bin/dbus-daemon"),
+    ("busybox-static", "/bin/busybox"),
 ];
 
 /// Packages of [`PACKAGES`] that are not installed.
