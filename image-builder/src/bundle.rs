@@ -132,7 +132,7 @@ fn finish(tree: &Tree, image: &Image<'_>) -> Result<BundleImage> {
 
 /// Digest of the layer as an uncompressed tar archive with fixed owners and times, and the size of its files.
 fn diff_id(folder: &Path) -> Result<(String, u64)> {
-    let mut archive = tar::Builder::new(crate::digest::Hasher::new()?);
+    let mut archive = tar::Builder::new(Sha256::new());
     archive.mode(tar::HeaderMode::Deterministic);
     archive.follow_symlinks(false);
     let mut size = 0;
@@ -141,5 +141,5 @@ fn diff_id(folder: &Path) -> Result<(String, u64)> {
         size += if meta.is_file() { meta.len() } else { 0 };
         archive.append_path_with_name(&path, path.strip_prefix(folder)?)?;
     }
-    Ok((hex::encode(archive.into_inner()?.finish()?), size))
+    Ok((hex::encode(archive.into_inner()?.finalize()), size))
 }

@@ -57,11 +57,6 @@ impl Packages {
         bail!("none of the Debian packages {:?} has the file {path}", self.identity)
     }
 
-    /// The folders the packages were unpacked into.
-    #[must_use]
-    pub fn trees(&self) -> &[PathBuf] {
-        &self.trees
-    }
 }
 
 /// One line of `apt-get download --print-uris`.

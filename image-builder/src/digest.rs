@@ -1,73 +1,25 @@
 //! SHA-256 of files and trees, and names derived from them: a build's identifiers are functions of its content.
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
-
-/// SHA-256 by `sha256sum`: the host's is optimised in every build, ours only in a release build, and a root has hundreds of megabytes.
-#[derive(Debug)]
-pub struct Hasher {
-    child: Child,
-    input: ChildStdin,
-}
-
-impl Hasher {
-    /// Starts a digest.
-    ///
-    /// # Errors
-    /// When sha256sum does not start.
-    pub fn new() -> Result<Self> {
-        let mut child = Command::new("sha256sum")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("run sha256sum")?;
-        let input = child.stdin.take().context("sha256sum's input")?;
-        Ok(Self { child, input })
-    }
-
-    /// The digest of everything that was written.
-    ///
-    /// # Errors
-    /// When sha256sum fails.
-    pub fn finish(self) -> Result<[u8; 32]> {
-        drop(self.input);
-        let done = self.child.wait_with_output().context("wait for sha256sum")?;
-        let mut digest = [0; 32];
-        let text = done.stdout.get(..64).context("sha256sum printed no digest")?;
-        hex::decode_to_slice(text, &mut digest).context("read sha256sum's digest")?;
-        Ok(digest)
-    }
-
-    fn file(&mut self, path: &Path) -> Result<()> {
-        let mut file = std::fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
-        std::io::copy(&mut file, &mut self.input).with_context(|| format!("read {}", path.display()))?;
-        Ok(())
-    }
-}
-
-impl Write for Hasher {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.input.write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.input.flush()
-    }
-}
 
 /// Hex digest of a file.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn file(path: &Path) -> Result<String> {
-    let mut hasher = Hasher::new()?;
-    hasher.file(path)?;
-    Ok(hex::encode(hasher.finish()?))
+    let mut hasher = Sha256::new();
+    add_file(&mut hasher, path)?;
+    Ok(hex::encode(hasher.finalize()))
+}
+
+fn add_file(hasher: &mut Sha256, path: &Path) -> Result<()> {
+    let mut file = std::fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
+    std::io::copy(&mut file, hasher).with_context(|| format!("read {}", path.display()))?;
+    Ok(())
 }
 
 /// Every path below `root`, sorted bytewise, folders before what is in them; symbolic links are not followed.
@@ -97,23 +49,22 @@ pub fn walk(root: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// When something in it cannot be read.
 pub fn tree(root: &Path) -> Result<[u8; 32]> {
-    let mut hasher = Hasher::new()?;
+    let mut hasher = Sha256::new();
     for path in walk(root)? {
         let meta = std::fs::symlink_metadata(&path)?;
-        let relative = path.strip_prefix(root)?.as_os_str().as_bytes();
+        hasher.update(path.strip_prefix(root)?.as_os_str().as_bytes());
         // A folder's size is a matter of the file system it lies on.
         let size = if meta.is_dir() { 0 } else { meta.len() };
-        let head = [relative, &[0], &meta.permissions().mode().to_le_bytes(), &size.to_le_bytes()].concat();
-        hasher.write_all(&head).context("write to sha256sum")?;
+        hasher.update([0]);
+        hasher.update(meta.permissions().mode().to_le_bytes());
+        hasher.update(size.to_le_bytes());
         if meta.is_symlink() {
-            hasher
-                .write_all(std::fs::read_link(&path)?.as_os_str().as_bytes())
-                .context("write to sha256sum")?;
+            hasher.update(std::fs::read_link(&path)?.as_os_str().as_bytes());
         } else if meta.is_file() {
-            hasher.file(&path)?;
+            add_file(&mut hasher, &path)?;
         }
     }
-    hasher.finish()
+    Ok(hasher.finalize().into())
 }
 
 /// A version-8 UUID (RFC 9562: vendor-specific) for `purpose` of the content with this digest.

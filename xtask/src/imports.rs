@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("image-builder", &["machine", "sys"]),
     ("ctl", &["machine", "sys"]),
     ("qemu-tests", &["machine"]),
-    ("xtask", &["machine", "qemu-tests", "image-builder"]),
+    ("xtask", &["machine", "qemu-tests"]),
 ];
 
 /// Checks the workspace.

@@ -4,6 +4,7 @@ mod bench;
 mod boot;
 mod conformance;
 mod critest;
+mod debian;
 mod demo;
 mod down;
 mod go;

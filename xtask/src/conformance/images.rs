@@ -1,15 +1,15 @@
 //! The images that the specs pull: programs of the module and Debian packages. Their names are those that `e2e.test` itself lists.
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use image_builder::debian::{self, Packages};
-use image_builder::libraries::{self, LIBRARY_FOLDER, LOADER};
 use qemu_tests::command::command_output;
 use serde_json::{Value, json};
 
 use super::programs::Programs;
 use crate::artifacts::key;
+use crate::debian::{LIBRARY_FOLDER, Packages};
 use crate::host;
 use crate::oci::{Image, Layer, registry};
 
@@ -122,10 +122,10 @@ fn has_recipe(name: &str) -> bool {
 /// # Errors
 /// When a package cannot be fetched or an image not be written.
 pub fn registry_folder(programs: &Programs) -> Result<PathBuf> {
-    let packages = debian::fetch(&host::cache()?.join("debian"), PACKAGES)?;
+    let packages = Packages::fetch(PACKAGES)?;
     let mut inputs = vec![programs.folder.display().to_string()];
     inputs.extend(SOURCES.map(str::to_owned));
-    inputs.extend(packages.identity.iter().cloned());
+    inputs.push(packages.key.clone());
     let folder = host::target().join("conformance").join(format!("registry-{}", key(&inputs)));
     if folder.join("docker").exists() {
         return Ok(folder);
@@ -259,17 +259,16 @@ fn executables(packages: &Packages, paths: &[&str]) -> Result<Layer> {
     for path in paths {
         layer = layer.program(path, &packages.find(path)?)?;
     }
-    let mut libraries: Vec<String> = libraries::closure(packages, paths)?
-        .into_iter()
-        .map(|name| format!("{LIBRARY_FOLDER}/{name}"))
-        .collect();
-    // Names of hosts and users; loaded while running.
-    libraries.push(format!("{LIBRARY_FOLDER}/libresolv.so.2"));
-    for path in &libraries {
-        layer = layer.program(path, &packages.find(path)?)?;
+    // Names of hosts and users are found by a library that is loaded while running.
+    let resolver = format!("{LIBRARY_FOLDER}/libresolv.so.2");
+    let mut libraries = BTreeMap::from([(resolver.clone(), packages.find(&resolver)?)]);
+    for path in paths {
+        libraries.extend(packages.libraries(&packages.find(path)?)?);
     }
-    let loader = packages.find(LOADER)?;
-    Ok(layer.program("lib64/ld-linux-x86-64.so.2", &loader)?)
+    for (path, library) in &libraries {
+        layer = layer.program(path, library)?;
+    }
+    Ok(layer)
 }
 
 /// The module's pause program, which is C.

@@ -2,9 +2,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::debian::Packages;
 use crate::oci::{Image, Layer};
 use qemu_tests::command::command_output;
 
@@ -18,14 +19,16 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sb
 const GROUP: &str = "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\ndefault-user:x:1000:\n\
                      group-defined-in-image:x:50000:default-user\nnogroup:x:65534:\n";
 
+/// The Debian packages that images take programs from.
+pub const PACKAGES: &[&str] = &["busybox", "apparmor"];
+
 /// Programs that go into images.
 #[derive(Debug)]
 pub struct Programs {
-    pub busybox: PathBuf,
     pub tools: PathBuf,
     pub critest: PathBuf,
-    /// Where Debian's apparmor package lies unpacked.
-    pub apparmor: PathBuf,
+    /// Debian's [`PACKAGES`].
+    pub packages: Packages,
 }
 
 /// Every image.
@@ -92,15 +95,16 @@ fn image(repository: &str, tags: &[&str], layer: &Layer, config: Value) -> Image
 /// Debian's busybox with its own names and libraries, and the two that it lacks. It is not the static one, whose shell runs its own `ls` even where
 /// `/bin/ls` is masked.
 fn busybox(programs: &Programs) -> Result<Layer> {
-    let mut layer = Layer::default().program("bin/busybox", &programs.busybox)?;
-    layer = with_libraries(layer, &programs.busybox)?;
-    for name in command_output(Command::new(&programs.busybox).arg("--list"))?.lines() {
+    let program = programs.packages.find("bin/busybox")?;
+    let mut layer = Layer::default().program("bin/busybox", &program)?;
+    layer = with_libraries(layer, &programs.packages, &program)?;
+    for name in command_output(Command::new(&program).arg("--list"))?.lines() {
         if name != "busybox" {
             layer = layer.link(&format!("bin/{name}"), "busybox");
         }
     }
     // A file of its own: masking a link would mask all of busybox.
-    layer = layer.program("bin/ls", &programs.busybox)?;
+    layer = layer.program("bin/ls", &program)?;
     layer = layer.program("bin/tools", &programs.tools)?;
     for name in ["ipcs", "pgrep", "ipcmk", "sudo", "pod-cidr"] {
         layer = layer.link(&format!("bin/{name}"), "tools");
@@ -119,64 +123,29 @@ fn web(busybox: &Layer, programs: &Programs, repository: &str, tag: &str, port: 
 
 /// critest with what it calls: sudo, ipcmk and the AppArmor parser with its libraries.
 fn suite(programs: &Programs) -> Result<Image> {
-    let parser = programs.apparmor.join("sbin/apparmor_parser");
+    let packages = &programs.packages;
+    let parser = packages.find("sbin/apparmor_parser")?;
     let mut layer = Layer::default().program("bin/critest", &programs.critest)?;
     layer = layer.program("sbin/apparmor_parser", &parser)?;
     layer = layer.file(
         "etc/apparmor/parser.conf",
-        std::fs::read(programs.apparmor.join("etc/apparmor/parser.conf"))?,
+        std::fs::read(packages.find("etc/apparmor/parser.conf")?)?,
         0o644,
     );
     let features = "usr/share/apparmor-features/features";
-    layer = layer.file(features, std::fs::read(programs.apparmor.join(features))?, 0o644);
+    layer = layer.file(features, std::fs::read(packages.find(features)?)?, 0o644);
     layer = layer.folder("var/cache/apparmor", 0o755).folder("etc/apparmor.d", 0o755);
-    layer = with_libraries(layer, &parser)?;
+    layer = with_libraries(layer, packages, &parser)?;
     let mut image = image(SUITE, &["v1"], &busybox(programs)?, json!({}));
     image.layers.push(layer);
     Ok(image)
 }
 
-fn with_libraries(mut layer: Layer, program: &Path) -> Result<Layer> {
-    for library in libraries(program)? {
-        let path = library.to_string_lossy().into_owned();
+fn with_libraries(mut layer: Layer, packages: &Packages, program: &Path) -> Result<Layer> {
+    for (path, library) in packages.libraries(program)? {
         layer = layer.program(&path, &library)?;
     }
     Ok(layer)
-}
-
-/// The shared libraries of a program, as the host's loader finds them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let text = command_output(Command::new("ldd").arg(program))?;
-    let paths: Vec<PathBuf> = text
-        .lines()
-        .filter_map(|line| line.split_ascii_whitespace().find(|word| word.starts_with('/')))
-        .map(PathBuf::from)
-        .collect();
-    ensure!(!paths.is_empty(), "{} names no library", program.display());
-    Ok(paths)
-}
-
-/// Debian's packages that images take programs from, unpacked in the cache.
-///
-/// # Errors
-/// When a package cannot be downloaded.
-pub fn debian_package(name: &str, cache: &Path) -> Result<PathBuf> {
-    let folder = cache.join("critest").join(name);
-    if folder.exists() {
-        return Ok(folder);
-    }
-    let scratch = tempfile::tempdir()?;
-    // apt's own sandbox user could not write to a folder of ours.
-    let mut download = Command::new("apt-get");
-    download.args(["-q", "-o", "APT::Sandbox::User=root", "download", name]).current_dir(scratch.path());
-    command_output(&mut download)?;
-    let package =
-        std::fs::read_dir(scratch.path())?.flatten().next().context("apt-get downloaded nothing")?;
-    let part = folder.with_extension(format!("part-{}", std::process::id()));
-    std::fs::create_dir_all(&part)?;
-    command_output(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(&part))?;
-    std::fs::rename(&part, &folder)?;
-    Ok(folder)
 }
 
 #[cfg(test)]

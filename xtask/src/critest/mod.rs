@@ -15,6 +15,7 @@ use qemu_tests::{Accel, Boot, Image, Spec, Vm};
 use serde_json::json;
 
 use crate::artifacts::Flavour;
+use crate::debian::Packages;
 use crate::oci::registry::{self, Registry};
 use crate::{go, host};
 use qemu_tests::progress::Progress;
@@ -114,10 +115,9 @@ fn logs() -> Result<PathBuf> {
 /// Builds programs and images into the folder that the registry serves.
 fn registry_folder() -> Result<PathBuf> {
     let programs = images::Programs {
-        busybox: images::debian_package("busybox", &host::cache()?)?.join("bin/busybox"),
         tools: go::build_file("tools", &host::workspace().join("xtask/critest/tools.go"))?,
         critest: go::build(&go::CRITEST)?,
-        apparmor: images::debian_package("apparmor", &host::cache()?)?,
+        packages: Packages::fetch(images::PACKAGES)?,
     };
     let folder = host::target().join("critest/registry");
     if folder.exists() {
