@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use qemu_tests::progress::pause_after;
 use qemu_tests::{Accel, Boot, Image, Look, Spec, Vm};
 
 const POLL: Duration = Duration::from_secs(1);
@@ -101,6 +102,7 @@ pub fn within(seconds: u64) -> Duration {
 pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Look<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
+        let began = Instant::now();
         let reason = match look() {
             Ok(Look::Done(value)) => return Ok(value),
             Ok(Look::Waiting(reason)) => reason,
@@ -109,6 +111,6 @@ pub fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result
         if start.elapsed() > deadline {
             bail!("{what}: not within {} s; {reason}", deadline.as_secs());
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(pause_after(began.elapsed(), POLL));
     }
 }

@@ -16,7 +16,7 @@ use qemu_tests::transports::{TRANSPORTS, Tools};
 use report::{Report, attempt};
 
 const USAGE: &str = "usage: qemu-tests machine --image DIR --artifacts DIR [--pintle FILE --inspector FILE] [--only NAME]
-       qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--reuse yes] [--only NAME]
+       qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--mirror URL] [--reuse yes] [--keep yes] [--only NAME]
        qemu-tests transports --image DIR --artifacts DIR --pintle FILE --kubectl FILE --image-builder FILE [--only NAME]";
 
 fn main() -> ExitCode {
@@ -114,7 +114,7 @@ fn stories(options: &Options) -> Result<Report> {
     let number = |name: &str, default: usize| options.get(name).map_or(Ok(default), |text| text.parse());
     let artifacts = path(options, "artifacts")?;
     let folder = artifacts.join("cluster");
-    let reuse = options.contains_key("reuse");
+    let keep = options.contains_key("keep");
     let wanted = Wanted {
         image: path(options, "image")?,
         programs: Programs { pintle: path(options, "pintle")?, kubectl: path(options, "kubectl")? },
@@ -122,7 +122,9 @@ fn stories(options: &Options) -> Result<Report> {
         nodes: u8::try_from(number("nodes", 2)?)?,
         rounds: number("rounds", 2)?,
         folder,
-        reuse,
+        mirror: options.get("mirror").cloned(),
+        reuse: options.contains_key("reuse"),
+        keep,
     };
     let mut stage = Stage::start(&wanted)?;
     let ready = report.add(
@@ -138,7 +140,7 @@ fn stories(options: &Options) -> Result<Report> {
         }
     }
     drop(stage);
-    if report.failed == 0 && !reuse {
+    if report.failed == 0 && !keep {
         std::fs::remove_dir_all(&wanted.folder)?;
     }
     Ok(report)

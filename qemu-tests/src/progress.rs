@@ -8,6 +8,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// How often plain output repeats what it waits for.
 const REPEAT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(500);
+const LONGEST_POLL: Duration = Duration::from_secs(3);
+
+/// How long to leave it alone after a look that took so long: a look may cost the very processors that the machines run on.
+#[must_use]
+pub fn pause_after(look: Duration, poll: Duration) -> Duration {
+    poll.max((look * 4).min(LONGEST_POLL))
+}
 
 /// One look at something that takes time.
 #[derive(Debug)]
@@ -62,6 +69,7 @@ impl Progress {
         let start = Instant::now();
         let mut said = Instant::now();
         loop {
+            let began = Instant::now();
             match look() {
                 Ok(Look::Done(value)) => {
                     phase.end(true);
@@ -82,7 +90,7 @@ impl Progress {
                     return Err(fault);
                 }
             }
-            std::thread::sleep(POLL);
+            std::thread::sleep(pause_after(began.elapsed(), POLL));
         }
     }
 

@@ -1,13 +1,14 @@
 //! `cargo xtask test`: formatting, lints, import directions, then the three rings of tests.
-use std::io::{BufRead, BufReader};
+mod machines;
+
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::artifacts::{self, cargo};
-use crate::{boot, heavy, host, imports, up};
+use crate::artifacts::cargo;
+use crate::{heavy, host, imports};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -19,12 +20,12 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     ring: Option<Ring>,
     /// How often the cluster's stories repeat what they repeat: 20 is the full campaign; with 1 the machines only lose their power once.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     rounds: usize,
     /// Machines of the cluster's stories.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
-    /// Uses the cluster that the last such run left, and leaves it running: for writing stories.
+    /// Uses the cluster that the last such run left, and leaves it running, without Kubernetes' specs: for writing stories.
     #[arg(long)]
     reuse: bool,
     /// Boots this image folder (with `image.json`) in the QEMU rings instead of building one.
@@ -45,7 +46,7 @@ pub enum Ring {
     Transports,
     /// The last commit built twice, with the same bytes. Only when asked for: two whole builds.
     Reproducible,
-    /// In a cluster of virtual machines, which the stories share. Only when asked for.
+    /// In a cluster of virtual machines, which the stories share; at the end a handful of Kubernetes' own specs.
     Cluster,
 }
 
@@ -86,15 +87,13 @@ pub fn test(arguments: &Arguments) -> Result<()> {
             counts.skipped += 1;
         }
     }
-    // Twenty minutes that have not passed on a bare machine yet, so they are not part of every run.
-    let cluster = arguments.ring == Some(Ring::Cluster);
-    if wanted(Ring::Qemu) || cluster {
-        counts.add(qemu(arguments, wanted(Ring::Qemu), cluster)?);
+    if wanted(Ring::Qemu) || wanted(Ring::Cluster) {
+        counts.add(machines::run(arguments, wanted(Ring::Qemu), wanted(Ring::Cluster))?);
     }
     match arguments.ring {
         Some(Ring::Transports) => {
             let mut command = heavy::transports(arguments.only.as_deref(), arguments.image.as_deref())?;
-            counts.add(cases(&mut command, "transports: ")?);
+            counts.add(machines::cases(&mut command, "transports: ")?);
         }
         Some(Ring::Reproducible) => {
             let (same, different) = heavy::reproducible()?;
@@ -174,57 +173,6 @@ fn has_host_tests() -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// The rings in virtual machines; both boot one image.
-fn qemu(arguments: &Arguments, machines: bool, cluster: bool) -> Result<Counts> {
-    let program = artifacts::host_program("qemu-tests", "qemu-tests")?;
-    let image = match &arguments.image {
-        Some(folder) => folder.clone(),
-        None => {
-            let flavour = artifacts::Flavour { debug: false, without_kubernetes: !cluster };
-            boot::build(flavour, "none").context("build the image for the QEMU rings")?
-        }
-    };
-    let pintle = artifacts::host_program("ctl", "pintle")?;
-    let inspector = artifacts::static_program("inspector", "node-inspector")?;
-    let common = |ring: &str| {
-        let mut command = Command::new(&program);
-        command.arg(ring).arg("--image").arg(&image);
-        command.arg("--artifacts").arg(host::target().join("qemu-tests"));
-        command.arg("--pintle").arg(&pintle).arg("--inspector").arg(&inspector);
-        if let Some(only) = &arguments.only {
-            command.args(["--only", only]);
-        }
-        command
-    };
-    let mut counts = Counts::default();
-    if machines {
-        counts.add(cases(&mut common("machine"), "machine: ")?);
-    }
-    if cluster {
-        let mut command = common("cluster");
-        command.arg("--kubectl").arg(up::tool(&artifacts::kubernetes()?, "kubectl")?);
-        command.args(["--nodes", &arguments.nodes.to_string(), "--rounds", &arguments.rounds.to_string()]);
-        if arguments.reuse {
-            command.args(["--reuse", "yes"]);
-        }
-        counts.add(cases(&mut command, "cluster: ")?);
-    }
-    Ok(counts)
-}
-
-/// Runs the program of the cases, shows what it prints as it comes, and reads its closing line.
-fn cases(command: &mut Command, prefix: &str) -> Result<Counts> {
-    let mut child = command.stdout(Stdio::piped()).spawn().context("run the QEMU cases")?;
-    let mut counts = None;
-    for line in BufReader::new(child.stdout.take().context("the cases' output")?).lines() {
-        let line = line.context("read the cases' output")?;
-        counts = line.strip_prefix(prefix).and_then(counts_of).or(counts);
-        println!("{line}");
-    }
-    child.wait()?;
-    counts.context("the QEMU cases ended without a result")
 }
 
 fn succeed(command: &mut Command) -> Result<()> {

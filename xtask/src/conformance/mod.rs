@@ -1,4 +1,5 @@
 //! `cargo xtask conformance`: Kubernetes' own specs against a cluster in QEMU.
+mod handful;
 mod images;
 mod prepull;
 mod programs;
@@ -16,6 +17,7 @@ use regex::Regex;
 use crate::artifacts::{self, Flavour};
 use crate::oci::registry::Registry;
 use crate::{go, host};
+pub use handful::{Handful, counts};
 use programs::Programs;
 
 /// One spec of every kind of duty, by its full name.
@@ -69,31 +71,48 @@ pub fn conformance(arguments: &Arguments) -> Result<()> {
         names.iter().for_each(|name| println!("{name}"));
         return Ok(());
     }
-    let folder = host::target().join("conformance");
+    let folder = folder();
     let (cluster, _registry) = bring_up(arguments, &programs, &folder, &progress)?;
-    let patience = Layout::default().accel.patience();
-    let pulled = prepull::run(&cluster.kubectl(), &images::names(&programs)?, &progress, patience);
-    if let Err(fault) = pulled {
-        cluster.power_cut()?;
-        return Err(fault);
-    }
-    let suite = Suite {
-        program: programs.program("e2e.test"),
-        kubectl: cluster.programs.kubectl.clone(),
-        kubeconfig: cluster.kubeconfig(),
-        folder: folder.join("results"),
-        deadline: DEADLINE * patience,
-    };
-    if suite.folder.exists() {
-        std::fs::remove_dir_all(&suite.folder)?;
-    }
-    let result = suite.run(&names, &mut |line| println!("[{:7.1} s] {line}", progress.seconds()));
+    let result = run(&cluster, &programs, &names, &images::names(&programs)?, &progress);
     if arguments.keep {
         println!("the cluster runs on: export KUBECONFIG={}", cluster.kubeconfig().display());
     } else {
         cluster.power_cut()?;
     }
-    report(&result?, &suite.folder, &folder)
+    report(&result?, &cluster.folder)
+}
+
+/// Where registries, results and the cluster lie.
+fn folder() -> PathBuf {
+    host::target().join("conformance")
+}
+
+/// Has every node pull the images, and runs the specs.
+fn run(
+    cluster: &Cluster,
+    programs: &Programs,
+    names: &BTreeSet<String>,
+    images: &[String],
+    progress: &Progress,
+) -> Result<Vec<Outcome>> {
+    let patience = Layout::default().accel.patience();
+    prepull::run(&cluster.kubectl(), images, progress, patience)?;
+    let suite = Suite {
+        program: programs.program("e2e.test"),
+        kubectl: cluster.programs.kubectl.clone(),
+        kubeconfig: cluster.kubeconfig(),
+        folder: results(),
+        deadline: DEADLINE * patience,
+    };
+    if suite.folder.exists() {
+        std::fs::remove_dir_all(&suite.folder)?;
+    }
+    suite.run(names, &mut |line| println!("[{:7.1} s] {line}", progress.seconds()))
+}
+
+/// Logs and reports of the last run.
+fn results() -> PathBuf {
+    folder().join("results")
 }
 
 /// The names that were asked for.
@@ -179,7 +198,8 @@ fn bring_up(
 }
 
 /// The closing table; the output of failed specs goes to files.
-fn report(outcomes: &[Outcome], results: &Path, folder: &Path) -> Result<()> {
+fn report(outcomes: &[Outcome], machines: &Path) -> Result<()> {
+    let results = results();
     std::fs::write(results.join("outcomes.json"), serde_json::to_vec_pretty(outcomes)?)?;
     println!("\n{}", e2e::summary(outcomes));
     let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.state == State::Failed).collect();
@@ -196,7 +216,7 @@ fn report(outcomes: &[Outcome], results: &Path, folder: &Path) -> Result<()> {
         "{} specs failed; what they printed: {}; the machines' consoles: {}",
         failed.len(),
         place.display(),
-        folder.join("cluster").display()
+        machines.display()
     )
 }
 

@@ -28,8 +28,12 @@ pub struct Wanted {
     /// How often each thing that is repeated is done.
     pub rounds: usize,
     pub folder: PathBuf,
-    /// Takes the cluster of the last run if it still runs, and leaves it running.
+    /// Where nodes pull images from instead of the registries in their names.
+    pub mirror: Option<String>,
+    /// Takes the cluster of the last run if it still runs.
     pub reuse: bool,
+    /// Leaves the cluster running.
+    pub keep: bool,
 }
 
 /// A cluster with an inspector on each node.
@@ -39,14 +43,19 @@ pub struct Stage {
     pub layout: Layout,
     pub rounds: usize,
     folder: PathBuf,
-    reuse: bool,
+    keep: bool,
 }
 
 impl Stage {
     /// Boots the machines, unless those of the last run are to be used and run.
     pub fn start(wanted: &Wanted) -> Result<Self> {
-        let layout =
-            Layout { nodes: wanted.nodes, memory: 2560, ports: vec![inspector::PORT], ..Layout::default() };
+        let layout = Layout {
+            nodes: wanted.nodes,
+            memory: 2560,
+            ports: vec![inspector::PORT],
+            mirror: wanted.mirror.clone(),
+            ..Layout::default()
+        };
         let old = if wanted.reuse { Cluster::load(&wanted.folder, wanted.programs.clone())? } else { None };
         let cluster = match old {
             Some(old) if old.state.nodes.iter().all(Vm::runs) => old,
@@ -63,7 +72,7 @@ impl Stage {
             layout,
             rounds: wanted.rounds,
             folder: wanted.folder.clone(),
-            reuse: wanted.reuse,
+            keep: wanted.keep,
         })
     }
 
@@ -217,7 +226,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if !self.reuse {
+        if !self.keep {
             let _ = self.cluster.power_cut();
         }
     }

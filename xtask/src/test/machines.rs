@@ -1,0 +1,111 @@
+//! The rings in virtual machines; they boot one image.
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use qemu_tests::cluster::Programs;
+
+use super::{Arguments, Counts, counts_of};
+use crate::conformance::{self, Handful};
+use crate::{artifacts, boot, host, up};
+
+/// What every case needs.
+struct Built {
+    cases: PathBuf,
+    image: PathBuf,
+    pintle: PathBuf,
+    inspector: PathBuf,
+}
+
+/// Builds, then runs the cases with machines of their own, the stories that share a cluster, or both.
+pub fn run(arguments: &Arguments, machines: bool, cluster: bool) -> Result<Counts> {
+    let cases_program = artifacts::host_program("qemu-tests", "qemu-tests")?;
+    let image = match &arguments.image {
+        Some(folder) => folder.clone(),
+        None => {
+            let flavour = artifacts::Flavour { debug: false, without_kubernetes: !cluster };
+            boot::build(flavour, "none").context("build the image for the QEMU rings")?
+        }
+    };
+    let built = Built {
+        cases: cases_program,
+        image,
+        pintle: artifacts::host_program("ctl", "pintle")?,
+        inspector: artifacts::static_program("inspector", "node-inspector")?,
+    };
+    let mut counts = Counts::default();
+    if machines {
+        counts.add(cases(&mut command(arguments, &built, "machine"), "machine: ")?);
+    }
+    if cluster {
+        counts.add(stories(arguments, &built)?);
+    }
+    Ok(counts)
+}
+
+fn artifacts_folder() -> PathBuf {
+    host::target().join("qemu-tests")
+}
+
+fn command(arguments: &Arguments, built: &Built, ring: &str) -> Command {
+    let mut command = Command::new(&built.cases);
+    command.arg(ring).arg("--image").arg(&built.image);
+    command.arg("--artifacts").arg(artifacts_folder());
+    command.arg("--pintle").arg(&built.pintle).arg("--inspector").arg(&built.inspector);
+    if let Some(only) = &arguments.only {
+        command.args(["--only", only]);
+    }
+    command
+}
+
+/// The stories, and in their cluster a handful of Kubernetes' specs, unless one story is written or run alone.
+fn stories(arguments: &Arguments, built: &Built) -> Result<Counts> {
+    let kubectl = up::tool(&artifacts::kubernetes()?, "kubectl")?;
+    let mut command = command(arguments, built, "cluster");
+    command.arg("--kubectl").arg(&kubectl);
+    command.args(["--nodes", &arguments.nodes.to_string(), "--rounds", &arguments.rounds.to_string()]);
+    if arguments.reuse {
+        command.args(["--reuse", "yes", "--keep", "yes"]);
+    }
+    if arguments.reuse || arguments.only.is_some() {
+        return cases(&mut command, "cluster: ");
+    }
+    let handful = Handful::prepare().context("build Kubernetes' specs and their images")?;
+    command.args(["--keep", "yes", "--mirror", &handful.mirror()]);
+    let cluster = artifacts_folder().join("cluster");
+    let ran = cases(&mut command, "cluster: ");
+    let mut counts = ran.unwrap_or_else(|fault| failed("the cluster's stories", &fault));
+    counts.add(specs(&handful, &cluster, Programs { pintle: built.pintle.clone(), kubectl }));
+    Ok(counts)
+}
+
+fn specs(handful: &Handful, cluster: &Path, programs: Programs) -> Counts {
+    let counts = match handful.run(cluster, programs) {
+        Ok(outcomes) => {
+            let [passed, failed, skipped] = conformance::counts(&outcomes);
+            Counts { passed, failed, skipped }
+        }
+        Err(fault) => failed("Kubernetes' specs", &fault),
+    };
+    println!("specs: {} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    counts
+}
+
+fn failed(what: &str, fault: &anyhow::Error) -> Counts {
+    println!("FAILED   {what}: {fault:#}");
+    Counts { failed: 1, ..Counts::default() }
+}
+
+/// Runs the program of the cases, shows what it prints as it comes, and reads its closing line.
+pub fn cases(command: &mut Command, prefix: &str) -> Result<Counts> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("run the QEMU cases")?;
+    let mut counts = None;
+    for line in BufReader::new(child.stdout.take().context("the cases' output")?).lines() {
+        let line = line.context("read the cases' output")?;
+        counts = line.strip_prefix(prefix).and_then(counts_of).or(counts);
+        println!("{line}");
+    }
+    child.wait()?;
+    counts.context("the QEMU cases ended without a result")
+}
