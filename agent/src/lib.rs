@@ -146,7 +146,7 @@ async fn ready(mut passed: watch::Receiver<bool>) {
 /// Without routes pods of other nodes cannot be reached, but this node's own run on.
 async fn routes(ctx: Context) {
     while let Err(error) = routes::run(ctx.clone()).await {
-        tracing::error!("routes to other nodes' pods: {error:#}; trying again");
+        tracing::error!("routes to other nodes' pods: {}; trying again", parts::chain(error.as_ref()));
         tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     }
 }

@@ -56,7 +56,6 @@ impl Packages {
         }
         bail!("none of the Debian packages {:?} has the file {path}", self.identity)
     }
-
 }
 
 /// One line of `apt-get download --print-uris`.

@@ -62,10 +62,9 @@ impl Packages {
     pub fn find(&self, path: &str) -> Result<PathBuf> {
         let merged = path.strip_prefix("usr/").unwrap_or(path);
         let places = [self.root.join(merged), self.root.join("usr").join(merged)];
-        places
-            .into_iter()
-            .find(|place| place.exists())
-            .with_context(|| format!("none of the Debian packages in {} has the file {path}", self.root.display()))
+        places.into_iter().find(|place| place.exists()).with_context(|| {
+            format!("none of the Debian packages in {} has the file {path}", self.root.display())
+        })
     }
 
     /// The shared libraries of a program and the loader, each with its path in an image: those of the packages before the host's.
@@ -100,7 +99,8 @@ fn found(text: &str) -> Result<Vec<PathBuf>> {
     if let Some(line) = text.lines().find(|line| line.contains("not found")) {
         anyhow::bail!("{}", line.trim());
     }
-    let path = |line: &str| line.split_ascii_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
+    let path =
+        |line: &str| line.split_ascii_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
     let paths: Vec<PathBuf> = text.lines().filter_map(path).collect();
     ensure!(!paths.is_empty(), "ldd names none");
     Ok(paths)

@@ -102,7 +102,10 @@ pub async fn run(
             }
             Err(error) => {
                 failures += 1;
-                tell(&mut told, format!("client certificate: {error:#}; trying again"));
+                tell(
+                    &mut told,
+                    format!("client certificate: {}; trying again", crate::parts::chain(error.as_ref())),
+                );
                 let wait = if unconnected { super::AT_ONCE } else { super::retry_after(failures) };
                 tokio::time::sleep(wait).await;
             }

@@ -71,7 +71,10 @@ pub async fn run(
             }
             Err(error) => {
                 failures += 1;
-                tell(&mut told, format!("serving certificate: {error:#}; trying again"));
+                tell(
+                    &mut told,
+                    format!("serving certificate: {}; trying again", crate::parts::chain(error.as_ref())),
+                );
                 tokio::time::sleep(super::retry_after(failures)).await;
             }
         }

@@ -77,7 +77,7 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
         wait = match reporter.report(&available, pressure, shutting_down).await {
             Ok(()) => LOOK,
             Err(error) => {
-                let text = format!("{error:#}");
+                let text = crate::parts::chain(error.as_ref());
                 if text != reporter.warned {
                     tracing::warn!("node status: {text}; trying again");
                     reporter.warned = text;

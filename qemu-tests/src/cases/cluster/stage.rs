@@ -67,13 +67,7 @@ impl Stage {
                 Cluster::start(&wanted.folder, &layout, &wanted.image, wanted.programs.clone())?
             }
         };
-        Ok(Self {
-            cluster,
-            layout,
-            rounds: wanted.rounds,
-            folder: wanted.folder.clone(),
-            keep: wanted.keep,
-        })
+        Ok(Self { cluster, layout, rounds: wanted.rounds, folder: wanted.folder.clone(), keep: wanted.keep })
     }
 
     /// Waits for the nodes, gives them the test image and starts the inspectors.
