@@ -114,7 +114,7 @@ fn stories(options: &Options) -> Result<Report> {
     let number = |name: &str, default: usize| options.get(name).map_or(Ok(default), |text| text.parse());
     let artifacts = path(options, "artifacts")?;
     let folder = artifacts.join("cluster");
-    let keep = options.contains_key("keep");
+    let stays = options.contains_key("keep");
     let wanted = Wanted {
         image: path(options, "image")?,
         programs: Programs { pintle: path(options, "pintle")?, kubectl: path(options, "kubectl")? },
@@ -124,7 +124,7 @@ fn stories(options: &Options) -> Result<Report> {
         folder,
         mirror: options.get("mirror").cloned(),
         reuse: options.contains_key("reuse"),
-        keep,
+        keep: stays,
     };
     let mut stage = Stage::start(&wanted)?;
     let ready = report.add(
@@ -140,7 +140,7 @@ fn stories(options: &Options) -> Result<Report> {
         }
     }
     drop(stage);
-    if report.failed == 0 && !keep {
+    if report.failed == 0 && !stays {
         std::fs::remove_dir_all(&wanted.folder)?;
     }
     Ok(report)
