@@ -11,15 +11,12 @@ use crate::modules::Subset;
 use crate::tree::Tree;
 
 /// Our executables.
-pub const BINARIES: &[&str] = &[
-    "pintle-init",
-    "pintle-net",
-    "pintle-api",
-    "pintle-runtime",
-    "pintle-launch",
-    "pintle-agent",
-    "pintle-control-plane",
-];
+const BINARIES: &[&str] = &["pintle-init", "pintle-launch", SERVICES];
+/// The one of all that init starts.
+const SERVICES: &str = "pintle-services";
+/// Its further names, by which it knows what it is to do.
+const SERVICE_NAMES: &[&str] =
+    &["pintle-net", "pintle-api", "pintle-runtime", "pintle-agent", "pintle-control-plane"];
 /// nft's place in the tree.
 pub const TOOL_NFT: &str = "usr/sbin/nft";
 /// Debian's executables and their places.
@@ -56,14 +53,14 @@ pub const PASSWD: &str =
 /// Groups of [`PASSWD`].
 pub const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
-const SERVICES: &str = "domain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nntp 123/udp\nhttps 443/tcp\n";
+const PORTS: &str = "domain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nntp 123/udp\nhttps 443/tcp\n";
 const PROTOCOLS: &str =
     "ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6 41 IPv6\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n";
 
 /// What goes into the root.
 #[derive(Debug)]
 pub struct Parts<'a> {
-    /// Folder with our static executables ([`BINARIES`]) and `pintle-demo`.
+    /// Folder with our static executables, and `pintle-demo`.
     pub binaries: &'a Path,
     /// The Go binary; without it the image cannot be a control plane (for quick builds).
     pub kubernetes: Option<&'a Path>,
@@ -89,12 +86,20 @@ pub fn fill(tree: &Tree, parts: &Parts<'_>) -> Result<()> {
     sticky(tree, "tmp")?;
     for name in BINARIES {
         let source = parts.binaries.join(name);
-        tree.copy(&source, &format!("{}/{name}", BIN.trim_start_matches('/')), 0o755)?;
+        tree.copy(&source, &executable(name), 0o755)?;
+    }
+    for name in SERVICE_NAMES {
+        tree.hard_link(&executable(SERVICES), &executable(name))?;
     }
     add_modules(tree, parts)?;
     let libraries = add_tools(tree, parts.packages)?;
     add_settings(tree, parts.packages)?;
     crate::bundle::add(tree, parts.kubernetes, &parts.binaries.join("pintle-demo"), &libraries)
+}
+
+/// Where an executable of ours lies in the tree.
+fn executable(name: &str) -> String {
+    format!("{}/{name}", BIN.trim_start_matches('/'))
 }
 
 fn add_modules(tree: &Tree, parts: &Parts<'_>) -> Result<()> {
@@ -139,7 +144,7 @@ fn add_settings(tree: &Tree, packages: &Packages) -> Result<()> {
     tree.file("etc/passwd", 0o644, passwd.as_bytes())?;
     tree.file("etc/group", 0o644, group.as_bytes())?;
     tree.file("etc/nsswitch.conf", 0o644, NSSWITCH.as_bytes())?;
-    tree.file("etc/services", 0o644, SERVICES.as_bytes())?;
+    tree.file("etc/services", 0o644, PORTS.as_bytes())?;
     tree.file("etc/protocols", 0o644, PROTOCOLS.as_bytes())?;
     tree.file("usr/lib/os-release", 0o644, release.as_bytes())?;
     tree.link("../usr/lib/os-release", "etc/os-release")?;

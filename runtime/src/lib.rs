@@ -1,6 +1,6 @@
 //! The container runtime: a CRI v1 server without shims and without pause processes.
 //!
-//! `pintle-runtime` (`main.rs`) serves CRI on a unix socket; every call into libcontainer happens in `pintle-launch`, a fresh
+//! `pintle-runtime` (`serve.rs`) serves CRI on a unix socket; every call into libcontainer happens in `pintle-launch`, a fresh
 //! single-threaded process that ends as soon as the container's pid is known. PID 1 adopts and reaps the containers and keeps their
 //! pipes and exit codes, so this process can be killed at any moment.
 //!
@@ -28,6 +28,7 @@ pub mod pod;
 pub mod restore;
 pub mod runtime;
 pub mod seccomp;
+mod serve;
 pub mod settings;
 pub mod spec;
 pub mod state;
@@ -35,3 +36,5 @@ pub mod stats;
 pub mod streaming;
 pub mod transfer;
 pub mod user_namespace;
+
+pub use serve::run;

@@ -1,125 +1,13 @@
-//! `pintle-runtime`: the CRI server.
-use std::path::Path;
-use std::sync::Arc;
-
-use anyhow::Context;
-use machine::cri::image_service_server::ImageServiceServer;
-use machine::cri::runtime_service_server::RuntimeServiceServer;
-use machine::paths;
-use runtime::backend::Backend;
-use runtime::cri::Service;
-use runtime::image;
-use runtime::images::Images;
-use runtime::machine_socket::MachineSocket;
-use runtime::network::PodNetwork;
-use runtime::runtime::Runtime;
-use runtime::streaming::Server;
-use runtime::transfer::{self, Transfer};
-use tokio::net::{TcpListener, UnixListener};
-
-/// The largest request that is read; CRI's own clients use the same.
-const MAX_MESSAGE: usize = 16 << 20;
-
+//! `pintle-runtime` as an executable of its own, for tests and benchmarks; a node has it in `pintle-services`.
 fn main() -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        .with_target(false)
         .init();
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     tokio.spawn(sys::memory::keep_small());
-    tokio.block_on(serve())
-}
-
-async fn serve() -> anyhow::Result<()> {
-    let machine = MachineSocket::find().map(Arc::new);
-    if machine.is_none() {
-        tracing::warn!(
-            "no machine socket at {}: containers' streams and exit codes do not survive the runtime here",
-            paths::MACHINE_SOCKET
-        );
-    }
-    for folder in ["sandboxes", "containers", "launch", "exec", "ns", "network", "seccomp"] {
-        let path = Path::new(paths::RUNTIME_RUN).join(folder);
-        std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
-    }
-    sys::mount::make_private(Path::new(paths::RUNTIME_RUN).join("containers"))
-        .context("keep containers' mounts to the runtime")?;
-    runtime::launch::seal().context("mount pintle-launch read-only")?;
-    if let Err(error) = runtime::apparmor::load_default() {
-        tracing::error!(%error, "containers run without AppArmor's default profile");
-    }
-    let store = image::Store::open(
-        Path::new(paths::RUNTIME_STATE),
-        Path::new(paths::BUNDLE),
-        runtime::settings::registries(),
-    )
-    .context("open the image store")?;
-    let network = PodNetwork::restore(&Path::new(paths::RUNTIME_RUN).join("network"))
-        .context("open the pod network")?;
-    let transfer = transfer(machine.as_deref()).await.context("make the way from pipes to logs")?;
-    let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer);
-    runtime.restore().await;
-
-    let streams = streams(Arc::new(Backend(Arc::clone(&runtime)))).await?;
-    tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?));
-    tokio::spawn(image::serve_import(listen(paths::IMPORT_SOCKET)?, store.clone()));
-    let service =
-        RuntimeServiceServer::new(Service { runtime, streams }).max_decoding_message_size(MAX_MESSAGE);
-    let images = ImageServiceServer::new(image::Service(store)).max_decoding_message_size(MAX_MESSAGE);
-    let listener = listen(paths::CRI_SOCKET)?;
-    if let Some(machine) = machine {
-        machine.ready().await.context("tell PID 1 that the runtime is ready")?;
-    }
-    tracing::info!(socket = paths::CRI_SOCKET, "serving CRI");
-    tonic::transport::Server::builder()
-        .add_service(service)
-        .add_service(images)
-        .serve_with_incoming(tokio_stream::wrappers::UnixListenerStream::new(listener))
-        .await
-        .context("serve CRI")
-}
-
-/// With the pipe that PID 1 kept for us, or a new one that it keeps from now on.
-async fn transfer(machine: Option<&MachineSocket>) -> anyhow::Result<Arc<Transfer>> {
-    let note = Path::new(paths::RUNTIME_RUN).join("log-in-flight");
-    let kept = match machine {
-        Some(machine) => machine.get(transfer::NAME).await.unwrap_or_default(),
-        None => Vec::new(),
-    };
-    let known = kept.len() == 2;
-    let transfer = Transfer::new(kept, &note)?;
-    if let (Some(machine), false) = (machine, known) {
-        machine.put(transfer::NAME, &transfer.raw()).await?;
-    }
-    Ok(Arc::new(transfer))
-}
-
-/// The server of streams: on loopback too where the machine config says so, and its URLs name that port then.
-async fn streams(backend: Arc<Backend>) -> anyhow::Result<Server> {
-    let Some(port) = runtime::settings::stream_port() else { return Ok(Server::new(backend)) };
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("listen for streams at {address}; streamPort of the Runtime document says which port")
-    })?;
-    let server = Server::with_base(backend, format!("http://{address}"));
-    tokio::spawn(server.clone().serve_tcp(listener));
-    Ok(server)
-}
-
-/// A socket for root alone, in the place of what a former process left.
-fn listen(path: &str) -> anyhow::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("remove {path}"));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("listen at {path}"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("restrict {path}"))?;
-    Ok(listener)
+    tokio.block_on(runtime::run())
 }

@@ -14,18 +14,9 @@ use crate::host;
 /// Where static executables are built for.
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Crates whose executables go into the root.
-const CRATES: &[&str] = &["init", "runtime", "agent", "control-plane", "demo"];
+const CRATES: &[&str] = &["init", "runtime", "services", "demo"];
 /// Names of those executables.
-pub const BINARIES: &[&str] = &[
-    "pintle-init",
-    "pintle-net",
-    "pintle-api",
-    "pintle-runtime",
-    "pintle-launch",
-    "pintle-agent",
-    "pintle-control-plane",
-    "pintle-demo",
-];
+pub const BINARIES: &[&str] = &["pintle-init", "pintle-services", "pintle-launch", "pintle-demo"];
 
 /// How an image is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]

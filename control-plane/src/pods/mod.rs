@@ -117,7 +117,8 @@ impl Pod<'_> {
             "livenessProbe": self.probes.probe(self.probes.liveness, 10, 10, 8),
         });
         if let Some(path) = self.probes.readiness {
-            container["readinessProbe"] = self.probes.probe(path, 0, 2, 3);
+            // No traffic depends on it, and each costs both ends a TLS handshake.
+            container["readinessProbe"] = self.probes.probe(path, 0, 5, 3);
         }
         let pod = json!({
             "apiVersion": "v1",
