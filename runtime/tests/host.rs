@@ -10,6 +10,12 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+
 #[path = "host/escapes.rs"]
 mod escapes;
 #[path = "host/init.rs"]
@@ -23,47 +29,78 @@ mod ring;
 #[path = "host/stories.rs"]
 mod stories;
 
+const PRIVATE: MsFlags = MsFlags::MS_REC.union(MsFlags::MS_PRIVATE);
 /// Our cgroup on the host.
 const CGROUP: &str = "pintle-host-ring";
 const INSIDE: &str = "PINTLE_HOST_RING";
 
 fn main() -> ExitCode {
-    if std::env::var_os(INSIDE).is_some() {
-        return inside();
+    match std::env::var(INSIDE).as_deref() {
+        Ok("run") => return inside(),
+        Ok(_) => return clean(),
+        Err(_) => {}
     }
     if !nix::unistd::geteuid().is_root() || !Path::new("/bin/busybox").exists() {
         println!("SKIPPED: the runtime's host ring needs root and /bin/busybox");
         return ExitCode::SUCCESS;
     }
     let filter = std::env::args().nth(1).filter(|argument| !argument.starts_with('-')).unwrap_or_default();
-    let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "--net",
-        "--pid",
-        "--ipc",
-        "--uts",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "--propagation",
-        "private",
-    ]);
     let status =
-        command.arg(std::env::current_exe().expect("our own path")).arg(filter).env(INSIDE, "1").status();
-    remove_cgroup();
+        in_namespaces(&["--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child"], "run", &filter);
+    // Everything of the test has ended with its PID 1, so only empty folders are left.
+    let _ = in_namespaces(&[], "clean", "");
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
 
-/// Everything of the test has ended with its PID 1, so only empty folders are left.
-fn remove_cgroup() {
+/// Runs this program again in namespaces of its own.
+fn in_namespaces(which: &[&str], what: &str, filter: &str) -> std::io::Result<std::process::ExitStatus> {
+    // `own_mounts` sees to the propagation: unshare cannot where the root is no mount point.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "unchanged"]).args(which);
+    command.arg(std::env::current_exe()?).arg(filter).env(INSIDE, what).status()
+}
+
+/// Keeps our mounts from the host.
+fn own_mounts() -> std::io::Result<()> {
+    match mount(None::<&str>, "/", None::<&str>, PRIVATE, None::<&str>) {
+        Err(Errno::EINVAL) => leave_chroot(),
+        result => Ok(result?),
+    }
+}
+
+/// In a chroot, the root of this mount namespace is still that of the system around it: who enters a container's namespace would come out there, and the
+/// kernel refuses user namespaces. The chroot's folder becomes the namespace's own root.
+fn leave_chroot() -> std::io::Result<()> {
+    let open = |path: &str| nix::fcntl::open(path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    mount(Some("/"), "/mnt", None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    let (old, new) = (open("/")?, open("/mnt")?);
+    // Above its root a process can go as far up as there is.
+    chroot("/mnt")?;
+    fchdir(&old)?;
+    for _ in 0..256 {
+        chdir("..")?;
+    }
+    chroot(".")?;
+    mount(None::<&str>, "/", None::<&str>, PRIVATE, None::<&str>)?;
+    fchdir(&new)?;
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chroot(".")?;
+    Ok(chdir("/")?)
+}
+
+/// Removes our cgroup.
+fn clean() -> ExitCode {
     let script = format!(
         "mount -t cgroup2 cgroup2 /sys/fs/cgroup && find /sys/fs/cgroup/{CGROUP} -depth -type d -exec rmdir {{}} +"
     );
-    let _ = Command::new("unshare").args(["--mount", "sh", "-c", &script]).status();
+    match own_mounts().and_then(|()| Command::new("sh").args(["-c", &script]).status()) {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
 }
 
 /// Folders that the runtime writes to become our own, and cgroup2 is mounted where it looks for it.
@@ -76,6 +113,8 @@ fn prepare() -> std::io::Result<()> {
             Err(std::io::Error::other(format!("mount {arguments:?}: {status}")))
         }
     };
+    own_mounts()?;
+    mount(&["-t", "proc", "proc", "/proc"])?;
     for folder in ["/run", "/var/lib", "/var/log"] {
         mount(&["-t", "tmpfs", "tmpfs", folder])?;
     }
