@@ -24,6 +24,12 @@ impl InitialCluster {
         Self { members: vec![(name.into(), peer_url.into())], state: ClusterState::New }
     }
 
+    /// Whether there may be other control planes on this etcd, whose controller managers and schedulers want to lead too.
+    #[must_use]
+    pub fn has_others(&self) -> bool {
+        self.members.len() > 1
+    }
+
     /// etcd's `--initial-cluster`.
     #[must_use]
     pub fn flag(&self) -> String {

@@ -2,19 +2,20 @@ use ipnet::IpNet;
 use machine::paths::KUBERNETES_PKI;
 use serde_json::{Value, json};
 
-use super::{Mount, Pod, Probes, program};
+use super::{Mount, Pod, Probes, leader_election, program};
 use crate::flags::Flags;
 use crate::input::Input;
 use crate::layout::{kubeconfig, pki};
+use crate::membership::InitialCluster;
 
-pub fn pod(input: &Input, stamp: &str) -> (&'static str, Value) {
+pub fn pod(input: &Input, members: &InitialCluster, stamp: &str) -> (&'static str, Value) {
     let cluster = &input.cluster;
     let kubeconfig = kubeconfig("controller-manager");
     let loopback = input.loopback().to_string();
     let mut flags = Flags::default();
     flags
         .set("bind-address", &*loopback)
-        .set("leader-elect", "true")
+        .set("leader-elect", leader_election(members))
         .set("kubeconfig", &*kubeconfig)
         .set("authentication-kubeconfig", &*kubeconfig)
         .set("authorization-kubeconfig", &*kubeconfig)

@@ -27,8 +27,8 @@ pub fn render(
     let pods = [
         etcd::pod(input, members),
         api_server::pod(input),
-        controller_manager::pod(input, &stamp("controller-manager")),
-        scheduler::pod(input, &stamp("scheduler")),
+        controller_manager::pod(input, members, &stamp("controller-manager")),
+        scheduler::pod(input, members, &stamp("scheduler")),
     ];
     pods.into_iter().map(|(name, pod)| serde_yaml_ng::to_string(&pod).map(|text| (name, text))).collect()
 }
@@ -41,6 +41,12 @@ pub(crate) fn image(component: &Component) -> &str {
 /// A program of the shipped image; upstream's own images have theirs in the same place.
 fn program(name: &str) -> String {
     format!("/usr/local/bin/{name}")
+}
+
+/// `--leader-elect`. Without others there is nobody to elect: the Leases would only cost a write to etcd each second, and a machine that is slow for ten
+/// seconds its controllers, which end when they cannot renew.
+fn leader_election(members: &InitialCluster) -> &'static str {
+    if members.has_others() { "true" } else { "false" }
 }
 
 struct Pod<'a> {

@@ -1,18 +1,19 @@
 use serde_json::{Value, json};
 
-use super::{Mount, Pod, Probes, program};
+use super::{Mount, Pod, Probes, leader_election, program};
 use crate::flags::Flags;
 use crate::input::Input;
 use crate::layout::kubeconfig;
+use crate::membership::InitialCluster;
 
-pub fn pod(input: &Input, stamp: &str) -> (&'static str, Value) {
+pub fn pod(input: &Input, members: &InitialCluster, stamp: &str) -> (&'static str, Value) {
     let component = &input.cluster.scheduler;
     let kubeconfig = kubeconfig("scheduler");
     let loopback = input.loopback().to_string();
     let mut flags = Flags::default();
     flags
         .set("bind-address", &*loopback)
-        .set("leader-elect", "true")
+        .set("leader-elect", leader_election(members))
         .set("kubeconfig", &*kubeconfig)
         .set("authentication-kubeconfig", &*kubeconfig)
         .set("authorization-kubeconfig", &*kubeconfig);

@@ -55,14 +55,28 @@ fn a_component_may_have_its_own_image_and_flags() {
     let mut input = input();
     input.cluster.scheduler = Component {
         image: Some("registry.example/kube-scheduler:v1.37.2".into()),
-        extra_args: [("v".into(), "4".into()), ("leader-elect".into(), "false".into())].into(),
+        extra_args: [("v".into(), "4".into()), ("leader-elect".into(), "true".into())].into(),
         ..Component::default()
     };
     let pods = rendered(&input);
     let (_, scheduler) = &pods[3];
     assert_eq!(scheduler["spec"]["containers"][0]["image"], "registry.example/kube-scheduler:v1.37.2");
-    assert!(command(scheduler).contains(&"--leader-elect=false"));
+    assert!(command(scheduler).contains(&"--leader-elect=true"));
     assert!(command(scheduler).contains(&"--v=4"));
+}
+
+#[test]
+fn leaders_are_elected_where_there_is_more_than_one_candidate() {
+    let input = input();
+    let mut members = InitialCluster::single("cp1", "https://10.5.0.10:2380");
+    for wanted in ["--leader-elect=false", "--leader-elect=true"] {
+        let pods = render(&input, &members, |_| String::new()).unwrap();
+        for (name, text) in &pods[2..] {
+            let pod: Value = serde_yaml_ng::from_str(text).unwrap();
+            assert!(command(&pod).contains(&wanted), "{name}");
+        }
+        members.members.push(("cp2".into(), "https://10.5.0.11:2380".into()));
+    }
 }
 
 #[test]
