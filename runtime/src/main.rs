@@ -12,6 +12,7 @@ use runtime::image;
 use runtime::images::Images;
 use runtime::machine_socket::MachineSocket;
 use runtime::network::PodNetwork;
+use runtime::network::cni::Places;
 use runtime::runtime::Runtime;
 use runtime::streaming::Server;
 use runtime::transfer::{self, Transfer};
@@ -57,8 +58,12 @@ async fn serve() -> anyhow::Result<()> {
         runtime::settings::registries(),
     )
     .context("open the image store")?;
-    let network = PodNetwork::restore(&Path::new(paths::RUNTIME_RUN).join("network"))
-        .context("open the pod network")?;
+    let network = PodNetwork::restore(
+        runtime::settings::pod_network(),
+        &Path::new(paths::RUNTIME_RUN).join("network"),
+        Places::conventional(Path::new(paths::RUNTIME_STATE)),
+    )
+    .context("open the pod network")?;
     let transfer = transfer(machine.as_deref()).await.context("make the way from pipes to logs")?;
     let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer);
     runtime.restore().await;

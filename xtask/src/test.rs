@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::artifacts::{self, cargo};
-use crate::{boot, heavy, host, imports, up};
+use crate::{boot, cni, heavy, host, imports, up};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -144,6 +144,10 @@ fn cargo_test(only: Option<&str>, host_ring: bool) -> Result<Counts> {
     if host_ring {
         // They share the host's kernel.
         command.arg("--test-threads=1");
+        match cni::plugins() {
+            Ok(folder) => drop(command.env("PINTLE_CNI_PLUGINS", folder)),
+            Err(error) => println!("no CNI plugins for the host ring: {error:#}"),
+        }
     }
     let name = if host_ring { "host" } else { "unit" };
     let start = Instant::now();
