@@ -41,6 +41,10 @@ pub const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
 
 /// Agent state, in the kubelet's conventional place.
 pub const KUBELET: &str = "/var/lib/kubelet";
+/// Network configurations of CNI; /etc/cni is a bind mount of /var/etc/cni.
+pub const CNI_CONFIG: &str = "/etc/cni/net.d";
+/// CNI plugins, which a network's DaemonSet installs; /opt is a bind mount of /var/opt.
+pub const CNI_PLUGINS: &str = "/opt/cni/bin";
 /// Pod log directories.
 pub const POD_LOGS: &str = "/var/log/pods";
 /// Symlinks to container logs.

@@ -2,7 +2,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use tonic::Status;
 
 use crate::launch::{Request, launch};
-use crate::network::{PodRequest, PortMapping, Protocol};
+use crate::network::{Dns, PodRequest, PortMapping, Protocol};
 use crate::runtime::{Runtime, Sandbox, folder, internal, lock};
 use crate::state::{self, SandboxRecord};
 use crate::{namespaces, user_namespace};
@@ -75,7 +75,9 @@ impl Runtime {
             }
             Err(error) => {
                 if let Err(second) = self.dismantle(&sandbox).await {
-                    tracing::warn!(sandbox = id, %second, "undo a failed sandbox; it is tried again when the runtime starts");
+                    tracing::warn!(sandbox = id, %second, "undo a failed sandbox; it is tried again when it is stopped, or the runtime starts");
+                    // Listed, as one that is not ready: so whoever wanted it stops and removes it.
+                    lock(&self.sandboxes).insert(id.clone(), Arc::clone(&sandbox));
                 } else {
                     let _ = fs::remove_dir_all(folder("sandboxes", &id));
                 }
@@ -119,10 +121,9 @@ impl Runtime {
         }
         let mut ips = Vec::new();
         if let Some(netns) = network {
-            let ports = record.config.port_mappings.iter().filter_map(port).collect();
             let addresses = self
                 .network
-                .setup(&PodRequest { sandbox_id: id.clone(), netns, ports })
+                .setup(&request_network(&record, netns))
                 .await
                 .map_err(|error| internal("connect the pod to the network", &error))?;
             ips = addresses.ips.iter().map(ToString::to_string).collect();
@@ -223,6 +224,23 @@ pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+fn request_network(record: &SandboxRecord, netns: PathBuf) -> PodRequest {
+    let config = &record.config;
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let dns = config.dns_config.clone().unwrap_or_default();
+    PodRequest {
+        sandbox_id: record.id.clone(),
+        netns,
+        ports: config.port_mappings.iter().filter_map(port).collect(),
+        namespace: metadata.namespace,
+        name: metadata.name,
+        uid: metadata.uid,
+        annotations: config.annotations.clone().into_iter().collect(),
+        dns: Dns { servers: dns.servers, searches: dns.searches, options: dns.options },
+        cgroup: config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).unwrap_or_default(),
     }
 }
 

@@ -39,10 +39,12 @@ impl Runtime {
             tracing::error!(%error, "empty the pipe for output on its way");
         }
         self.exits.start();
-        for id in half_made {
-            if let Err(error) = self.remove_sandbox(&id).await {
-                tracing::warn!(sandbox = id, %error, "undo a sandbox that was half made");
-            }
+        // CNI plugins may need a daemon that is a pod itself, so nothing waits for them.
+        let undoing = Arc::clone(self).undo(half_made);
+        if self.network.is_cni() {
+            tokio::spawn(undoing);
+        } else {
+            undoing.await;
         }
         for id in lost_sandboxes {
             let _ = crate::namespaces::unmount(&folder("sandboxes", &id).join("shm"));
@@ -56,6 +58,14 @@ impl Runtime {
         }
         let _ = crate::pod::remove_folder(&folder("exec", ""));
         self.sweep().await;
+    }
+
+    async fn undo(self: Arc<Self>, half_made: Vec<String>) {
+        for id in half_made {
+            if let Err(error) = self.remove_sandbox(&id).await {
+                tracing::warn!(sandbox = id, %error, "undo a sandbox that was half made");
+            }
+        }
     }
 
     async fn adopt(self: &Arc<Self>, record: ContainerRecord) {

@@ -14,6 +14,7 @@ use crate::image;
 use crate::images::Images;
 use crate::machine_socket::MachineSocket;
 use crate::network::PodNetwork;
+use crate::network::cni::Places;
 use crate::runtime::Runtime;
 use crate::streaming::Server;
 use crate::transfer::{self, Transfer};
@@ -49,8 +50,12 @@ pub async fn run() -> anyhow::Result<()> {
         crate::settings::registries(),
     )
     .context("open the image store")?;
-    let network = PodNetwork::restore(&Path::new(paths::RUNTIME_RUN).join("network"))
-        .context("open the pod network")?;
+    let network = PodNetwork::restore(
+        crate::settings::pod_network(),
+        &Path::new(paths::RUNTIME_RUN).join("network"),
+        Places::conventional(Path::new(paths::RUNTIME_STATE)),
+    )
+    .context("open the pod network")?;
     let transfer = transfer(machine.as_deref()).await.context("make the way from pipes to logs")?;
     let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer);
     runtime.restore().await;

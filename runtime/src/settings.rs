@@ -1,5 +1,5 @@
 //! What the runtime takes from the machine config.
-use machine::config::{MachineConfig, Registry};
+use machine::config::{MachineConfig, PodNetworkKind, Registry};
 
 /// The active config; on a host without one, nothing is set.
 fn config() -> MachineConfig {
@@ -26,6 +26,11 @@ pub fn registries() -> Vec<Registry> {
 /// The loopback TCP port for streams, where one is configured.
 pub fn stream_port() -> Option<u16> {
     config().runtime.stream_port
+}
+
+/// Who connects pods.
+pub fn pod_network() -> PodNetworkKind {
+    config().cluster.map(|cluster| cluster.pod_network).unwrap_or_default()
 }
 
 /// The whole cluster's pod ranges: traffic to them keeps its source address.

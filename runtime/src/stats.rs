@@ -2,7 +2,7 @@
 use machine::cri;
 
 use crate::cgroup::{Cgroup, field};
-use crate::runtime::{Container, Runtime};
+use crate::runtime::{Container, Runtime, folder};
 use crate::state::{Phase, SandboxRecord, now};
 
 fn value(value: u64) -> Option<cri::UInt64Value> {
@@ -111,8 +111,8 @@ impl Runtime {
     }
 
     /// What the pod sent and received; none of a pod in the host's network.
-    fn network_usage(&self, record: &SandboxRecord) -> Option<cri::NetworkUsage> {
-        let traffic = self.network.traffic(&record.id)?;
+    async fn network_usage(&self, record: &SandboxRecord) -> Option<cri::NetworkUsage> {
+        let traffic = self.network.traffic(&record.id, &folder("ns", &record.id).join("net")).await?;
         let interface = cri::NetworkInterfaceUsage {
             name: "eth0".into(),
             rx_bytes: value(traffic.received),
@@ -149,7 +149,7 @@ impl Runtime {
             linux: Some(cri::LinuxPodSandboxStats {
                 cpu: Some(cpu(&cgroup)),
                 memory: Some(memory(&cgroup)),
-                network: self.network_usage(record),
+                network: self.network_usage(record).await,
                 process: Some(cri::ProcessUsage { timestamp: now(), process_count: value(processes) }),
                 containers,
                 io: Some(io(&cgroup)),

@@ -4,6 +4,8 @@
 //! With `PINTLE_HOST_RING_COMMAND` it runs that shell command against the runtime instead of the stories, and with `PINTLE_HOST_RING_CONFIG` the runtime gets
 //! that machine config: `critest` and `crictl` can be tried so without a machine.
 //!
+//! With `PINTLE_CNI_PLUGINS`, a folder of the reference plugins (`cargo xtask test` builds them), pods are also connected by CNI.
+//!
 //! The first half of this file re-executes the test as pid 1 of new namespaces; the stories are at the end.
 #![allow(missing_docs)]
 use std::fs;
@@ -16,6 +18,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
+#[path = "host/cni.rs"]
+mod cni;
 #[path = "host/escapes.rs"]
 mod escapes;
 #[path = "host/init.rs"]

@@ -2,6 +2,7 @@
 mod artifacts;
 mod bench;
 mod boot;
+mod cni;
 mod conformance;
 mod critest;
 mod debian;

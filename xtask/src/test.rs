@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::artifacts::cargo;
-use crate::{heavy, host, imports};
+use crate::{cni, heavy, host, imports};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -142,6 +142,10 @@ fn cargo_test(only: Option<&str>, host_ring: bool) -> Result<Counts> {
     if host_ring {
         // They share the host's kernel. No unit test has a name without the empty text in it.
         command.args(["--test-threads=1", "--skip", ""]);
+        match cni::plugins() {
+            Ok(folder) => drop(command.env("PINTLE_CNI_PLUGINS", folder)),
+            Err(error) => println!("no CNI plugins for the host ring: {error:#}"),
+        }
     }
     let name = if host_ring { "host" } else { "unit" };
     let start = Instant::now();

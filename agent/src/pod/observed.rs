@@ -124,6 +124,17 @@ pub async fn read(cri: &Cri, uid: &str, previous: &Observed) -> Result<Observed>
     Ok(observed)
 }
 
+/// The API server takes one address per IP family; a CNI network may give a pod more, its main ones first.
+fn first_of_each_family(ips: Vec<String>) -> Vec<String> {
+    let mut first: Vec<String> = Vec::new();
+    for ip in ips.into_iter().filter(|ip| !ip.is_empty()) {
+        if !first.iter().any(|known| known.contains(':') == ip.contains(':')) {
+            first.push(ip);
+        }
+    }
+    first
+}
+
 async fn read_sandbox(cri: &Cri, sandbox: cri::PodSandbox) -> Result<Option<Sandbox>> {
     let ready = sandbox.state == cri::PodSandboxState::SandboxReady as i32;
     let mut ips = Vec::new();
@@ -133,7 +144,7 @@ async fn read_sandbox(cri: &Cri, sandbox: cri::PodSandbox) -> Result<Option<Sand
                 if let Some(network) = answer.status.and_then(|s| s.network) {
                     ips.push(network.ip);
                     ips.extend(network.additional_ips.into_iter().map(|ip| ip.ip));
-                    ips.retain(|ip| !ip.is_empty());
+                    ips = first_of_each_family(ips);
                 }
             }
             Err(error) if error.is_not_found() => return Ok(None),
@@ -246,6 +257,14 @@ fn log_text(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_has_one_address_of_each_family() {
+        let ips = |list: &[&str]| first_of_each_family(list.iter().map(|ip| (*ip).to_owned()).collect());
+        assert_eq!(ips(&["10.1.0.5", "192.0.2.7", "fd00::5", "fd01::5"]), ["10.1.0.5", "fd00::5"]);
+        assert_eq!(ips(&["", "fd00::5"]), ["fd00::5"]);
+        assert!(ips(&[]).is_empty());
+    }
 
     #[test]
     fn a_failed_container_without_a_message_speaks_through_its_log() {

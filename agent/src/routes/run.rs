@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
+use machine::config::PodNetworkKind;
 use rtnetlink::Handle;
 use tokio::sync::watch;
 
@@ -33,7 +34,11 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
             changed = settings.changed() => if changed.is_err() { return Ok(()) },
             () = tokio::time::sleep(wait) => {}
         }
-        let Some(peers) = peers.borrow().clone() else { continue };
+        let Some(mut peers) = peers.borrow().clone() else { continue };
+        if settings.borrow().cluster().is_some_and(|cluster| cluster.pod_network == PodNetworkKind::Cni) {
+            // A CNI network leads to other nodes' pods in its own way; routes of ours, as of a time before it, would cross it.
+            peers.clear();
+        }
         let links: Vec<IpNet> = settings.borrow().network.addresses.iter().map(|a| a.address).collect();
         wait = if apply(&handle, &ctx.node_name, &peers, &links).await { AGAIN } else { RETRY };
     }

@@ -17,13 +17,16 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Mount points in the read-only root and the folders of the state volume that they show.
 const BOUND: [(&str, &str); 3] =
     [("/var/etc/kubernetes", "/etc/kubernetes"), ("/var/etc/cni", "/etc/cni"), ("/var/opt", "/opt")];
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 9] = [
     paths::INIT_STATE,
     paths::SERVICE_LOGS,
     paths::KUBELET,
     paths::POD_LOGS,
     paths::CONTAINER_LOGS,
     "/var/etc/kubernetes/manifests",
+    // Where DaemonSets of CNI networks put what they install.
+    "/var/etc/cni/net.d",
+    "/var/opt/cni/bin",
     "/var/tmp",
 ];
 

@@ -20,6 +20,10 @@ pub struct Cluster {
     #[serde(default = "default_service_cidrs", rename = "serviceCIDRs")]
     #[schemars(with = "Vec<String>")]
     pub service_cidrs: Vec<IpNet>,
+    /// Who connects pods, on every node: `builtin`, a bridge with routes between nodes, or `cni`, the plugins in /opt/cni/bin with the first network
+    /// configuration in /etc/cni/net.d, which the cluster's administrator installs. Takes effect when the runtime starts.
+    #[serde(default)]
+    pub pod_network: PodNetworkKind,
     #[serde(default = "default_dns_domain")]
     pub dns_domain: String,
     /// The cluster CA; its key only on control-plane machines.
@@ -53,6 +57,17 @@ pub struct Cluster {
     pub proxy: Component,
     #[serde(default)]
     pub dns: Component,
+}
+
+/// Who connects pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PodNetworkKind {
+    /// Pintle itself.
+    #[default]
+    Builtin,
+    /// CNI plugins.
+    Cni,
 }
 
 /// A component of the control plane or an add-on.

@@ -28,7 +28,7 @@ mod walk;
 mod watchdog;
 
 pub use address::Address;
-pub use cluster::{CertificateAuthority, Cluster, Component, KeyPair};
+pub use cluster::{CertificateAuthority, Cluster, Component, KeyPair, PodNetworkKind};
 pub use dhcp::Dhcp;
 pub use endpoint::host_and_port;
 pub use install::{DiskSelector, Install};

@@ -16,6 +16,7 @@ use crate::runtime::{Container, Runtime, Sandbox, internal};
 use crate::state::Phase;
 use crate::streaming::Server;
 use lists::batches;
+use status::info_of;
 
 /// The one runtime handler besides the default.
 pub const HANDLER: &str = "pintle";
@@ -61,13 +62,6 @@ async fn whole<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(internal("a task of the runtime failed", &error)),
     }
-}
-
-fn verbose(record: &impl serde::Serialize, wanted: bool) -> std::collections::HashMap<String, String> {
-    if !wanted {
-        return Default::default();
-    }
-    [("info".to_owned(), serde_json::to_string(record).unwrap_or_default())].into()
 }
 
 #[tonic::async_trait]
@@ -124,7 +118,7 @@ impl RuntimeService for Service {
         let containers = self.runtime.containers_of(Some(&record.id));
         answer(cri::PodSandboxStatusResponse {
             status: Some(convert::sandbox_status(&record)),
-            info: verbose(&record, request.verbose),
+            info: self.sandbox_info(&record, request.verbose).await,
             containers_statuses: containers
                 .iter()
                 .map(|container| convert::container_status(&container.record()))
@@ -218,7 +212,7 @@ impl RuntimeService for Service {
         let record = self.runtime.container(&request.container_id)?.record();
         answer(cri::ContainerStatusResponse {
             status: Some(convert::container_status(&record)),
-            info: verbose(&record, request.verbose),
+            info: info_of(&record, request.verbose),
         })
     }
 

@@ -1,9 +1,20 @@
 //! What the runtime is and can do, and what it is told about the node.
+use std::collections::HashMap;
+
 use machine::cri;
 use tonic::Status;
 
 use super::{HANDLER, Service};
 use crate::runtime::internal;
+use crate::state::SandboxRecord;
+
+/// What CRI calls verbose: a record as JSON, for people.
+pub(super) fn info_of(record: &impl serde::Serialize, wanted: bool) -> HashMap<String, String> {
+    if !wanted {
+        return HashMap::new();
+    }
+    [("info".to_owned(), serde_json::to_string(record).unwrap_or_default())].into()
+}
 
 impl Service {
     /// Conditions, handlers and features.
@@ -25,10 +36,19 @@ impl Service {
             status: Some(cri::RuntimeStatus {
                 conditions: vec![condition("RuntimeReady", Ok(())), condition("NetworkReady", network)],
             }),
-            info: super::verbose(&counts, verbose),
+            info: info_of(&counts, verbose),
             runtime_handlers: vec![handler(""), handler(HANDLER)],
             features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
         }
+    }
+
+    /// The record of a sandbox, and what CNI plugins say of its network.
+    pub(super) async fn sandbox_info(&self, record: &SandboxRecord, wanted: bool) -> HashMap<String, String> {
+        let mut info = info_of(record, wanted);
+        if wanted && let Some(cni) = self.runtime.network.inspect(&record.id).await {
+            info.insert("cni".into(), cni.to_string());
+        }
+        info
     }
 
     /// The ranges of the node's pods.

@@ -1,57 +1,34 @@
-//! The built-in pod network: one bridge per node, an address per pod and family from the node's podCIDRs, masquerade and host ports.
+//! How pods are connected: by the built-in bridge ([`builtin`]), or by the plugins of a CNI configuration ([`cni`]), as `Cluster.podNetwork` says.
 //!
-//! Pods are isolated ports of the bridge `pods0` and route everything through the node (the bridge's address), so traffic between pods of a node
-//! passes the same connection tracking as traffic from afar; Services need no bridge netfilter. Nothing here runs while pods run: the kernel
-//! holds it all, and a restarted runtime reads its records back.
+//! The choice is for pods that are made from now on. Pods that the other kind connected stay connected and are taken down by what connected them, so
+//! every verb but [`PodNetwork::setup`], [`PodNetwork::configure`] and [`PodNetwork::ready`] asks both.
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use machine::config::PodNetworkKind;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 
-mod ipam;
-mod link;
-mod nft;
-mod record;
-mod ruleset;
-#[cfg(test)]
-mod tests;
+pub mod builtin;
+pub mod cni;
 mod traffic;
 
-use record::{Record, Records};
+use builtin::Builtin;
+use cni::Cni;
 pub use traffic::Traffic;
-
-/// The bridge that pods hang on.
-pub const BRIDGE: &str = "pods0";
 
 /// What can go wrong; each names what was tried.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "the node has no pod address range yet; the agent sets it when the cluster has given the Node a podCIDR"
-    )]
-    NotConfigured,
-    #[error("no free pod address is left in {0}; delete pods or give nodes larger ranges")]
-    Exhausted(IpNet),
-    #[error("host port {}/{} is taken by the pod sandbox {holder}", port.host_port, port.protocol.name())]
-    PortTaken { port: PortMapping, holder: String },
-    #[error("{0:?} cannot be a sandbox id: letters and digits, `-`, `_` and `.` only, at most 128")]
-    BadId(String),
-    #[error("nftables: {0}")]
-    Nft(String),
+    #[error(transparent)]
+    Builtin(#[from] builtin::Error),
+    #[error(transparent)]
+    Cni(#[from] cni::Error),
     #[error("{0}: {1}")]
-    Netlink(String, Box<rtnetlink::Error>),
-    #[error("{0}: {1}")]
-    Io(String, #[source] io::Error),
-}
-
-impl Error {
-    fn netlink(what: String, error: rtnetlink::Error) -> Self {
-        Self::Netlink(what, Box::new(error))
-    }
+    Namespace(String, #[source] io::Error),
 }
 
 /// Transport protocol of a host port.
@@ -63,7 +40,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// nftables' name.
+    /// The name that nftables and CNI have for it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -83,79 +60,69 @@ pub struct PortMapping {
     pub host_ip: Option<IpAddr>,
 }
 
-/// A pod to connect.
-#[derive(Debug, Clone)]
+/// What a pod's resolv.conf is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<String>,
+}
+
+/// A pod to connect. The built-in network needs the first three fields only.
+#[derive(Debug, Clone, Default)]
 pub struct PodRequest {
     pub sandbox_id: String,
     /// Where its network namespace is pinned.
     pub netns: PathBuf,
     pub ports: Vec<PortMapping>,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub annotations: BTreeMap<String, String>,
+    pub dns: Dns,
+    /// The pod's cgroup below the root of cgroup2.
+    pub cgroup: String,
 }
 
 /// What a pod was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodAddresses {
-    /// One per podCIDR, in their order; the first is the pod's IP.
+    /// The first is the pod's IP.
     pub ips: Vec<IpAddr>,
 }
 
 /// The pod network of this node.
 #[derive(Debug)]
 pub struct PodNetwork {
-    handle: rtnetlink::Handle,
-    records: Records,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    node: Vec<IpNet>,
-    cluster: Vec<IpNet>,
-    bridge: Option<(u32, u32)>,
-    pods: BTreeMap<String, Record>,
-    last: Vec<IpAddr>,
+    kind: PodNetworkKind,
+    builtin: Builtin,
+    cni: Arc<Cni>,
 }
 
 impl PodNetwork {
-    /// Opens the network with its records below `folder` (on a tmpfs, such as `/run/pintle/runtime/network`). Pods that a former process
-    /// connected stay as they are. Call it inside a tokio runtime.
+    /// Opens the network. The built-in network's records lie below `volatile` (on a tmpfs, such as `/run/pintle/runtime/network`); those of CNI as
+    /// `places` says. Pods that a former process connected stay as they are. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// When the records cannot be read or no netlink socket can be had.
-    pub fn restore(folder: &Path) -> Result<Self, Error> {
-        let failed =
-            |error| Error::Io(format!("open the pod network's records in {}", folder.display()), error);
-        let records = Records::open(folder).map_err(failed)?;
-        let state = State { pods: records.load().map_err(failed)?, last: records.last(), ..State::default() };
-        let handle = link::connect(&tokio::runtime::Handle::current())
-            .map_err(|error| Error::Io("open a netlink socket".into(), error))?;
-        Ok(Self { handle, records, state: Mutex::new(state) })
+    pub fn restore(kind: PodNetworkKind, volatile: &Path, places: cni::Places) -> Result<Self, Error> {
+        Ok(Self { kind, builtin: Builtin::restore(volatile)?, cni: Arc::new(Cni::restore(places)?) })
     }
 
-    /// Sets the node's own ranges (`pod_cidrs`, of CRI's UpdateRuntimeConfig) and the whole cluster's (`cluster_cidrs`; traffic to them is not
-    /// masqueraded). Makes bridge and table, and may be called again at any time.
+    /// Whether pods are connected by programs that may take long, or wait for what is a pod itself.
+    pub fn is_cni(&self) -> bool {
+        self.kind == PodNetworkKind::Cni
+    }
+
+    /// Sets the node's own ranges (`pod_cidrs`, of CRI's UpdateRuntimeConfig) and the whole cluster's (`cluster_cidrs`). May be called again at any time.
     ///
     /// # Errors
-    /// When the kernel refuses the bridge, an address or the table.
+    /// When the kernel refuses.
     pub async fn configure(&self, pod_cidrs: &[IpNet], cluster_cidrs: &[IpNet]) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        if pod_cidrs.is_empty() {
-            return Err(Error::NotConfigured);
+        match self.kind {
+            PodNetworkKind::Builtin => Ok(self.builtin.configure(pod_cidrs, cluster_cidrs).await?),
+            PodNetworkKind::Cni => Ok(self.cni.configure(pod_cidrs).await?),
         }
-        let mut cluster = cluster_cidrs.to_vec();
-        cluster
-            .extend(pod_cidrs.iter().filter(|cidr| !cluster_cidrs.iter().any(|range| range.contains(*cidr))));
-        if state.bridge.is_some() && state.node == pod_cidrs && state.cluster == cluster {
-            return Ok(());
-        }
-        let mtu = link::default_mtu(&self.handle).await?;
-        let bridge = link::bridge(&self.handle, pod_cidrs, mtu).await?;
-        set_sysctls()?;
-        nft::apply(&ruleset::table(pod_cidrs, &cluster, &state.pods)).await?;
-        state.bridge = Some((bridge, mtu));
-        state.node = pod_cidrs.to_vec();
-        state.cluster = cluster;
-        Ok(())
     }
 
     /// Whether pods can be connected: what CRI's Status reports as NetworkReady.
@@ -163,7 +130,52 @@ impl PodNetwork {
     /// # Errors
     /// The reason why not.
     pub async fn ready(&self) -> Result<(), Error> {
-        if self.state.lock().await.bridge.is_some() { Ok(()) } else { Err(Error::NotConfigured) }
+        match self.kind {
+            PodNetworkKind::Builtin => Ok(self.builtin.ready().await?),
+            PodNetworkKind::Cni => Ok(self.cni.ready().await?),
+        }
+    }
+
+    /// Connects a pod. When it fails nothing stays behind, or what does is on record for [`PodNetwork::teardown`].
+    ///
+    /// # Errors
+    /// Names what could not be had, and from whom.
+    pub async fn setup(&self, pod: &PodRequest) -> Result<PodAddresses, Error> {
+        match self.kind {
+            PodNetworkKind::Builtin => Ok(self.builtin.setup(pod).await?),
+            PodNetworkKind::Cni => Ok(self.cni.setup(pod).await?),
+        }
+    }
+
+    /// Disconnects a pod and frees what it had. A pod that is not known is no error.
+    ///
+    /// # Errors
+    /// What could not be undone; a further call tries again.
+    pub async fn teardown(&self, sandbox_id: &str) -> Result<(), Error> {
+        self.cni.teardown(sandbox_id).await?;
+        Ok(self.builtin.teardown(sandbox_id).await?)
+    }
+
+    /// Disconnects every pod that is not in `live`. What CNI plugins have to do for it goes on after the call.
+    ///
+    /// # Errors
+    /// The first of the kernel's refusals; the rest is tried all the same.
+    pub async fn collect(&self, live: &BTreeSet<String>) -> Result<(), Error> {
+        self.cni.collect(live, self.is_cni());
+        Ok(self.builtin.collect(live).await?)
+    }
+
+    /// What went over a pod's link; none of a pod that has none. `netns` is where its namespace is pinned.
+    pub async fn traffic(&self, sandbox_id: &str, netns: &Path) -> Option<Traffic> {
+        if self.cni.has(sandbox_id) {
+            return cni::traffic(netns).await;
+        }
+        self.builtin.traffic(sandbox_id)
+    }
+
+    /// What CNI knows of a pod and what its plugins say to CHECK, as JSON for people; none of a pod that CNI has not connected.
+    pub async fn inspect(&self, sandbox_id: &str) -> Option<serde_json::Value> {
+        self.cni.inspect(sandbox_id).await
     }
 
     /// Makes a network namespace with its loopback up and pins it at `path`.
@@ -176,11 +188,6 @@ impl PodNetwork {
         blocking(what, move || sys::netns::create(&path)).await
     }
 
-    /// What went over a pod's link; none of a pod that has none.
-    pub fn traffic(&self, sandbox_id: &str) -> Option<Traffic> {
-        traffic::read(Path::new("/sys/class/net"), &host_name(sandbox_id).ok()?)
-    }
-
     /// Unpins the network namespace at `path`; none there is no error.
     ///
     /// # Errors
@@ -190,160 +197,12 @@ impl PodNetwork {
         let path = path.to_owned();
         blocking(what, move || sys::netns::remove(&path)).await
     }
-
-    /// Connects a pod. When it fails nothing stays behind.
-    ///
-    /// # Errors
-    /// Without a range, a free address or the host ports; when the kernel refuses.
-    pub async fn setup(&self, pod: &PodRequest) -> Result<PodAddresses, Error> {
-        let host = host_name(&pod.sandbox_id)?;
-        let (record, bridge, mtu, gateways) = self.reserve(pod).await?;
-        let result = async {
-            let addresses: Vec<_> = record.addresses.iter().copied().zip(gateways).collect();
-            link::attach(&self.handle, &host, &pod.netns, bridge, mtu, &addresses).await?;
-            nft::apply(&ruleset::elements("add", &record)).await
-        };
-        if let Err(error) = result.await {
-            if let Err(second) = self.release(&pod.sandbox_id, false).await {
-                tracing::warn!(sandbox = pod.sandbox_id, %second, "undo a failed pod network setup");
-            }
-            return Err(error);
-        }
-        Ok(PodAddresses { ips: record.addresses })
-    }
-
-    /// Disconnects a pod and frees its addresses and ports. A pod that is not known is no error.
-    ///
-    /// # Errors
-    /// When the kernel refuses; the addresses then stay taken, and a further call tries again.
-    pub async fn teardown(&self, sandbox_id: &str) -> Result<(), Error> {
-        self.release(sandbox_id, true).await
-    }
-
-    /// The addresses of a connected pod.
-    pub async fn addresses(&self, sandbox_id: &str) -> Option<PodAddresses> {
-        self.state
-            .lock()
-            .await
-            .pods
-            .get(sandbox_id)
-            .map(|record| PodAddresses { ips: record.addresses.clone() })
-    }
-
-    /// Disconnects every pod that is not in `live`, and deletes bridge ports that no record speaks of. Call it when no setup runs.
-    ///
-    /// # Errors
-    /// The first of the kernel's refusals; the rest is tried all the same.
-    pub async fn collect(&self, live: &BTreeSet<String>) -> Result<(), Error> {
-        let dead: Vec<String> =
-            self.state.lock().await.pods.keys().filter(|id| !live.contains(*id)).cloned().collect();
-        let mut result = Ok(());
-        for id in dead {
-            result = result.and(self.teardown(&id).await);
-        }
-        let known: BTreeSet<String> =
-            self.state.lock().await.pods.keys().filter_map(|id| host_name(id).ok()).collect();
-        if let Some(bridge) = link::index(&self.handle, BRIDGE).await? {
-            for name in link::ports(&self.handle, bridge).await? {
-                if name.starts_with("pod") && !known.contains(&name) {
-                    result = result.and(link::detach(&self.handle, &name).await);
-                }
-            }
-        }
-        result
-    }
-
-    /// Takes addresses and ports for a pod, on record before anything is made.
-    async fn reserve(&self, pod: &PodRequest) -> Result<(Record, u32, u32, Vec<IpAddr>), Error> {
-        let mut state = self.state.lock().await;
-        let (bridge, mtu) = state.bridge.ok_or(Error::NotConfigured)?;
-        if state.pods.contains_key(&pod.sandbox_id) {
-            let error = io::Error::from(io::ErrorKind::AlreadyExists);
-            return Err(Error::Io(format!("connect the pod sandbox {}", pod.sandbox_id), error));
-        }
-        if let Some((port, holder)) = ruleset::conflict(&state.pods, &pod.ports) {
-            return Err(Error::PortTaken { port, holder: holder.to_owned() });
-        }
-        let used: BTreeSet<IpAddr> =
-            state.pods.values().flat_map(|record| record.addresses.clone()).collect();
-        let mut addresses = Vec::new();
-        for range in &state.node {
-            let last = state.last.iter().copied().find(|last| range.contains(last));
-            addresses.push(ipam::allocate(range, &used, last).ok_or(Error::Exhausted(*range))?);
-        }
-        let gateways = state.node.iter().map(ipam::gateway).collect();
-        let record = Record { addresses, ports: pod.ports.clone() };
-        let failed = |error| Error::Io(format!("record the addresses of {}", pod.sandbox_id), error);
-        self.records.put(&pod.sandbox_id, &record).map_err(failed)?;
-        self.records.set_last(&record.addresses).map_err(failed)?;
-        state.last.clone_from(&record.addresses);
-        state.pods.insert(pod.sandbox_id.clone(), record.clone());
-        Ok((record, bridge, mtu, gateways))
-    }
-
-    /// Removes what is in the kernel first, then the record, so that an address is free only when nobody has it. `in_table` tells whether
-    /// the pod's host ports are in the table.
-    async fn release(&self, sandbox_id: &str, in_table: bool) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        let Some(record) = state.pods.get(sandbox_id) else { return Ok(()) };
-        let commands = ruleset::elements("delete", record);
-        if in_table && !commands.is_empty() && nft::apply(&commands).await.is_err() {
-            // Elements of a half-done setup, or a table somebody flushed: write the whole table without this pod.
-            let mut rest = state.pods.clone();
-            rest.remove(sandbox_id);
-            nft::apply(&ruleset::table(&state.node, &state.cluster, &rest)).await?;
-        }
-        link::detach(&self.handle, &host_name(sandbox_id)?).await?;
-        self.records
-            .remove(sandbox_id)
-            .map_err(|error| Error::Io(format!("forget the addresses of {sandbox_id}"), error))?;
-        state.pods.remove(sandbox_id);
-        Ok(())
-    }
-}
-
-/// The host side's link name: `pod` and the first 11 digits of the id.
-fn host_name(sandbox_id: &str) -> Result<String, Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if sandbox_id.is_empty()
-        || sandbox_id.len() > 128
-        || sandbox_id.starts_with('.')
-        || !sandbox_id.chars().all(plain)
-    {
-        return Err(Error::BadId(sandbox_id.into()));
-    }
-    Ok(format!("pod{}", sandbox_id.chars().take(11).collect::<String>()))
-}
-
-/// The node routes between pods and the world, answers host ports on 127.0.0.1, and sends no redirects: they would lead pods past it.
-fn set_sysctls() -> Result<(), Error> {
-    let pods0 = format!("ipv4/conf/{BRIDGE}");
-    let settings = [
-        ("ipv4/ip_forward".to_owned(), "1"),
-        ("ipv4/conf/all/send_redirects".to_owned(), "0"),
-        (format!("{pods0}/send_redirects"), "0"),
-        (format!("{pods0}/route_localnet"), "1"),
-        ("ipv6/conf/all/forwarding".to_owned(), "1"),
-        // With bridge netfilter a translated packet would be bridged to its pod, past routing, and stopped there by the port's isolation.
-        ("bridge/bridge-nf-call-iptables".to_owned(), "0"),
-        ("bridge/bridge-nf-call-ip6tables".to_owned(), "0"),
-    ];
-    for (name, value) in settings {
-        let path = Path::new("/proc/sys/net").join(&name);
-        match std::fs::write(&path, value) {
-            // A kernel without IPv6 or without bridge netfilter.
-            Err(error) if !name.starts_with("ipv4") && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::Io(format!("write {value} to {}", path.display()), error)),
-            Ok(()) => {}
-        }
-    }
-    Ok(())
 }
 
 async fn blocking(what: String, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Error::Io(what, error)),
-        Err(error) => Err(Error::Io(what, io::Error::other(error))),
+        Ok(Err(error)) => Err(Error::Namespace(what, error)),
+        Err(error) => Err(Error::Namespace(what, io::Error::other(error))),
     }
 }

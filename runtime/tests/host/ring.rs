@@ -86,25 +86,13 @@ impl Ring {
     ) -> Result<(String, cri::PodSandboxConfig), String> {
         let mut options = cri::NamespaceOption::default();
         change(&mut options);
-        let config = cri::PodSandboxConfig {
-            hostname: format!("{name}-host"),
-            metadata: Some(cri::PodSandboxMetadata {
-                name: name.into(),
-                uid: name.into(),
-                namespace: "test".into(),
-                attempt: 0,
-            }),
-            log_directory: format!("/var/log/pods/{name}"),
-            linux: Some(cri::LinuxPodSandboxConfig {
-                cgroup_parent: format!("/kubepods/{name}"),
-                security_context: Some(cri::LinuxSandboxSecurityContext {
-                    namespace_options: Some(options),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
+        self.sandbox_of(sandbox_config(name, options)).await
+    }
+
+    pub async fn sandbox_of(
+        &mut self,
+        config: cri::PodSandboxConfig,
+    ) -> Result<(String, cri::PodSandboxConfig), String> {
         let request =
             cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let id = self.client.run_pod_sandbox(request).await.map_err(text)?.into_inner().pod_sandbox_id;
@@ -207,6 +195,28 @@ impl Ring {
             .await
             .map(drop)
             .map_err(text)
+    }
+}
+
+pub fn sandbox_config(name: &str, options: cri::NamespaceOption) -> cri::PodSandboxConfig {
+    cri::PodSandboxConfig {
+        hostname: format!("{name}-host"),
+        metadata: Some(cri::PodSandboxMetadata {
+            name: name.into(),
+            uid: name.into(),
+            namespace: "test".into(),
+            attempt: 0,
+        }),
+        log_directory: format!("/var/log/pods/{name}"),
+        linux: Some(cri::LinuxPodSandboxConfig {
+            cgroup_parent: format!("/kubepods/{name}"),
+            security_context: Some(cri::LinuxSandboxSecurityContext {
+                namespace_options: Some(options),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }
 

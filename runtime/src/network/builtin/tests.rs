@@ -1,14 +1,16 @@
 //! The whole pod network in a network namespace of its own that plays the node. Needs root; skipped loudly otherwise.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::network::Protocol;
 
 /// A node: a network namespace, the pods' namespaces and the records.
 struct Node {
     folder: PathBuf,
-    network: PodNetwork,
+    network: Builtin,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -33,7 +35,7 @@ impl Node {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let network = runtime.block_on(async { PodNetwork::restore(&folder).unwrap() });
+        let network = runtime.block_on(async { Builtin::restore(&folder).unwrap() });
         let ranges: Vec<IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
         let cluster: Vec<IpNet> = vec!["10.244.0.0/16".parse().unwrap()];
         let node = Self { folder, network, runtime };
@@ -48,8 +50,9 @@ impl Node {
     fn pod(&self, id: &str, ports: Vec<PortMapping>) -> Result<PodAddresses, Error> {
         let netns = self.netns(id);
         self.runtime.block_on(async {
-            self.network.create_netns(&netns).await.unwrap();
-            self.network.setup(&PodRequest { sandbox_id: id.into(), netns: netns.clone(), ports }).await
+            sys::netns::create(&netns).unwrap();
+            let pod = PodRequest { sandbox_id: id.into(), netns, ports, ..PodRequest::default() };
+            self.network.setup(&pod).await
         })
     }
 
@@ -190,6 +193,7 @@ fn host_ports_lead_to_the_pod_from_everywhere_and_go_with_it() {
             sandbox_id: "cccccccccccc2".into(),
             netns: node.netns("cccccccccccc2"),
             ports: vec![port(80, Protocol::Tcp, None)],
+            ..PodRequest::default()
         }))
         .unwrap();
 }
@@ -219,7 +223,7 @@ fn a_restarted_runtime_finds_its_pods_and_collects_the_dead() {
     let Some(mut node) = Node::new("restart", &["10.244.7.0/24"]) else { return };
     let kept = node.pod("aaaaaaaaaaaa4", vec![port(80, Protocol::Tcp, None)]).unwrap();
     node.pod("bbbbbbbbbbbb4", vec![port(81, Protocol::Tcp, None)]).unwrap();
-    node.network = node.runtime.block_on(async { PodNetwork::restore(&node.folder).unwrap() });
+    node.network = node.runtime.block_on(async { Builtin::restore(&node.folder).unwrap() });
     assert!(matches!(node.runtime.block_on(node.network.ready()), Err(Error::NotConfigured)));
     node.runtime
         .block_on(

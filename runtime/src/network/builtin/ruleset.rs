@@ -129,8 +129,8 @@ pub fn conflict<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Protocol;
     use super::*;
+    use crate::network::Protocol;
 
     fn port(protocol: Protocol, host_port: u16, host_ip: Option<&str>) -> PortMapping {
         PortMapping {
