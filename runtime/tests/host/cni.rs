@@ -158,9 +158,9 @@ fn left() -> Vec<String> {
     let links = output("ip", &["-o", "link"]);
     let pods = |line: &&str| line.contains(": veth") || line.contains(": bwp");
     let mut left: Vec<String> = links.lines().filter(pods).map(str::to_owned).collect();
-    left.extend(
-        output("nft", &["list", "ruleset"]).lines().filter(|line| line.contains("dnat")).map(str::to_owned),
-    );
+    // The built-in network's own rules stay; its pods are in maps.
+    let translates = |line: &&str| line.contains("dnat") && !line.contains(" map @");
+    left.extend(output("nft", &["list", "ruleset"]).lines().filter(translates).map(str::to_owned));
     for network in fs::read_dir("/var/lib/cni/networks").into_iter().flatten().flatten() {
         let names =
             fs::read_dir(network.path()).into_iter().flatten().flatten().map(|entry| entry.file_name());
