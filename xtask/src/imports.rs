@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ctl", &["machine", "sys"]),
     ("qemu-tests", &["machine"]),
     ("xtask", &["machine", "qemu-tests", "image-builder"]),
+    ("fuzz", &["machine", "runtime"]),
 ];
 
 /// Checks the workspace.

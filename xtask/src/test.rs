@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::artifacts::{self, cargo};
-use crate::{boot, heavy, host, imports, up};
+use crate::{boot, fuzz, heavy, host, imports, up};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +37,8 @@ pub struct Arguments {
 pub enum Ring {
     /// Pure functions; also formatting, lints and import directions.
     Unit,
+    /// Every fuzz target for a minute.
+    Fuzz,
     /// As root on the host, in namespaces.
     Host,
     /// In virtual machines.
@@ -77,6 +79,10 @@ pub fn test(arguments: &Arguments) -> Result<()> {
             counts.add(checks()?);
         }
         counts.add(cargo_test(arguments.only.as_deref(), false)?);
+    }
+    if wanted(Ring::Fuzz) {
+        let (passed, failed) = fuzz::ring(arguments.only.as_deref())?;
+        counts.add(Counts { passed, failed, skipped: 0 });
     }
     if wanted(Ring::Host) {
         if nix::unistd::geteuid().is_root() {
