@@ -15,6 +15,8 @@ pub mod container;
 pub mod cri;
 pub mod exec;
 pub mod exits;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod image;
 pub mod images;
 pub mod io;

@@ -103,13 +103,17 @@ impl LogFile {
 
     /// The length of the rotated log of `inode`, which lies beside this one.
     pub fn rotated(&self, inode: u64) -> Option<u64> {
-        use std::os::unix::fs::MetadataExt;
-        let files = std::fs::read_dir(self.path.parent()?).ok()?;
-        let mut all = files.flatten().filter_map(|entry| entry.metadata().ok());
-        all.find(|metadata| metadata.ino() == inode).map(|metadata| metadata.len())
+        self.find_rotated(inode).map(|(_, length)| length)
     }
 
-    /// Finishes what a kill interrupted: the file is cut to `length` if it is the one of `inode`, and the chunk appended.
+    fn find_rotated(&self, inode: u64) -> Option<(PathBuf, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let files = std::fs::read_dir(self.path.parent()?).ok()?;
+        let mut all = files.flatten().filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
+        all.find(|(_, metadata)| metadata.ino() == inode).map(|(path, metadata)| (path, metadata.len()))
+    }
+
+    /// Finishes what a kill interrupted: the file of `inode`, rotated or not, is cut to `length`, and the chunk appended.
     ///
     /// # Errors
     /// As ftruncate(2).
@@ -121,6 +125,11 @@ impl LogFile {
                     file.set_len(length)?;
                 }
                 target.position.length = length;
+            } else if target.position.inode != inode
+                && let Some((path, longer)) = self.find_rotated(inode)
+                && length < longer
+            {
+                OpenOptions::new().write(true).open(path)?.set_len(length)?;
             }
         }
         self.append(chunk, stream);

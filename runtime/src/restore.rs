@@ -7,7 +7,7 @@ use crate::io::{ContainerIo, Ours, open_log};
 use crate::logs::LogFile;
 use crate::runtime::{Container, Runtime, Sandbox, folder, lock};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
-use crate::transfer::{self, Repair};
+use crate::transfer;
 
 impl Runtime {
     /// Reads the records back and brings the world in line with them. Call it once, before serving.
@@ -139,21 +139,7 @@ impl Runtime {
             Err(error) => return tracing::error!(container, %error, "look for output that was on its way"),
         };
         let Some(log) = log else { return };
-        let now = log.position();
-        // A log that was rotated meanwhile: the one the note means lies beside it.
-        let length = if now.inode == left.note.position.inode {
-            Some(now.length)
-        } else {
-            log.rotated(left.note.position.inode)
-        };
-        let result = match length.map(|length| transfer::repair(&left, length)) {
-            Some(Repair::Nothing) => Ok(()),
-            Some(Repair::Write { length }) => {
-                log.redo(left.note.position.inode, length, &left.bytes, left.note.stream)
-            }
-            None => log.redo(left.note.position.inode, 0, &left.bytes, left.note.stream),
-        };
-        if let Err(error) = result.and_then(|()| self.transfer.forget()) {
+        if let Err(error) = transfer::finish(&left, log).and_then(|()| self.transfer.forget()) {
             tracing::error!(container, %error, "bring output to its log that was on its way");
         }
     }

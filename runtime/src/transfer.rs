@@ -211,6 +211,21 @@ pub fn repair(left: &Left, length: u64) -> Repair {
     }
 }
 
+/// Brings a chunk to its log that was on its way when a former life of this process ended.
+///
+/// # Errors
+/// As ftruncate(2).
+pub fn finish(left: &Left, log: &LogFile) -> io::Result<()> {
+    let (now, inode) = (log.position(), left.note.position.inode);
+    // A log that was rotated meanwhile: the one the note means lies beside it.
+    let length = if now.inode == inode { Some(now.length) } else { log.rotated(inode) };
+    match length.map(|length| repair(left, length)) {
+        Some(Repair::Nothing) => Ok(()),
+        Some(Repair::Write { length }) => log.redo(inode, length, &left.bytes, left.note.stream),
+        None => log.redo(inode, 0, &left.bytes, left.note.stream),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

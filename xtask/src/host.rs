@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 /// Every Debian package that building, booting and testing need, with a file that shows it is installed.
 const PACKAGES: &[(&str, &str)] = &[
     ("gcc", "/usr/bin/gcc"),
+    ("g++", "/usr/bin/g++"),
     ("make", "/usr/bin/make"),
     ("pkg-config", "/usr/bin/pkg-config"),
     ("libseccomp-dev", "/usr/include/seccomp.h"),

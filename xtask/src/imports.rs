@@ -24,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ctl", &["machine", "sys"]),
     ("qemu-tests", &["machine"]),
     ("xtask", &["machine", "qemu-tests"]),
+    ("fuzz", &["machine", "runtime"]),
 ];
 
 /// Checks the workspace.

@@ -8,6 +8,7 @@ mod critest;
 mod debian;
 mod demo;
 mod down;
+mod fuzz;
 mod go;
 mod heavy;
 mod host;
@@ -74,6 +75,8 @@ enum Command {
     Image(image::Arguments),
     /// Runs all tests.
     Test(test::Arguments),
+    /// Fuzzes one target and keeps what it finds.
+    Fuzz(fuzz::Arguments),
     /// Boots one machine with its console on standard output, until it is off.
     Boot(boot::Arguments),
     /// Regenerates the checked-in Rust of the protocols (needs protoc).
@@ -97,6 +100,7 @@ fn main() -> anyhow::Result<()> {
         Command::Pintle { node, arguments } => node::pintle(&node, &arguments),
         Command::Image(arguments) => image::image(&arguments),
         Command::Test(arguments) => test::test(&arguments),
+        Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::GenProto => proto::generate(),
         Command::Conformance(arguments) => conformance::conformance(&arguments),

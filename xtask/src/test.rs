@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::artifacts::cargo;
-use crate::{cni, heavy, host, imports};
+use crate::{cni, fuzz, heavy, host, imports};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,8 @@ pub struct Arguments {
 pub enum Ring {
     /// Pure functions; also formatting, lints and import directions.
     Unit,
+    /// Every fuzz target for a minute.
+    Fuzz,
     /// As root on the host, in namespaces.
     Host,
     /// In virtual machines.
@@ -78,6 +80,10 @@ pub fn test(arguments: &Arguments) -> Result<()> {
             counts.add(checks()?);
         }
         counts.add(cargo_test(arguments.only.as_deref(), false)?);
+    }
+    if wanted(Ring::Fuzz) {
+        let (passed, failed) = fuzz::ring(arguments.only.as_deref())?;
+        counts.add(Counts { passed, failed, skipped: 0 });
     }
     if wanted(Ring::Host) {
         if nix::unistd::geteuid().is_root() {

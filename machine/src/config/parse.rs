@@ -205,7 +205,8 @@ impl MachineConfig {
     }
 }
 
-/// Writes documents as multi-document YAML, `apiVersion` and `kind` first.
+/// Writes documents as multi-document YAML, `apiVersion` and `kind` first. One with characters that YAML writers and readers disagree
+/// about is written as JSON, which is YAML too.
 ///
 /// # Errors
 /// When a document cannot be represented as YAML.
@@ -219,9 +220,35 @@ pub fn to_yaml(documents: &[Document]) -> Result<String, serde_yaml_ng::Error> {
             map.extend(fields);
         }
         text.push_str("---\n");
-        text.push_str(&serde_yaml_ng::to_string(&map)?);
+        let plain = serde_yaml_ng::to_string(&map)?;
+        if plain.contains(is_disputed) {
+            text.push_str(&escaped(
+                &serde_json::to_string(&map).map_err(<serde_yaml_ng::Error as serde::ser::Error>::custom)?,
+            ));
+        } else {
+            text.push_str(&plain);
+        }
     }
     Ok(text)
+}
+
+/// Line ends in YAML 1.1, which the writer folds lines at, and text in YAML 1.2.
+fn is_disputed(c: char) -> bool {
+    matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
+/// JSON with those characters, which stand in its strings alone, as escapes.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        if is_disputed(c) {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text.push('\n');
+    text
 }
 
 #[cfg(test)]

@@ -54,6 +54,15 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
+fn what_yaml_versions_disagree_about_is_read_back() {
+    let text = document("kind: Sysctl\nvalues: {net.core.somaxconn: \"a\\u2028b\\x85 c\"}\n");
+    let sysctl = parse("test.yaml", &text).unwrap().sysctls.remove(0);
+    assert_eq!(sysctl.values["net.core.somaxconn"], "a\u{2028}b\u{85} c");
+    let written = to_yaml(&[Document::Sysctl(sysctl.clone())]).unwrap();
+    assert_eq!(parse("test.yaml", &written).unwrap().sysctls, [sysctl]);
+}
+
+#[test]
 fn every_fault_is_reported_with_its_place_and_a_remedy() {
     let text = document("kind: Machine\nhostnam: cp1\nrole: Controlplane\n---\n")
         + &document("kind: Link\nlink:\n  name: eth0\n  mac: 52:54:00:12:34:56\nmtu: \"9000\"\n---\n")

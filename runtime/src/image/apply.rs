@@ -1,6 +1,6 @@
 //! Unpacks one layer into a directory in overlayfs' terms. Every name is resolved by the kernel below the layer's root
 //! (openat2, `RESOLVE_IN_ROOT`), so no entry and no link of a hostile layer reaches outside of it.
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, makedev, mkdirat, mknodat,
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, makedev, mkdirat, mknodat,
     utimensat,
 };
 use nix::sys::time::TimeSpec;
@@ -25,6 +25,10 @@ use super::tarball::{Entry, Kind, TarReader};
 const MAX_DEPTH: usize = 256;
 /// The most bytes of directory names kept until their times are set.
 const MAX_TIMES: usize = 16 << 20;
+/// The most bytes of names of directories that the entries imply.
+const MAX_IMPLIED: usize = 16 << 20;
+/// What the stream may hold for an entry besides what is written, on average: headers, and data that nobody wants.
+const MAX_UNWRITTEN: u64 = 16 << 10;
 /// How many bytes are written between looks at the free space.
 const SPACE_CHECK: u64 = 32 << 20;
 
@@ -56,8 +60,11 @@ struct Applier<'a> {
     root: OwnedFd,
     limits: &'a Limits,
     bytes: u64,
+    inodes: u64,
     unchecked: u64,
-    implied: BTreeSet<PathBuf>,
+    /// By inode: a later entry may reach the same directory by another name.
+    implied: BTreeMap<u64, PathBuf>,
+    implied_bytes: usize,
     times: Vec<(PathBuf, TimeSpec)>,
     times_bytes: usize,
     parent: Option<(PathBuf, Rc<OwnedFd>)>,
@@ -75,22 +82,39 @@ pub fn apply(reader: impl Read, root: &Path, limits: &Limits) -> Result<Applied,
         root: fd,
         limits,
         bytes: 0,
+        inodes: 0,
         unchecked: SPACE_CHECK,
-        implied: BTreeSet::new(),
+        implied: BTreeMap::new(),
+        implied_bytes: 0,
         times: Vec::new(),
         times_bytes: 0,
         parent: None,
     };
-    let mut tar = TarReader::new(reader);
-    let mut entries = 0;
+    let most = limits.bytes.saturating_add(limits.entries.saturating_mul(MAX_UNWRITTEN));
+    let mut tar = TarReader::new(Bounded { inner: reader, left: most });
     while let Some(entry) = tar.next_entry().map_err(ApplyError::Read)? {
-        entries += 1;
-        if entries > limits.entries {
-            return Err(ApplyError::TooLarge { what: "the number of entries", limit: limits.entries });
-        }
+        applier.count_inode()?;
         applier.entry(&entry, &mut tar)?;
     }
-    applier.finish(entries)
+    applier.finish()
+}
+
+/// A stream that fails beyond its bound: headers that are skipped and data that is not written cost time, too.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if most == 0 && !buffer.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "more than a layer may have"));
+        }
+        let read = self.inner.read(&mut buffer[..most])?;
+        self.left -= read as u64;
+        Ok(read)
+    }
 }
 
 fn at(path: &Path, error: Errno) -> ApplyError {
@@ -148,7 +172,6 @@ impl Applier<'_> {
                 if was_whiteout {
                     self.opaque(&path)?;
                 }
-                self.implied.remove(&path);
                 return self.directory_attributes(&path, entry);
             }
             Kind::File => return self.file(&path, &parent, name, entry, data),
@@ -204,7 +227,22 @@ impl Applier<'_> {
         let mode = Mode::from_bits_truncate(0o755);
         mkdirat(&parent, name, mode).map_err(|e| at(path, e))?;
         fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink).map_err(|e| at(path, e))?;
-        self.implied.insert(path.to_path_buf());
+        self.count_inode()?;
+        self.implied_bytes += path.as_os_str().len();
+        if self.implied_bytes > MAX_IMPLIED {
+            let what = "the names of directories that it does not describe";
+            return Err(ApplyError::TooLarge { what, limit: MAX_IMPLIED as u64 });
+        }
+        let stat = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| at(path, e))?;
+        self.implied.insert(stat.st_ino, path.to_path_buf());
+        Ok(())
+    }
+
+    fn count_inode(&mut self) -> Result<(), ApplyError> {
+        self.inodes += 1;
+        if self.inodes > self.limits.entries {
+            return Err(ApplyError::TooLarge { what: "the number of entries", limit: self.limits.entries });
+        }
         Ok(())
     }
 
@@ -233,7 +271,6 @@ impl Applier<'_> {
         if kind == SFlag::S_IFDIR {
             if !directory {
                 self.parent = None;
-                self.implied.retain(|p| !p.starts_with(path));
                 remove_tree(parent, name, 0).map_err(|e| at(path, e))?;
             }
             return Ok(false);
@@ -279,6 +316,7 @@ impl Applier<'_> {
     fn directory_attributes(&mut self, path: &Path, entry: &Entry) -> Result<(), ApplyError> {
         let fd = self.open_directory(path).map_err(|e| at(path, e))?;
         attributes(path, fd.as_fd(), entry)?;
+        self.implied.remove(&fstat(&fd).map_err(|e| at(path, e))?.st_ino);
         // Its own entries still change the directory's time: set at the end.
         let size = path.as_os_str().len() + 64;
         if self.times_bytes + size <= MAX_TIMES {
@@ -382,13 +420,18 @@ impl Applier<'_> {
         mknodat(parent, name, kind, Mode::from_bits_truncate(0o600), device).map_err(|e| at(path, e))
     }
 
-    fn finish(self, inodes: u64) -> Result<Applied, ApplyError> {
+    fn finish(self) -> Result<Applied, ApplyError> {
         for (path, time) in self.times.iter().rev() {
             if let Ok(fd) = self.open_directory(path) {
                 nix::sys::stat::futimens(&fd, time, time).map_err(|e| at(path, e))?;
             }
         }
-        Ok(Applied { bytes: self.bytes, inodes, implied: self.implied.into_iter().collect() })
+        // Later entries may have removed a directory, or a link on the way to it.
+        let is = |path: &Path| self.open_directory(path).and_then(fstat).map(|stat| stat.st_ino).ok();
+        let there = self.implied.iter().filter(|(inode, path)| is(path) == Some(**inode));
+        let mut implied: Vec<PathBuf> = there.map(|(_, path)| path.clone()).collect();
+        implied.sort();
+        Ok(Applied { bytes: self.bytes, inodes: self.inodes, implied })
     }
 }
 

@@ -10,18 +10,18 @@ use std::path::PathBuf;
 
 use oci_spec::image::ImageConfiguration;
 
-mod apply;
+pub(crate) mod apply;
 mod bundle;
 mod db;
 mod import;
 mod intake;
-mod layer;
+pub(crate) mod layer;
 mod reference;
-mod registry;
+pub(crate) mod registry;
 mod service;
 mod snapshot;
 mod store;
-mod tarball;
+pub(crate) mod tarball;
 mod tree;
 mod workspace;
 

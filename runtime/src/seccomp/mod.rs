@@ -11,7 +11,7 @@ use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilter
 use sha2::{Digest, Sha256};
 
 mod default;
-mod profile;
+pub(crate) mod profile;
 
 pub use profile::Profile;
 

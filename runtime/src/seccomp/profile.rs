@@ -73,16 +73,23 @@ pub fn compile(profile: &Profile, capabilities: &BTreeSet<String>) -> Result<Vec
     super::export(&filter)
 }
 
+/// The largest error number that a system call can return.
+const MAX_ERRNO: u16 = 4095;
+
 fn action(name: &str, errno: Option<u32>) -> Result<ScmpAction, Error> {
-    let errno = errno.map_or(nix::libc::EPERM, |errno| errno as i32);
+    let errno = errno.unwrap_or(nix::libc::EPERM as u32);
+    let number = |most: u16| {
+        let number = u16::try_from(errno).ok().filter(|number| *number <= most);
+        number.ok_or_else(|| Error::Action(format!("{name} with errnoRet {errno}; use at most {most}")))
+    };
     Ok(match name {
         "SCMP_ACT_ALLOW" => ScmpAction::Allow,
-        "SCMP_ACT_ERRNO" => ScmpAction::Errno(errno),
+        "SCMP_ACT_ERRNO" => ScmpAction::Errno(number(MAX_ERRNO)?.into()),
         "SCMP_ACT_LOG" => ScmpAction::Log,
         "SCMP_ACT_TRAP" => ScmpAction::Trap,
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => ScmpAction::KillThread,
         "SCMP_ACT_KILL_PROCESS" => ScmpAction::KillProcess,
-        "SCMP_ACT_TRACE" => ScmpAction::Trace(errno as u16),
+        "SCMP_ACT_TRACE" => ScmpAction::Trace(number(u16::MAX)?),
         other => return Err(Error::Action(other.into())),
     })
 }
@@ -117,6 +124,16 @@ mod tests {
             Just("clone3".to_owned()),
             "\\PC{0,12}",
         ]
+    }
+
+    #[test]
+    fn an_error_number_that_no_program_can_say_is_refused() {
+        // Cut to 16 bits it would be 0: the call would seem to succeed.
+        for (number, good) in [(38, true), (4095, true), (4096, false), (65536, false)] {
+            let text = serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": number});
+            let profile: Profile = serde_json::from_value(text).unwrap();
+            assert_eq!(compile(&profile, &BTreeSet::new()).is_ok(), good, "{number}");
+        }
     }
 
     proptest! {

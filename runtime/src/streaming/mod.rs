@@ -10,7 +10,7 @@ mod pipe;
 mod portforward;
 mod remote;
 mod server;
-mod spdy;
+pub(crate) mod spdy;
 mod token;
 mod websocket;
 

@@ -5,7 +5,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use super::dictionary::DICTIONARY;
 
 /// The largest control frame, and the largest header block once decompressed.
-const MAX_CONTROL: usize = 64 << 10;
+pub const MAX_CONTROL: usize = 64 << 10;
 /// The most headers of a block.
 const MAX_HEADERS: usize = 100;
 /// The largest piece that a data frame is handed on in.
@@ -230,7 +230,7 @@ impl Encoder {
     }
 
     /// Opens a stream (what a client does).
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn syn_stream(&mut self, out: &mut BytesMut, id: u32, headers: &[(&str, &str)]) {
         let block = self.header_block(headers);
         control(out, SYN_STREAM, 0, 10 + block.len());

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::pipe::{self, Feed, Finisher, Out, StreamReader, StreamWriter};
 
 mod dictionary;
-mod frame;
+pub(crate) mod frame;
 
 use frame::{Decoder, Encoder, Frame, PROTOCOL_ERROR, REFUSED_STREAM};
 

@@ -1,0 +1,10 @@
+//! What the fuzz targets drive: everything here that takes bytes from outside apart.
+pub use crate::image::Limits;
+pub use crate::image::apply::{Applied, ApplyError, apply};
+pub use crate::image::layer::{LayerError, decompress, unpack};
+pub use crate::image::registry::{Manifest, check_config, choose, digest_of};
+pub use crate::image::tarball::{Entry, Kind, TarReader};
+pub use crate::logs::{LogFile, MAX_LINE, Stream, format, timestamp};
+pub use crate::seccomp::{Error as SeccompError, Profile, profile::compile};
+pub use crate::streaming::spdy::frame::{Decoder, Encoder, Frame, FrameError, MAX_CONTROL};
+pub use crate::transfer::{Left, Note, finish};
