@@ -70,7 +70,7 @@ pub fn ring(only: Option<&str>) -> Result<(usize, usize)> {
         }
     };
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    std::thread::scope(|scope| (0..processors).for_each(|_| drop(scope.spawn(&run_all))));
+    std::thread::scope(|scope| (0..processors).for_each(|_| drop(scope.spawn(run_all))));
     let (passed, failed) = *counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     println!("fuzz: {passed} passed, {failed} failed");
     Ok((passed, failed))
