@@ -21,7 +21,6 @@ const CERTIFICATES: Duration = Duration::from_secs(6 * 3600);
 /// # Errors
 /// When the input stays unusable, or the files cannot be written.
 pub async fn run() -> Result<()> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let layout = Layout::new("/");
     let watch = Watch::new(paths::RUN)?;
     let mut input = first_input(&watch).await?;

@@ -20,6 +20,7 @@ pub mod pidfd;
 pub mod pipe;
 pub mod readiness;
 pub mod seccomp;
+pub mod service;
 pub mod spawn;
 pub mod terminal;
 pub mod uevent;
