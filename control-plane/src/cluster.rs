@@ -27,6 +27,15 @@ const REAPPLY: Duration = Duration::from_secs(600);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
+/// Returns once the API server of this node is ready; until then its condition says what is missing.
+///
+/// # Errors
+/// When there is no usable kubeconfig.
+pub async fn ready(layout: &Layout, input: &Input) -> Result<()> {
+    Health::default().wait(input, &connect(layout, input).await?).await;
+    Ok(())
+}
+
 /// Serves the cluster for as long as the input holds; never returns, drop it to end it.
 pub async fn run(layout: &Layout, input: &Input) {
     let mut health = Health::default();
@@ -48,9 +57,7 @@ pub async fn run(layout: &Layout, input: &Input) {
 
 async fn session(layout: &Layout, input: &Input, health: &mut Health) -> Result<()> {
     let client = connect(layout, input).await?;
-    while !health.look(input, &client).await {
-        sleep(STARTING).await;
-    }
+    health.wait(input, &client).await;
     let mut observed = observe(&client).await?;
     apply::apply(&client, &addons::objects(input, observed)?).await?;
     tracing::info!("add-ons are applied");
@@ -148,6 +155,12 @@ struct Health {
 }
 
 impl Health {
+    async fn wait(&mut self, input: &Input, client: &Client) {
+        while !self.look(input, client).await {
+            sleep(STARTING).await;
+        }
+    }
+
     /// Looks at etcd and the API server and reports changes; true when the API server is ready.
     async fn look(&mut self, input: &Input, client: &Client) -> bool {
         let etcd = conditions::etcd(input).await;

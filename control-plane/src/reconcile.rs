@@ -13,11 +13,17 @@ use crate::layout::{self, Layout};
 use crate::membership::InitialCluster;
 use crate::{kubeconfig, pods};
 
-/// Makes the files say what the input says; returns the paths that were written.
+/// Makes the files say what the input says; returns the paths that were written or removed. While the API server has not answered
+/// since boot, there is no manifest of a pod that only ends without it ([`pods::needs_api_server`]).
 ///
 /// # Errors
 /// When a certificate cannot be issued or a file not be written; what was written before stays.
-pub fn reconcile(layout: &Layout, input: &Input, now: SystemTime) -> Result<Vec<String>> {
+pub fn reconcile(
+    layout: &Layout,
+    input: &Input,
+    now: SystemTime,
+    api_server_answered: bool,
+) -> Result<Vec<String>> {
     let mut writer = Writer { layout, written: Vec::new() };
     authorities(&mut writer, input)?;
     for wanted in certificates::wanted(input) {
@@ -35,7 +41,11 @@ pub fn reconcile(layout: &Layout, input: &Input, now: SystemTime) -> Result<Vec<
     let members = InitialCluster::single(&input.node_name, &pods::etcd_peer_url(input));
     let stamp = |name: &str| digest(&fs::read(layout.at(&layout::kubeconfig(name))).unwrap_or_default());
     for (name, manifest) in pods::render(input, &members, stamp)? {
-        writer.write(layout::manifest(name), manifest.as_bytes(), 0o600)?;
+        if api_server_answered || !pods::needs_api_server(name) {
+            writer.write(layout::manifest(name), manifest.as_bytes(), 0o600)?;
+        } else {
+            writer.remove(layout::manifest(name))?;
+        }
     }
     Ok(writer.written)
 }
@@ -49,6 +59,15 @@ impl Writer<'_> {
     fn write(&mut self, path: String, content: &[u8], mode: u32) -> Result<()> {
         if write_changed(&self.layout.at(&path), content, mode)? {
             self.written.push(path);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, path: String) -> Result<()> {
+        match fs::remove_file(self.layout.at(&path)) {
+            Ok(()) => self.written.push(path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("remove {path}")),
         }
         Ok(())
     }
@@ -141,19 +160,34 @@ mod tests {
     #[test]
     fn a_second_pass_writes_nothing() {
         let (layout, input, now) = (folder("twice"), input(), SystemTime::now());
-        let written = reconcile(&layout, &input, now).unwrap();
+        let written = reconcile(&layout, &input, now, true).unwrap();
         assert!(written.contains(&"/etc/kubernetes/manifests/etcd.yaml".into()));
         assert!(written.contains(&"/etc/kubernetes/pki/etcd/server.crt".into()));
-        assert_eq!(reconcile(&layout, &input, now).unwrap(), Vec::<String>::new());
+        assert_eq!(reconcile(&layout, &input, now, true).unwrap(), Vec::<String>::new());
+        fs::remove_dir_all(layout.at("/")).unwrap();
+    }
+
+    #[test]
+    fn what_ends_without_the_api_server_waits_for_it_at_each_boot() {
+        let (layout, input, now) = (folder("wait"), input(), SystemTime::now());
+        let controllers = [
+            "/etc/kubernetes/manifests/kube-controller-manager.yaml",
+            "/etc/kubernetes/manifests/kube-scheduler.yaml",
+        ];
+        let written = reconcile(&layout, &input, now, false).unwrap();
+        assert!(written.contains(&"/etc/kubernetes/manifests/kube-apiserver.yaml".into()));
+        assert!(!written.iter().any(|path| controllers.contains(&path.as_str())), "{written:?}");
+        assert_eq!(reconcile(&layout, &input, now, true).unwrap(), controllers);
+        assert_eq!(reconcile(&layout, &input, now, false).unwrap(), controllers, "a new boot takes them away");
         fs::remove_dir_all(layout.at("/")).unwrap();
     }
 
     #[test]
     fn near_their_end_leaves_are_renewed_and_readers_restarted() {
         let (layout, input, now) = (folder("renew"), input(), SystemTime::now());
-        reconcile(&layout, &input, now).unwrap();
+        reconcile(&layout, &input, now, true).unwrap();
         let later = now + Duration::from_secs(340 * 86_400);
-        let written = reconcile(&layout, &input, later).unwrap();
+        let written = reconcile(&layout, &input, later, true).unwrap();
         for path in [
             "/etc/kubernetes/pki/apiserver.crt",
             "/etc/kubernetes/pki/apiserver.key",
@@ -164,17 +198,17 @@ mod tests {
             assert!(written.iter().any(|w| w == path), "{path}");
         }
         assert!(!written.iter().any(|w| w.ends_with("kube-apiserver.yaml")), "it reloads its files itself");
-        assert_eq!(reconcile(&layout, &input, later).unwrap(), Vec::<String>::new());
+        assert_eq!(reconcile(&layout, &input, later, true).unwrap(), Vec::<String>::new());
         fs::remove_dir_all(layout.at("/")).unwrap();
     }
 
     #[test]
     fn a_lost_or_foreign_key_makes_a_new_pair() {
         let (layout, input, now) = (folder("keys"), input(), SystemTime::now());
-        reconcile(&layout, &input, now).unwrap();
+        reconcile(&layout, &input, now, true).unwrap();
         let other = fs::read(layout.at("/etc/kubernetes/pki/etcd/peer.key")).unwrap();
         fs::write(layout.at("/etc/kubernetes/pki/etcd/server.key"), other).unwrap();
-        let written = reconcile(&layout, &input, now).unwrap();
+        let written = reconcile(&layout, &input, now, true).unwrap();
         assert_eq!(written, ["/etc/kubernetes/pki/etcd/server.key", "/etc/kubernetes/pki/etcd/server.crt"]);
         fs::remove_dir_all(layout.at("/")).unwrap();
     }

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use machine::network::NodeNetwork;
 use machine::paths;
 
+use crate::files::write_changed;
 use crate::input::Input;
 use crate::layout::Layout;
 use crate::reconcile::reconcile;
@@ -26,16 +27,22 @@ pub async fn run() -> Result<()> {
     let mut input = first_input(&watch).await?;
     let mut announced = false;
     loop {
-        let written = reconcile(&layout, &input, SystemTime::now())?;
-        if !written.is_empty() {
-            tracing::info!(files = written.join(" "), "written");
+        let answered = layout.at(paths::API_SERVER_ANSWERED).exists();
+        let changed = reconcile(&layout, &input, SystemTime::now(), answered)?;
+        if !changed.is_empty() {
+            tracing::info!(files = changed.join(" "), "written or removed");
         }
         if !announced {
             machine_socket::ready().await?;
             announced = true;
         }
         input = tokio::select! {
-            () = cluster::run(&layout, &input) => continue,
+            ready = cluster::ready(&layout, &input), if !answered => {
+                ready?;
+                write_changed(&layout.at(paths::API_SERVER_ANSWERED), b"", 0o644)?;
+                continue;
+            }
+            () = cluster::run(&layout, &input), if answered => continue,
             next = next_input(&watch, &input) => next?,
         };
     }

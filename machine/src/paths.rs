@@ -13,6 +13,8 @@ pub const MACHINE_SOCKET: &str = "/run/pintle/machine.sock";
 pub const ACTIVE_CONFIG: &str = "/run/pintle/config.yaml";
 /// The merged network as JSON ([`crate::network::NodeNetwork`]); replaced atomically at each change (watch the folder with inotify).
 pub const NETWORK_STATUS: &str = "/run/pintle/network.json";
+/// There once the API server of this node has answered since boot: from then on controller manager and scheduler run.
+pub const API_SERVER_ANSWERED: &str = "/run/pintle/api-server-answered";
 /// What the api process may read of the machine CA and its serving certificate (mode 0750, group of [`API_UID`]).
 pub const API_PKI: &str = "/run/pintle/api";
 

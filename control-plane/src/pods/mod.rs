@@ -33,6 +33,12 @@ pub fn render(
     pods.into_iter().map(|(name, pod)| serde_yaml_ng::to_string(&pod).map(|text| (name, text))).collect()
 }
 
+/// Whether the static pod's program gives up when the API server does not answer: the controller manager after ten seconds. Started before, it would sit in
+/// its restart back-off when the API server comes.
+pub fn needs_api_server(name: &str) -> bool {
+    matches!(name, "kube-controller-manager" | "kube-scheduler")
+}
+
 /// The image of a component: its own or the shipped one.
 pub(crate) fn image(component: &Component) -> &str {
     component.image.as_deref().unwrap_or(machine::paths::KUBERNETES_IMAGE)
