@@ -42,6 +42,20 @@ pub fn correct_clock() {
     }
 }
 
+/// Nothing that needs random numbers starts before the kernel has some.
+pub fn wait_for_entropy() {
+    let started = std::time::Instant::now();
+    match sys::entropy::is_ready() {
+        Ok(true) => return,
+        Ok(false) => tracing::info!("gathering entropy: the kernel has no source of random numbers yet"),
+        Err(error) => tracing::warn!("ask for random numbers: {error}"),
+    }
+    match sys::entropy::wait() {
+        Ok(()) => tracing::info!("entropy gathered after {:.1} s", started.elapsed().as_secs_f64()),
+        Err(error) => tracing::warn!("wait for random numbers: {error}"),
+    }
+}
+
 /// A machine id for this boot, until [`restore`] finds the lasting one.
 pub fn early_machine_id() -> Result<()> {
     let id = uuid::Uuid::new_v4().simple().to_string();

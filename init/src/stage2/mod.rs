@@ -53,7 +53,7 @@ pub fn run() -> ! {
     }
 }
 
-/// What needs no tasks and does not block. Failures are said; a node without a sysctl is better than none.
+/// What needs no tasks and blocks for two seconds at most. Failures are said; a node without a sysctl is better than none.
 fn prepare_kernel() {
     if let Err(error) = sys::spawn::reserve_channel_descriptor() {
         tracing::warn!("reserve descriptor 3: {error}");
@@ -68,6 +68,7 @@ fn prepare_kernel() {
     sysctls::apply_defaults();
     identity::raise_limits();
     identity::correct_clock();
+    identity::wait_for_entropy();
 }
 
 async fn node() -> Result<ShutdownRequest> {
