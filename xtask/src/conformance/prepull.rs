@@ -1,4 +1,4 @@
-//! Every node pulls the test images before the specs begin: their deadlines are not meant for a download.
+//! Every node that takes pods pulls the test images before the specs begin: their deadlines are not meant for a download.
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const DEADLINE: Duration = Duration::from_secs(300);
 const ACCEPTED: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "prepull";
 
-/// Pulls the images on every node.
+/// Pulls the images on every node that takes pods.
 ///
 /// # Errors
 /// When a node does not have them all in time, with what is missing.
@@ -56,10 +56,11 @@ fn manifest(images: &[String]) -> Value {
     ]})
 }
 
-/// Each node with an image that its status does not list.
+/// Each node with an image that its status does not list; a node that keeps pods away needs none.
 fn missing(nodes: &Value, images: &[String]) -> Vec<String> {
     let mut missing = Vec::new();
-    for node in nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default() {
+    let nodes = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for node in nodes.iter().filter(|node| takes_pods(node)) {
         let there: BTreeSet<&str> = node["status"]["images"]
             .as_array()
             .into_iter()
@@ -74,15 +75,22 @@ fn missing(nodes: &Value, images: &[String]) -> Vec<String> {
     missing
 }
 
+/// Whether pods without a toleration come to the node.
+fn takes_pods(node: &Value) -> bool {
+    let taints = node["spec"]["taints"].as_array().map(Vec::as_slice).unwrap_or_default();
+    taints.iter().all(|taint| taint["effect"] == "PreferNoSchedule")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_node_without_an_image_is_named() {
+    fn a_node_that_takes_pods_and_lacks_an_image_is_named() {
         let nodes = json!({"items": [
             {"metadata": {"name": "a"}, "status": {"images": [{"names": ["r/x:1", "r/x@sha256:0"]}, {"names": ["r/y:1"]}]}},
             {"metadata": {"name": "b"}, "status": {"images": [{"names": ["r/x:1"]}]}},
+            {"metadata": {"name": "c"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}},
         ]});
         assert_eq!(missing(&nodes, &["r/x:1".into(), "r/y:1".into()]), ["b lacks r/y:1"]);
     }
