@@ -135,10 +135,31 @@ fn suite(programs: &Programs) -> Result<Image> {
     let features = "usr/share/apparmor-features/features";
     layer = layer.file(features, std::fs::read(packages.find(features)?)?, 0o644);
     layer = layer.folder("var/cache/apparmor", 0o755).folder("etc/apparmor.d", 0o755);
+    // What profiles include.
+    for folder in ["abi", "abstractions", "tunables"] {
+        let path = format!("etc/apparmor.d/{folder}");
+        layer = with_folder(layer, &path, &packages.find(&path)?)?;
+    }
     layer = with_libraries(layer, packages, &parser)?;
     let mut image = image(SUITE, &["v1"], &busybox(programs)?, json!({}));
     image.layers.push(layer);
     Ok(image)
+}
+
+/// A folder with everything in it, in an order of its own.
+fn with_folder(layer: Layer, path: &str, from: &Path) -> Result<Layer> {
+    let mut layer = layer.folder(path, 0o755);
+    let mut entries = std::fs::read_dir(from)?.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let (path, from) = (format!("{path}/{}", entry.file_name().to_string_lossy()), entry.path());
+        layer = if from.is_dir() {
+            with_folder(layer, &path, &from)?
+        } else {
+            layer.file(&path, std::fs::read(&from)?, 0o644)
+        };
+    }
+    Ok(layer)
 }
 
 fn with_libraries(mut layer: Layer, packages: &Packages, program: &Path) -> Result<Layer> {
