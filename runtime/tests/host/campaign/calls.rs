@@ -1,4 +1,6 @@
 //! Calls that are made until they are answered, and what is done when it is not known whether one was carried out.
+use std::fs;
+
 use machine::cri;
 use machine::cri::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::Channel;
@@ -60,13 +62,31 @@ impl Client {
     }
 
     pub(super) async fn stop_sandbox(&mut self, id: &str) -> Outcome {
-        let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.into() };
-        self.insist("StopPodSandbox", |mut rpc| {
-            let request = request.clone();
-            async move { rpc.stop_pod_sandbox(request).await }
-        })
-        .await
-        .map(drop)
+        loop {
+            self.world.up().await;
+            let mut rpc = self.rpc.clone();
+            let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.into() };
+            match self.world.call("StopPodSandbox", rpc.stop_pod_sandbox(request)).await? {
+                Answer::Done(_) => return Ok(()),
+                Answer::LaunchDied(status) | Answer::Refused(status) => {
+                    return Err(format!("StopPodSandbox: {status}"));
+                }
+                Answer::Unknown => self.whole_if_ready(id).await?,
+            }
+        }
+    }
+
+    /// One that is ready still has all that makes it one.
+    async fn whole_if_ready(&mut self, id: &str) -> Outcome {
+        let Ok(status) = self.sandbox_status(id).await? else { return Ok(()) };
+        let connected = status.network.as_ref().is_some_and(|network| !network.ip.is_empty());
+        if status.state() != cri::PodSandboxState::SandboxReady || !connected {
+            return Ok(());
+        }
+        let link = format!("/sys/class/net/pod{}", &id[..11]);
+        let pin = format!("{}/ns/{id}/net", machine::paths::RUNTIME_RUN);
+        let whole = [&link, &pin].map(|path| fs::exists(path).unwrap_or_default());
+        check(whole == [true, true], format!("a ready pod sandbox without {link} or {pin}: {whole:?}"))
     }
 
     pub(super) async fn remove_sandbox(&mut self, id: &str) -> Outcome {

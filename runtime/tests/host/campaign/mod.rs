@@ -141,6 +141,7 @@ impl Campaign<'_> {
         self.world.runtime_dies();
         self.ring.stop_runtime().await?;
         while random.below(4) == 0 {
+            self.world.runtime_dies();
             self.ring.kill_while_it_starts(random.within(Duration::from_millis(120))).await?;
         }
         let restart = Instant::now();
