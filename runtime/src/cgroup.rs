@@ -165,6 +165,8 @@ impl Cgroup {
                 {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_millis(50));
+                    // For what has entered it since.
+                    self.kill()?;
                 }
                 Err(source) => return Err(Error { what: "remove the cgroup", path: self.folder(), source }),
             }

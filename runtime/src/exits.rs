@@ -1,6 +1,6 @@
 //! How processes of containers ended. PID 1 reaps them and tells each exit until it is acknowledged; on a host whose PID 1 is another, this process is
 //! the subreaper and collects them itself.
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,8 +35,8 @@ impl Exit {
     }
 }
 
-/// Exits that nobody has claimed yet; a launch may be about to learn its pid.
-const MAX_UNCLAIMED: usize = 4096;
+/// Exits that nobody has claimed yet; a launch may be about to learn its pid. PID 1 keeps no more either.
+const MAX_UNCLAIMED: usize = 65_536;
 /// How long a process that has ended may be missing from the ledger.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,23 +50,43 @@ pub struct Exits {
 #[derive(Debug, Default)]
 struct Table {
     waiting: HashMap<Key, Vec<oneshot::Sender<Exit>>>,
-    unclaimed: HashMap<Key, Exit>,
-    launches: usize,
+    /// Each with the number of the launch that had begun last by then.
+    unclaimed: HashMap<Key, (u64, Exit)>,
+    /// Handed to whoever waited for them, and not yet on record: PID 1 must keep them, however often it tells them.
+    claimed: HashSet<Key>,
+    /// Numbers of the launches that go on.
+    launches: BTreeSet<u64>,
+    last_launch: u64,
+}
+
+impl Table {
+    /// Exits that no launch can be about to claim: it would have begun before its process ended.
+    fn forgotten(&mut self) -> Vec<Key> {
+        let oldest = self.launches.first().copied();
+        let kept = |at: u64| oldest.is_some_and(|oldest| oldest <= at);
+        let forgotten: Vec<Key> =
+            self.unclaimed.iter().filter(|(_, (at, _))| !kept(*at)).map(|(key, _)| *key).collect();
+        self.unclaimed.retain(|_, (at, _)| kept(*at));
+        forgotten
+    }
 }
 
 /// While it lives, exits that nobody waits for are kept for the launch.
 #[derive(Debug)]
-pub struct LaunchGuard(Exits);
+pub struct LaunchGuard {
+    exits: Exits,
+    number: u64,
+}
 
 impl Drop for LaunchGuard {
     fn drop(&mut self) {
         let forgotten = {
-            let mut table = self.0.lock();
-            table.launches -= 1;
-            if table.launches == 0 { std::mem::take(&mut table.unclaimed) } else { HashMap::new() }
+            let mut table = self.exits.lock();
+            table.launches.remove(&self.number);
+            table.forgotten()
         };
-        for key in forgotten.into_keys() {
-            self.0.acknowledge(key);
+        for key in forgotten {
+            self.exits.acknowledge(key);
         }
     }
 }
@@ -89,8 +109,14 @@ impl Exits {
 
     /// Announces that a process is about to be launched.
     pub fn launching(&self) -> LaunchGuard {
-        self.lock().launches += 1;
-        LaunchGuard(self.clone())
+        let number = {
+            let mut table = self.lock();
+            table.last_launch += 1;
+            let number = table.last_launch;
+            table.launches.insert(number);
+            number
+        };
+        LaunchGuard { exits: self.clone(), number }
     }
 
     /// Waits for a process's end. Where the ledger stays silent about a process that is gone, [`Exit::unknown`].
@@ -104,7 +130,10 @@ impl Exits {
         {
             let mut table = self.lock();
             match table.unclaimed.remove(&key) {
-                Some(exit) => drop(sender.send(exit)),
+                Some((_, exit)) => {
+                    table.claimed.insert(key);
+                    let _ = sender.send(exit);
+                }
                 None => table.waiting.entry(key).or_default().push(sender),
             }
         }
@@ -141,6 +170,7 @@ impl Exits {
 
     /// Tells PID 1 that the exit is on record.
     pub fn acknowledge(&self, key: Key) {
+        self.lock().claimed.remove(&key);
         let Some(machine) = self.machine.clone() else { return };
         tokio::spawn(async move {
             if let Err(error) = machine.acknowledge(key.0, key.1).await {
@@ -163,13 +193,19 @@ impl Exits {
     fn deliver(&self, key: Key, exit: Exit) {
         let forgotten = {
             let mut table = self.lock();
-            if let Some(waiting) = table.waiting.remove(&key) {
-                for sender in waiting {
-                    let _ = sender.send(exit);
-                }
+            let mut heard = false;
+            for sender in table.waiting.remove(&key).unwrap_or_default() {
+                heard |= sender.send(exit).is_ok();
+            }
+            if heard {
+                table.claimed.insert(key);
+            }
+            // One that is told again while it is being recorded.
+            if table.claimed.contains(&key) {
                 false
-            } else if table.launches > 0 && table.unclaimed.len() < MAX_UNCLAIMED {
-                table.unclaimed.insert(key, exit);
+            } else if !table.launches.is_empty() && table.unclaimed.len() < MAX_UNCLAIMED {
+                let at = table.last_launch;
+                table.unclaimed.insert(key, (at, exit));
                 false
             } else {
                 true
@@ -226,5 +262,40 @@ mod tests {
         assert_eq!(exits.wait((7, 70), None).await.code, 3);
         drop(launch);
         assert!(exits.lock().unclaimed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_exit_is_kept_only_for_launches_that_began_before_it() {
+        let exits = Exits::new(None);
+        let (exit, first) = (Exit { code: 3, at: 1 }, exits.launching());
+        exits.deliver((7, 70), exit);
+        let second = exits.launching();
+        exits.deliver((8, 80), exit);
+        drop(first);
+        assert_eq!(exits.lock().unclaimed.keys().collect::<Vec<_>>(), [&(8, 80)]);
+        drop(second);
+        assert!(exits.lock().unclaimed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_exit_that_is_told_again_before_it_is_on_record_is_not_forgotten() {
+        let exits = Exits::new(None);
+        let (key, exit) = ((7, 70), Exit { code: 3, at: 1 });
+        let waiting = exits.wait(key, None);
+        exits.deliver(key, exit);
+        // PID 1's ledger was asked anew.
+        exits.deliver(key, exit);
+        assert!(exits.lock().claimed.contains(&key));
+        assert_eq!(waiting.await.code, 3);
+        exits.acknowledge(key);
+        assert!(exits.lock().claimed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_has_stopped_waiting_claims_nothing() {
+        let exits = Exits::new(None);
+        drop(exits.wait((7, 70), None));
+        exits.deliver((7, 70), Exit { code: 3, at: 1 });
+        assert!(exits.lock().claimed.is_empty() && exits.lock().waiting.is_empty());
     }
 }

@@ -158,7 +158,8 @@ impl Runtime {
         });
         let source = format!("/proc/{}/ns/pid", launched.pid);
         namespaces::pin(Path::new(&source), &folder("ns", &id).join("pid"))
-            .map_err(|error| internal("pin the pod's pid namespace", &error))
+            .map_err(|error| internal("pin the pod's pid namespace", &error))?;
+        launched.starting.stay().await.map_err(|error| internal("keep a pause process", &error))
     }
 
     /// Ends what runs in the sandbox and gives its network back. Any number of times.
@@ -176,7 +177,8 @@ impl Runtime {
     }
 
     async fn dismantle(&self, sandbox: &Sandbox) -> Result<(), Status> {
-        let record = sandbox.record();
+        // First: from here on it is of no use to anybody, also if this is not brought to its end.
+        let record = sandbox.update(|record| record.ready = false)?;
         self.network.teardown(&record.id).await.map_err(|error| internal("disconnect the pod", &error))?;
         if let Some((pid, start_time)) = record.pause
             && sys::pidfd::start_time(pid).ok() == Some(start_time)
@@ -195,9 +197,7 @@ impl Runtime {
             remove_folder(&pins)?;
             namespaces::unmount(&folder("sandboxes", &record.id).join("shm"))
         };
-        undo().map_err(|error| internal("remove the pod's namespaces", &error))?;
-        sandbox.update(|record| record.ready = false)?;
-        Ok(())
+        undo().map_err(|error| internal("remove the pod's namespaces", &error))
     }
 
     /// Removes the sandbox with its containers.

@@ -9,6 +9,19 @@ use crate::runtime::{Container, Runtime, Sandbox, folder, lock};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
 use crate::transfer;
 
+/// Ends what a former life was launching. The pause processes and containers on record are not among them.
+pub(crate) async fn end_launches() {
+    let (sandboxes, _) = state::load::<SandboxRecord>(&folder("sandboxes", ""));
+    let (containers, _) = state::load::<ContainerRecord>(&folder("containers", ""));
+    let pauses = sandboxes.into_iter().filter_map(|record| record.pause);
+    let inits = containers.into_iter().map(|record| (record.pid, record.start_time));
+    crate::launch::end_former(&pauses.chain(inits).collect()).await;
+    // Nobody writes there any more.
+    if let Err(error) = crate::pod::remove_folder(&folder("exec", "")) {
+        tracing::warn!(%error, "remove what execs of a former life have left");
+    }
+}
+
 impl Runtime {
     /// Reads the records back and brings the world in line with them. Call it once, before serving.
     pub async fn restore(self: &Arc<Self>) {
@@ -39,6 +52,9 @@ impl Runtime {
             tracing::error!(%error, "empty the pipe for output on its way");
         }
         self.exits.start();
+        if let Err(error) = self.network.resume(&crate::settings::cluster_cidrs()).await {
+            tracing::error!(%error, "take up the pod network again; pods wait until the node's range is told anew");
+        }
         // CNI plugins may need a daemon that is a pod itself, so nothing waits for them.
         let undoing = Arc::clone(self).undo(half_made);
         if self.network.is_cni() {
@@ -56,7 +72,6 @@ impl Runtime {
                 let _ = crate::pod::remove_folder(&folder("containers", &id));
             }
         }
-        let _ = crate::pod::remove_folder(&folder("exec", ""));
         self.sweep().await;
     }
 

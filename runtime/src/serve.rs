@@ -34,6 +34,7 @@ pub async fn run() -> anyhow::Result<()> {
             paths::MACHINE_SOCKET
         );
     }
+    crate::restore::end_launches().await;
     for folder in ["sandboxes", "containers", "launch", "exec", "ns", "network", "seccomp"] {
         let path = Path::new(paths::RUNTIME_RUN).join(folder);
         std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;

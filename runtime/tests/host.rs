@@ -18,6 +18,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
+#[path = "host/campaign/mod.rs"]
+mod campaign;
 #[path = "host/cni.rs"]
 mod cni;
 #[path = "host/escapes.rs"]
@@ -32,6 +34,8 @@ mod mounts;
 mod ring;
 #[path = "host/stories.rs"]
 mod stories;
+#[path = "host/traces.rs"]
+mod traces;
 
 const PRIVATE: MsFlags = MsFlags::MS_REC.union(MsFlags::MS_PRIVATE);
 /// Our cgroup on the host.

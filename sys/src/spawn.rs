@@ -76,6 +76,22 @@ pub fn spawn(program: Program) -> io::Result<i32> {
     Ok(command.spawn()?.id() as i32)
 }
 
+/// Has the program killed when the thread that starts it ends, as it does when its process is killed.
+pub fn end_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let follow = move || {
+        prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u32, 0)?;
+        // It may have ended before that.
+        if nix::unistd::getppid().as_raw() == parent as i32 {
+            Ok(())
+        } else {
+            Err(io::Error::from(Errno::ESRCH))
+        }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls on numbers; it takes no lock and allocates nothing.
+    unsafe { command.pre_exec(follow) };
+}
+
 /// Keeps descriptor 3 from being anything that a starting child still needs when [`Program::channel`] takes its place. Call once, early.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 mod artifacts;
 mod bench;
 mod boot;
+mod campaign;
 mod cni;
 mod conformance;
 mod critest;
@@ -79,6 +80,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Boots one machine with its console on standard output, until it is off.
     Boot(boot::Arguments),
+    /// Kills the runtime and its launches 200 times while clients work, and checks every promise.
+    Campaign(campaign::Arguments),
     /// Regenerates the checked-in Rust of the protocols (needs protoc).
     GenProto,
     /// The runtime in a booted image against critest.
@@ -102,6 +105,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(arguments) => test::test(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Boot(arguments) => boot::boot(&arguments),
+        Command::Campaign(arguments) => campaign::campaign(&arguments),
         Command::GenProto => proto::generate(),
         Command::Conformance(arguments) => conformance::conformance(&arguments),
         Command::Critest(arguments) => critest::critest(&arguments),

@@ -79,7 +79,7 @@ pub fn test(arguments: &Arguments) -> Result<()> {
         if arguments.only.is_none() {
             counts.add(checks()?);
         }
-        counts.add(cargo_test(arguments.only.as_deref(), false)?);
+        counts.add(cargo_test(arguments.only.as_deref(), false, &[])?);
     }
     // Twenty minutes of a processor to build, where nothing is kept of an earlier run; the unit ring replays all kept inputs.
     if arguments.ring == Some(Ring::Fuzz) {
@@ -88,7 +88,7 @@ pub fn test(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Ring::Host) {
         if nix::unistd::geteuid().is_root() {
-            counts.add(cargo_test(arguments.only.as_deref(), true)?);
+            counts.add(cargo_test(arguments.only.as_deref(), true, &[])?);
         } else {
             println!("SKIPPED  the host ring: it needs root");
             counts.skipped += 1;
@@ -117,6 +117,17 @@ pub fn test(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Runs those of the host ring whose name contains `only`, with settings in their environment.
+///
+/// # Errors
+/// When one failed, or none is called so.
+pub fn host_ring(only: &str, settings: &[(&str, String)]) -> Result<()> {
+    let counts = cargo_test(Some(only), true, settings)?;
+    ensure!(counts.failed == 0, "{} tests failed", counts.failed);
+    ensure!(counts.passed > 0, "no test of the host ring is called {only:?}");
+    Ok(())
+}
+
 /// What is checked without running anything.
 fn checks() -> Result<Counts> {
     let mut counts = Counts::default();
@@ -136,8 +147,9 @@ fn checks() -> Result<Counts> {
 }
 
 /// Test executables are told apart by their file: `tests/host*.rs` are the host ring, all others the unit ring.
-fn cargo_test(only: Option<&str>, host_ring: bool) -> Result<Counts> {
+fn cargo_test(only: Option<&str>, host_ring: bool, settings: &[(&str, String)]) -> Result<Counts> {
     let mut command = cargo();
+    command.envs(settings.iter().map(|(name, value)| (name, value)));
     // The unit tests are named for both rings: cargo chooses features by what is built, and would build everything once more for the host ring alone.
     command.args(["test", "--locked", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
     if host_ring {

@@ -50,10 +50,7 @@ impl Runtime {
         let result = tokio::spawn(async move { runtime.start(&starting).await }).await;
         drop(busy);
         match result {
-            Ok(Ok(())) => {
-                self.publish(&container, cri::ContainerEventType::ContainerStartedEvent);
-                Ok(())
-            }
+            Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => {
                 Err(Status::unknown(format!("failed to start container {id:?}: {}", failure.message)))
             }
@@ -70,13 +67,17 @@ impl Runtime {
                     self.exits.wait((launched.pid, launched.start_time), lock(&container.pidfd).clone());
                 drop(launching);
                 let begun = self.begin(container, starting).await;
-                if let Err(failure) = &begun {
-                    let _ = container.cgroup().kill();
-                    let _ = container.update(|record| {
-                        record.reason = "StartError".into();
-                        record.message = shorten(&failure.message);
-                        record.exit_code = failure.exit_code;
-                    });
+                match &begun {
+                    // Before anybody can tell that it has ended.
+                    Ok(()) => self.publish(container, cri::ContainerEventType::ContainerStartedEvent),
+                    Err(failure) => {
+                        let _ = container.cgroup().kill();
+                        let _ = container.update(|record| {
+                            record.reason = "StartError".into();
+                            record.message = shorten(&failure.message);
+                            record.exit_code = failure.exit_code;
+                        });
+                    }
                 }
                 let (runtime, watched) = (Arc::clone(self), Arc::clone(container));
                 let watcher = tokio::spawn(async move { runtime.ended(&watched, exit.await).await });
@@ -213,6 +214,8 @@ impl Runtime {
         let result = container.update(|record| {
             record.phase = if record.phase == Phase::Removing { Phase::Removing } else { Phase::Exited };
             record.finished_at = exit.at;
+            // A start that went on after a restart is recorded when its program may have ended already.
+            record.started_at = record.started_at.min(exit.at);
             if record.reason.is_empty() {
                 record.exit_code = exit.code;
                 record.reason = match (out_of_memory, exit.code) {

@@ -22,10 +22,18 @@ impl Runtime {
             // Whoever starts it is quick.
             let _ = tokio::time::timeout(KILL_DEADLINE, container.busy.lock()).await;
         }
-        if container.phase() != Phase::Running {
-            return Ok(());
-        }
         let record = container.record();
+        match record.phase {
+            Phase::Running => {}
+            // Its start takes too long, or could not go on after a restart and is on its way to have ended.
+            Phase::Starting => {
+                let waited = tokio::time::timeout(KILL_DEADLINE, ended.wait_for(|ended| *ended)).await;
+                return waited.map(drop).map_err(|_| {
+                    Status::deadline_exceeded(format!("container {} is still being started", record.id))
+                });
+            }
+            _ => return Ok(()),
+        }
         if grace > Duration::ZERO {
             let pidfd = lock(&container.pidfd).clone();
             match pidfd {

@@ -30,6 +30,15 @@ pub struct Launched {
 pub struct Starting(FramedSocket);
 
 impl Starting {
+    /// Lets a pause process live on; without this word it ends when the socket does.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub async fn stay(self) -> Result<(), Failure> {
+        let told = self.0.send(&[], &[]).await;
+        told.map_err(|error| Failure::other(format!("tell the pause process to stay: {error}")))
+    }
+
     /// Waits until init has become the user's program.
     ///
     /// # Errors
@@ -50,11 +59,43 @@ impl Starting {
 /// Launches with the given stdin, stdout and stderr (none for a terminal).
 ///
 /// # Errors
-/// When the process could not be made. What libcontainer left behind is the caller's to remove: the cgroup with everything in it, and the state folder.
+/// When the process could not be made. None of libcontainer's processes is left then, but other things are the caller's to remove: the cgroup with
+/// everything in it, and the state folder.
 pub async fn launch(request: &Request, stdio: &[RawFd]) -> Result<Launched, Failure> {
+    let (ours, theirs) = UnixStream::pair()
+        .map_err(|error| Failure::other(format!("make a socket for pintle-launch: {error}")))?;
+    let inode = nix::sys::stat::fstat(&theirs)
+        .map_err(|error| Failure::other(format!("look at pintle-launch's socket: {error}")))?
+        .st_ino;
+    match converse(request, stdio, ours, theirs).await {
+        Ok(Conversation { reply: Reply::Started { pid, start_time }, descriptors, socket }) => {
+            let mut descriptors = descriptors.into_iter();
+            let pidfd = descriptors.next().ok_or_else(|| Failure::other("pintle-launch sent no pidfd"))?;
+            Ok(Launched { pid, start_time, pidfd, terminal: descriptors.next(), starting: Starting(socket) })
+        }
+        Ok(Conversation { reply: Reply::Failed(failure), .. }) => Err(failure),
+        // It was killed or is stuck. What it forked is not in a cgroup for certain, and can hear from nobody any more.
+        Err(failure) => {
+            super::strays::end_holders(inode).await;
+            Err(failure)
+        }
+    }
+}
+
+/// What `pintle-launch` said before it ended.
+struct Conversation {
+    reply: Reply,
+    descriptors: Vec<OwnedFd>,
+    socket: FramedSocket,
+}
+
+async fn converse(
+    request: &Request,
+    stdio: &[RawFd],
+    ours: UnixStream,
+    theirs: UnixStream,
+) -> Result<Conversation, Failure> {
     let failed = |what: &str, error: io::Error| Failure::other(format!("{what}: {error}"));
-    let (ours, theirs) =
-        UnixStream::pair().map_err(|error| failed("make a socket for pintle-launch", error))?;
     let mut child = tokio::process::Command::new(program())
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -81,21 +122,23 @@ pub async fn launch(request: &Request, stdio: &[RawFd]) -> Result<Launched, Fail
         }
     };
     let answer = tokio::time::timeout(LAUNCH_DEADLINE, talk).await;
-    let (frame, descriptors) = match answer {
-        Err(_) => return Err(Failure::other("pintle-launch did not answer within 60 s")),
-        Ok(Err(error)) => return Err(failed("hear from pintle-launch", error)),
-        Ok(Ok(None)) => return Err(Failure::other("pintle-launch ended without a word")),
-        Ok(Ok(Some(answer))) => answer,
+    let heard = match answer {
+        Err(_) => Err(Failure::other("pintle-launch did not answer within 60 s")),
+        Ok(Err(error)) => Err(failed("hear from pintle-launch", error)),
+        Ok(Ok(None)) => Err(Failure::other("pintle-launch ended without a word")),
+        Ok(Ok(Some(answer))) => Ok(answer),
+    };
+    let (frame, descriptors) = match heard {
+        Ok(heard) => heard,
+        Err(failure) => {
+            let _ = child.kill().await;
+            return Err(failure);
+        }
     };
     // It has nothing left to do; the container is handed on to the reaper when it is gone.
     let _ = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
     match serde_json::from_slice(&frame) {
-        Ok(Reply::Started { pid, start_time }) => {
-            let mut descriptors = descriptors.into_iter();
-            let pidfd = descriptors.next().ok_or_else(|| Failure::other("pintle-launch sent no pidfd"))?;
-            Ok(Launched { pid, start_time, pidfd, terminal: descriptors.next(), starting: Starting(socket) })
-        }
-        Ok(Reply::Failed(failure)) => Err(failure),
+        Ok(reply) => Ok(Conversation { reply, descriptors, socket }),
         Err(error) => Err(Failure::other(format!("pintle-launch's reply cannot be understood: {error}"))),
     }
 }

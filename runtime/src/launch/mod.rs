@@ -14,10 +14,12 @@ mod enter;
 mod executor;
 mod namespaces;
 pub mod pause;
+mod strays;
 mod worker;
 
 pub use client::{Launched, Starting, launch, program, seal};
 pub use namespaces::MappedNamespaces;
+pub use strays::end_former;
 pub use worker::main;
 
 /// The largest request or reply, in bytes.
@@ -30,7 +32,7 @@ pub enum Request {
     Create(Container),
     /// Runs a process in a container. Descriptors as for create.
     Exec { container: Container, process: PathBuf, enter: Option<Enter> },
-    /// Starts a pause process in a new pid namespace, which belongs to the user namespace at `user`. No descriptors.
+    /// Starts a pause process in a new pid namespace, which belongs to the user namespace at `user`; it ends unless it is told to stay. No descriptors.
     Pause { root: PathBuf, user: Option<PathBuf> },
 }
 

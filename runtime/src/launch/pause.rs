@@ -1,5 +1,6 @@
 //! The pause process: pid 1 of a pod whose containers share a pid namespace. It reaps what is left to it, and owns nothing.
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -11,10 +12,11 @@ use nix::unistd::{Gid, Uid};
 use super::namespaces::become_root;
 
 /// Starts it in a new pid namespace (of the user namespace at `user`, if there is one), confined to the empty folder `root`; returns its pid.
+/// It ends with `socket` unless it is told there to stay: until it is on record, nobody else would end it.
 ///
 /// # Errors
 /// As unshare(2) and execve(2).
-pub fn start(root: &Path, user: Option<&Path>) -> io::Result<i32> {
+pub fn start(root: &Path, user: Option<&Path>, socket: &OwnedFd) -> io::Result<i32> {
     if let Some(path) = user {
         nix::sched::setns(std::fs::File::open(path)?, CloneFlags::CLONE_NEWUSER)?;
         become_root()?;
@@ -24,7 +26,7 @@ pub fn start(root: &Path, user: Option<&Path>) -> io::Result<i32> {
         .arg("pause")
         .arg(root)
         .env_clear()
-        .stdin(Stdio::null())
+        .stdin(Stdio::from(socket.try_clone()?))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
@@ -34,6 +36,7 @@ pub fn start(root: &Path, user: Option<&Path>) -> io::Result<i32> {
 /// The process itself.
 pub fn main() -> ExitCode {
     let Some(root) = std::env::args_os().nth(2) else { return ExitCode::FAILURE };
+    let Ok(nothing) = std::fs::File::open("/dev/null") else { return ExitCode::FAILURE };
     // Containers of the pod see this process: it must be worth nothing to them.
     let confined = nix::unistd::chroot(Path::new(&root))
         .and_then(|()| nix::unistd::chdir("/"))
@@ -47,7 +50,8 @@ pub fn main() -> ExitCode {
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
         signals.add(signal);
     }
-    if signals.thread_block().is_err() {
+    if signals.thread_block().is_err() || told_to_stay().is_err() || nix::unistd::dup2_stdin(nothing).is_err()
+    {
         return ExitCode::FAILURE;
     }
     loop {
@@ -58,6 +62,11 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     }
+}
+
+/// Waits for an empty frame.
+fn told_to_stay() -> io::Result<()> {
+    io::stdin().lock().read_exact(&mut [0; 4])
 }
 
 const NOBODY: Uid = Uid::from_raw(65535);

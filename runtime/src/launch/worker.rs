@@ -50,7 +50,7 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
             exec(&container, &process, enter.as_ref(), stdio, socket)
         }
         Request::Pause { root, user } => {
-            let pid = pause::start(&root, user.as_deref())
+            let pid = pause::start(&root, user.as_deref(), socket)
                 .map_err(|error| Failure::other(format!("start a pause process: {error}")))?;
             started(pid, None)
         }

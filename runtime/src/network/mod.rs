@@ -125,6 +125,18 @@ impl PodNetwork {
         }
     }
 
+    /// Takes up the node's own ranges as they were told to a former life of this process, if they were: whoever told them need not know that it ended.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn resume(&self, cluster_cidrs: &[IpNet]) -> Result<(), Error> {
+        match self.kind {
+            PodNetworkKind::Builtin => Ok(self.builtin.resume(cluster_cidrs).await?),
+            // It reads them back with its records.
+            PodNetworkKind::Cni => Ok(()),
+        }
+    }
+
     /// Whether pods can be connected: what CRI's Status reports as NetworkReady.
     ///
     /// # Errors

@@ -79,10 +79,16 @@ fn reap(init: &Init) {
         let Some(pid) = waitid(Id::All, flags).ok().and_then(|status| status.pid()) else { return };
         let start_time = sys::pidfd::start_time(pid.as_raw()).unwrap_or(0);
         let Ok(Some(wait_status)) = sys::pidfd::reap(pid.as_raw()) else { return };
-        let exit = Exit { pid: pid.as_raw(), start_time, wait_status, unix_nanos: 1 };
+        let exit = Exit { pid: pid.as_raw(), start_time, wait_status, unix_nanos: now() };
         init.state.borrow_mut().exits.push(exit);
         init.news.notify_waiters();
     }
+}
+
+/// Nanoseconds since the epoch.
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as i64)
 }
 
 async fn serve(init: Init, mut socket: FramedSocket) {

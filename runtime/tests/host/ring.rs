@@ -58,6 +58,13 @@ impl Ring {
         Ok(())
     }
 
+    /// A new one that is killed before it has come far.
+    pub async fn kill_while_it_starts(&mut self, after: Duration) -> Outcome {
+        self.runtime = spawn_runtime()?;
+        tokio::time::sleep(after).await;
+        self.stop_runtime().await
+    }
+
     pub async fn sandbox(
         &mut self,
         name: &str,
@@ -106,25 +113,7 @@ impl Ring {
         command: &[&str],
         change: impl FnOnce(&mut cri::ContainerConfig),
     ) -> Result<String, String> {
-        let mut config = cri::ContainerConfig {
-            metadata: Some(cri::ContainerMetadata { name: name.into(), attempt: 0 }),
-            image: Some(cri::ImageSpec { image: IMAGE.into(), ..Default::default() }),
-            command: command.iter().map(|part| (*part).to_owned()).collect(),
-            log_path: format!("{name}.log"),
-            linux: Some(cri::LinuxContainerConfig {
-                security_context: Some(cri::LinuxContainerSecurityContext {
-                    namespace_options: sandbox
-                        .1
-                        .linux
-                        .as_ref()
-                        .and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()),
-                    seccomp: Some(cri::SecurityProfile { profile_type: 0, ..Default::default() }),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
+        let mut config = container_config(&sandbox.1, name, command);
         change(&mut config);
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.0.clone(),
@@ -198,6 +187,31 @@ impl Ring {
     }
 }
 
+pub fn container_config(
+    sandbox: &cri::PodSandboxConfig,
+    name: &str,
+    command: &[&str],
+) -> cri::ContainerConfig {
+    let linux = sandbox.linux.as_ref();
+    let namespace_options =
+        linux.and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone());
+    cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: name.into(), attempt: 0 }),
+        image: Some(cri::ImageSpec { image: IMAGE.into(), ..Default::default() }),
+        command: command.iter().map(|part| (*part).to_owned()).collect(),
+        log_path: format!("{name}.log"),
+        linux: Some(cri::LinuxContainerConfig {
+            security_context: Some(cri::LinuxContainerSecurityContext {
+                namespace_options,
+                seccomp: Some(cri::SecurityProfile { profile_type: 0, ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
 pub fn sandbox_config(name: &str, options: cri::NamespaceOption) -> cri::PodSandboxConfig {
     cri::PodSandboxConfig {
         hostname: format!("{name}-host"),
@@ -222,11 +236,35 @@ pub fn sandbox_config(name: &str, options: cri::NamespaceOption) -> cri::PodSand
 
 fn spawn_runtime() -> Result<Child, String> {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_pintle-runtime"));
-    Command::new(program).spawn().map_err(text)
+    let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
+    Command::new(program).env("RUST_LOG", log).spawn().map_err(text)
+}
+
+/// kill -9 of one `pintle-launch` that is at work; false when there is none.
+pub fn kill_launch() -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut launches = processes.filter(|entry| {
+        std::fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| {
+            // One that has ended cannot be killed any more.
+            stat.contains("(pintle-launch)") && !stat.contains("(pintle-launch) Z")
+        })
+    });
+    let Some(pid) = launches.next().and_then(|entry| entry.file_name().to_str()?.parse().ok()) else {
+        return false;
+    };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).is_ok()
+}
+
+/// Connects at the first call, and anew when the runtime is another.
+pub fn channel() -> Channel {
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(|_: Uri| async {
+        let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
+        Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(socket))
+    }))
 }
 
 async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
-    for _ in 0..500 {
+    for _ in 0..1500 {
         if init.ready() {
             let endpoint = Endpoint::from_static("http://localhost");
             let connector = tower::service_fn(|_: Uri| async {
@@ -241,7 +279,7 @@ async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Err("the runtime was not ready within 10 s".into())
+    Err("the runtime was not ready within 30 s".into())
 }
 
 pub fn check(what: bool, message: impl Into<String>) -> Outcome {

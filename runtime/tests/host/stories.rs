@@ -1,17 +1,18 @@
 //! What a user would notice.
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use machine::cri::{self, NamespaceMode};
 
+use crate::campaign::*;
 use crate::cni::*;
 use crate::escapes::*;
 use crate::init::Init;
 use crate::logs::*;
 use crate::mounts::*;
-use crate::ring::{Outcome, Ring, check, text};
+use crate::ring::{Outcome, Ring, check, kill_launch, text};
+use crate::traces::nothing_remains;
 
 async fn a_container_runs_logs_and_ends_with_its_code(ring: &mut Ring) -> Outcome {
     let pod = ring.sandbox("basic", NamespaceMode::Container).await?;
@@ -191,66 +192,52 @@ async fn a_pod_has_a_network_of_its_own(ring: &mut Ring) -> Outcome {
     ring.remove(&pod.0).await
 }
 
+/// Kills the next launch that is seen, a little later each round.
+fn kill_next_launch(round: u64) -> tokio::task::JoinHandle<bool> {
+    tokio::task::spawn_local(async move {
+        for _ in 0..2000 {
+            tokio::time::sleep(Duration::from_micros(300 * (round + 1))).await;
+            if kill_launch() {
+                return true;
+            }
+        }
+        false
+    })
+}
+
 async fn a_killed_launch_leaves_nothing(ring: &mut Ring) -> Outcome {
     let pod = ring.sandbox("launch", NamespaceMode::Container).await?;
     for round in 0..10 {
         let id = ring.create(&pod, &format!("c{round}"), &["true"], |_| {}).await?;
-        let killer = tokio::task::spawn_local(async move {
-            for _ in 0..2000 {
-                tokio::time::sleep(Duration::from_micros(300 * (round + 1))).await;
-                if kill_launch() {
-                    return true;
-                }
-            }
-            false
-        });
+        let killer = kill_next_launch(round);
         // It fails or it is quick enough; either way the container has ended and can be removed.
         let started = ring.begin(&id).await;
         killer.abort();
         let status = ring.exited(&id).await?;
         check(started.is_ok() == (status.exit_code == 0), format!("{started:?} {status:?}"))?;
     }
-    ring.remove(&pod.0).await
-}
-
-fn kill_launch() -> bool {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut launches = processes.filter(|entry| {
-        fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "pintle-launch")
-    });
-    let Some(pid) = launches.next().and_then(|entry| entry.file_name().to_str()?.parse().ok()) else {
-        return false;
-    };
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).is_ok()
-}
-
-async fn nothing_remains(ring: &mut Ring) -> Outcome {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(text)?;
-    let left: Vec<&str> = mounts
-        .lines()
-        .filter(|line| line.contains("/run/pintle/runtime/"))
-        // The folder that keeps them private.
-        .filter(|line| !line.contains(" /run/pintle/runtime/containers "))
-        .filter(|line| !line.contains(" /run/pintle/runtime/pintle-launch "))
-        .collect();
-    check(left.is_empty(), left.join("\n"))?;
-    for folder in ["sandboxes", "containers", "launch", "exec", "ns"] {
-        let path = Path::new("/run/pintle/runtime").join(folder);
-        let names: Vec<_> =
-            fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
-        check(names.is_empty(), format!("{}: {names:?}", path.display()))?;
-    }
-    for _ in 0..100 {
-        if ring.init.unacknowledged() == 0 && ring.init.stored() <= 1 {
-            return Ok(());
+    // Nor in a container that goes on.
+    let id = ring.run(&pod, "main", &["sleep", "1000"]).await?;
+    let processes = format!("/sys/fs/cgroup/kubepods/launch/{id}/cgroup.procs");
+    let mut failed = 0;
+    for round in 0..20 {
+        let killer = kill_next_launch(round);
+        let answer = ring.exec(&id, &["true"]).await;
+        killer.abort();
+        failed += usize::from(answer.is_err());
+        check(answer.is_err() || answer == Ok((String::new(), 0)), format!("{answer:?}"))?;
+        let mut left = String::new();
+        for _ in 0..100 {
+            left = fs::read_to_string(&processes).map_err(text)?;
+            if left.lines().count() == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        check(left.lines().count() == 1, format!("processes {left:?} after {answer:?}"))?;
     }
-    Err(format!(
-        "{} exits unacknowledged, {} descriptors kept",
-        ring.init.unacknowledged(),
-        ring.init.stored()
-    ))
+    check(failed > 0, "no exec's launch was killed in time")?;
+    ring.remove(&pod.0).await
 }
 
 /// Runs a shell command beside the runtime; returns 1 when it fails.
@@ -328,7 +315,8 @@ pub async fn run(init: Init, filter: &str) -> usize {
         a_process_that_enters_brings_nothing_along,
         read_only_and_masked_paths_hold,
         fast_output_survives_kills_whole_and_once,
-        a_kill_between_pipe_and_log_loses_nothing
+        a_kill_between_pipe_and_log_loses_nothing,
+        the_kill_campaign_breaks_no_promise
     );
     if crate::cni::plugins().is_some() {
         story!(

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: figures beside their targets and those of the peers. Nothing here is a test: a busy machine gives bad figures, not failures.
+//! `cargo xtask bench`: figures beside their targets and those of the peers. A busy machine gives bad figures, not failures.
 mod boot;
 mod figures;
 mod runtime;

@@ -105,10 +105,22 @@ impl Builtin {
         let bridge = link::bridge(&self.handle, pod_cidrs, mtu).await?;
         set_sysctls()?;
         nft::apply(&ruleset::table(pod_cidrs, &cluster, &state.pods)).await?;
+        self.records
+            .set_ranges(pod_cidrs)
+            .map_err(|error| Error::Io("record the node's ranges of pod addresses".into(), error))?;
         state.bridge = Some((bridge, mtu));
         state.node = pod_cidrs.to_vec();
         state.cluster = cluster;
         Ok(())
+    }
+
+    /// Configures it as a former life of this process was told to; nothing when it was told nothing.
+    ///
+    /// # Errors
+    /// As [`Builtin::configure`].
+    pub async fn resume(&self, cluster_cidrs: &[IpNet]) -> Result<(), Error> {
+        let ranges = self.records.ranges();
+        if ranges.is_empty() { Ok(()) } else { self.configure(&ranges, cluster_cidrs).await }
     }
 
     /// Whether pods can be connected: what CRI's Status reports as NetworkReady.

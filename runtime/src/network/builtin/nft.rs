@@ -19,16 +19,13 @@ pub async fn apply(ruleset: &str) -> Result<(), Error> {
 }
 
 async fn run(ruleset: &str) -> Result<(), Error> {
-    let mut child = tokio::process::Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| {
-            Error::Nft(format!("start nft: {error}; the image or the host lacks the nftables package"))
-        })?;
+    let mut command = tokio::process::Command::new("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // A next life must not have its changes followed by one of ours.
+    sys::spawn::end_with_parent(command.as_std_mut());
+    let mut child = command.kill_on_drop(true).spawn().map_err(|error| {
+        Error::Nft(format!("start nft: {error}; the image or the host lacks the nftables package"))
+    })?;
     if let Some(mut stdin) = child.stdin.take() {
         // An early end of nft shows in its status, with its reason.
         let _ = stdin.write_all(ruleset.as_bytes()).await;

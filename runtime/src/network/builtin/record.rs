@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::PortMapping;
@@ -25,6 +26,13 @@ impl Records {
     /// Uses `folder`, which is made if need be.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder.join("pods"))?;
+        // Half-written files of a killed process; those of pods go when they are loaded.
+        for name in ["last.new", "ranges.new"] {
+            match std::fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         Ok(Self { folder: folder.to_owned() })
     }
 
@@ -69,6 +77,18 @@ impl Records {
 
     pub fn set_last(&self, last: &[IpAddr]) -> io::Result<()> {
         write_atomically(&self.folder.join("last.json"), &serde_json::to_vec(last)?)
+    }
+
+    /// The node's ranges, as they were told last.
+    pub fn ranges(&self) -> Vec<IpNet> {
+        std::fs::read(self.folder.join("ranges.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+
+    pub fn set_ranges(&self, ranges: &[IpNet]) -> io::Result<()> {
+        write_atomically(&self.folder.join("ranges.json"), &serde_json::to_vec(ranges)?)
     }
 
     fn path(&self, id: &str) -> PathBuf {

@@ -45,7 +45,7 @@ pub struct Arguments {
 /// Builds the contenders, drives them and prints.
 ///
 /// # Errors
-/// When one cannot be built or does not work; what it said is shown.
+/// When one cannot be built or does not work (what it said is shown), and when many pods left something behind.
 pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "runtimes need root: run `cargo xtask bench runtime` as root");
     let kinds = if arguments.only.is_empty() {
@@ -82,6 +82,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Output::Table => print!("{}", report::text(&machine, &measured)),
     }
     ensure!(failed.is_empty(), "not measured: {}", failed.join("; "));
+    // However busy the machine is.
+    let traces: Vec<String> = measured.iter().filter_map(|one| one.story.as_ref()?.traces()).collect();
+    ensure!(traces.is_empty(), "{}", traces.join("; "));
     Ok(())
 }
 

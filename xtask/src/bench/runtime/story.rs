@@ -37,6 +37,12 @@ impl Story {
             _ => 1.0,
         }
     }
+
+    /// What is left of the pods, in words; none when nothing is.
+    pub fn traces(&self) -> Option<String> {
+        let left: Vec<String> = self.left.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        (!left.is_empty()).then(|| format!("{} pods left behind: {}", self.pods, left.join(", ")))
+    }
 }
 
 /// Starts them, ends them, looks around.
@@ -123,6 +129,11 @@ mod tests {
         let counts =
             |mounts, links| BTreeMap::from([("mounts".to_owned(), mounts), ("links".to_owned(), links)]);
         assert_eq!(more(&counts(5, 2), &counts(4, 2)), BTreeMap::new());
-        assert_eq!(more(&counts(5, 2), &counts(5, 3)), BTreeMap::from([("links".to_owned(), 1)]));
+        let left = more(&counts(5, 2), &counts(5, 3));
+        assert_eq!(left, BTreeMap::from([("links".to_owned(), 1)]));
+        let mut story = Story { pods: 500, start: Vec::new(), end: Vec::new(), left };
+        assert_eq!(story.traces().unwrap(), "500 pods left behind: 1 links");
+        story.left.clear();
+        assert_eq!(story.traces(), None);
     }
 }
