@@ -13,7 +13,7 @@ mod start;
 mod stop;
 mod update;
 
-use crate::image::Image;
+use crate::image::{Image, chain};
 use crate::pod;
 use crate::runtime::{Container, Runtime, folder, internal, lock, namespaces};
 use crate::spec::{self, capabilities, devices, user};
@@ -67,7 +67,8 @@ impl Runtime {
     }
 
     fn image(&self, name: &str) -> Result<Image, Status> {
-        let found = self.images.resolve(name).map_err(|error| internal("look up the image", &error))?;
+        let found =
+            self.images.resolve(name).map_err(|error| internal("look up the image", &chain(&error)))?;
         found.ok_or_else(|| Status::not_found(format!("image {name:?} is not present; pull it first")))
     }
 
@@ -84,7 +85,7 @@ impl Runtime {
             .images
             .prepare(&record.id, image)
             .await
-            .map_err(|error| internal("make the writable layer", &error))?;
+            .map_err(|error| internal("make the writable layer", &chain(&error)))?;
         let owner =
             user_namespace(sandbox).map_err(|error| internal("open the pod's user namespace", &error))?;
         mounts::mount_layers(&layers, &rootfs, owner.as_ref())

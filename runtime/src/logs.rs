@@ -71,7 +71,7 @@ struct Target {
     file: Option<File>,
     /// Where the file ends; nobody else writes to it.
     position: Position,
-    /// Bytes that could not be written since the last success.
+    /// Bytes of entries that could not be written since the last success.
     lost: u64,
 }
 
@@ -140,33 +140,48 @@ impl LogFile {
     pub fn append(&self, chunk: &[u8], stream: Stream) {
         let entries = format(chunk, stream, &timestamp());
         let mut target = self.lock();
+        let before = target.position.length;
         let result = match &mut target.file {
             Some(file) => file.write_all(&entries),
             None => Err(io::ErrorKind::NotFound.into()),
         };
-        target.position.length = match (&result, &target.file) {
-            // A full disk may have taken a part.
-            (Err(_), Some(file)) => file.metadata().map_or(target.position.length, |metadata| metadata.len()),
-            _ => target.position.length + entries.len() as u64,
-        };
-        match result {
-            Ok(()) if target.lost > 0 => {
+        let Err(error) = result else {
+            target.position.length = before + entries.len() as u64;
+            if target.lost > 0 {
                 tracing::warn!(path = %self.path.display(), bytes = target.lost, "container output was lost while the log could not be written");
                 target.lost = 0;
             }
-            Ok(()) => {}
-            Err(error) => {
-                if target.lost == 0 {
-                    tracing::error!(path = %self.path.display(), %error, "write a container log; output is being lost");
-                }
-                target.lost += chunk.len() as u64;
-            }
+            return;
+        };
+        let kept = target.file.as_ref().map_or(0, |file| keep_whole(file, before, &entries));
+        target.position.length = before + kept;
+        if target.lost == 0 {
+            tracing::error!(path = %self.path.display(), %error, "write a container log; output is being lost");
         }
+        target.lost += entries.len() as u64 - kept;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Target> {
         self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// A full disk may have taken a part of the entries: what is no whole one is cut off, or the next one would begin in its middle. Returns
+/// how much stays.
+fn keep_whole(file: &File, before: u64, entries: &[u8]) -> u64 {
+    let length = file.metadata().map_or(before, |metadata| metadata.len());
+    let written = usize::try_from(length.saturating_sub(before)).unwrap_or(usize::MAX);
+    let whole = whole(entries, written) as u64;
+    match file.set_len(before + whole) {
+        Ok(()) => whole,
+        Err(_) => length.saturating_sub(before),
+    }
+}
+
+/// How much of the first `written` bytes are whole entries.
+fn whole(entries: &[u8], written: usize) -> usize {
+    let written = &entries[..written.min(entries.len())];
+    written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
 }
 
 fn open(path: &Path) -> io::Result<(File, Position)> {
@@ -214,6 +229,18 @@ mod tests {
     #[test]
     fn lines_are_whole_or_partial() {
         assert_eq!(text(b"one\n\ntwo"), "T stdout F one\nT stdout F \nT stdout P two\n");
+    }
+
+    #[test]
+    fn of_entries_that_were_written_in_part_the_whole_ones_stay() {
+        let entries = b"T stdout F one\nT stdout F two\n";
+        assert_eq!([0, 14, 15, 20, 30, 99].map(|written| whole(entries, written)), [0, 0, 15, 15, 30, 30]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, b"before\nT stdout F one\nT std").unwrap();
+        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        assert_eq!(keep_whole(&file, 7, entries), 15);
+        assert_eq!(std::fs::read(&path).unwrap(), b"before\nT stdout F one\n");
     }
 
     #[test]

@@ -45,10 +45,10 @@ pub async fn run() -> anyhow::Result<()> {
     if let Err(error) = crate::apparmor::load_default() {
         tracing::error!(%error, "containers run without AppArmor's default profile");
     }
-    let store = image::Store::open(
+    let store = image::Store::open_with(
         Path::new(paths::RUNTIME_STATE),
         Path::new(paths::BUNDLE),
-        crate::settings::registries(),
+        crate::settings::images(),
     )
     .context("open the image store")?;
     let network = PodNetwork::restore(

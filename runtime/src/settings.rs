@@ -1,5 +1,9 @@
 //! What the runtime takes from the machine config.
-use machine::config::{MachineConfig, PodNetworkKind, Registry};
+use std::time::Duration;
+
+use machine::config::{MachineConfig, PodNetworkKind};
+
+use crate::image::{Limits, Settings};
 
 /// The active config; on a host without one, nothing is set.
 fn config() -> MachineConfig {
@@ -18,9 +22,17 @@ fn config() -> MachineConfig {
     }
 }
 
-/// The registries to pull from.
-pub fn registries() -> Vec<Registry> {
-    config().registries
+/// The registries to pull from, and what is taken of them.
+pub fn images() -> Settings {
+    let MachineConfig { registries, runtime, .. } = config();
+    let limits = Limits {
+        bytes: runtime.max_layer_bytes,
+        entries: runtime.max_layer_entries,
+        layers: runtime.max_image_layers as usize,
+        ..Limits::default()
+    };
+    let patience = Duration::from_secs(runtime.image_pull_progress_timeout_seconds.into());
+    Settings { registries, limits, patience }
 }
 
 /// The loopback TCP port for streams, where one is configured.
@@ -36,4 +48,16 @@ pub fn pod_network() -> PodNetworkKind {
 /// The whole cluster's pod ranges: traffic to them keeps its source address.
 pub fn cluster_cidrs() -> Vec<ipnet::IpNet> {
     config().cluster.map(|cluster| cluster.pod_cidrs).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn without_a_config_images_are_bounded_as_the_reference_says() {
+        let (ours, documented) = (crate::image::Limits::default(), machine::config::Runtime::default());
+        assert_eq!((ours.bytes, ours.entries), (documented.max_layer_bytes, documented.max_layer_entries));
+        assert_eq!(ours.layers, documented.max_image_layers as usize);
+        let patience = crate::image::Settings::default().patience;
+        assert_eq!(patience.as_secs(), u64::from(documented.image_pull_progress_timeout_seconds));
+    }
 }

@@ -22,16 +22,32 @@ use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 mod campaign;
 #[path = "host/cni.rs"]
 mod cni;
+#[path = "host/config.rs"]
+mod config;
+#[path = "host/content.rs"]
+mod content;
 #[path = "host/escapes.rs"]
 mod escapes;
+#[path = "host/fake.rs"]
+mod fake;
+#[path = "host/full.rs"]
+mod full;
+#[path = "host/hostile.rs"]
+mod hostile;
 #[path = "host/init.rs"]
 mod init;
+#[path = "host/interrupted.rs"]
+mod interrupted;
 #[path = "host/logs.rs"]
 mod logs;
 #[path = "host/mounts.rs"]
 mod mounts;
+#[path = "host/registry.rs"]
+mod registry;
 #[path = "host/ring.rs"]
 mod ring;
+#[path = "host/secrets.rs"]
+mod secrets;
 #[path = "host/stories.rs"]
 mod stories;
 #[path = "host/traces.rs"]

@@ -329,7 +329,8 @@ impl Runtime {
         let name = format!("{id}-{index}");
         container.update(|record| record.volumes.push(name.clone()))?;
         let failed = |error: &dyn std::fmt::Display| internal("mount an image volume", error);
-        let layers = self.images.prepare(&name, &image).await.map_err(|error| failed(&error))?;
+        let layers = self.images.prepare(&name, &image).await;
+        let layers = layers.map_err(|error| failed(&crate::image::chain(&error)))?;
         let target = folder("containers", &id).join(format!("volume-{index}"));
         fs::create_dir_all(&target)
             .and_then(|()| mount_layers(&layers, &target, owner))

@@ -39,7 +39,9 @@ pub enum ApplyError {
     Refused { path: String, problem: &'static str },
     #[error("unpacking {path:?}")]
     Io { path: String, source: io::Error },
-    #[error("layer exceeds {what} of {limit}; raise the limit or use a smaller image")]
+    #[error(
+        "layer exceeds {what} of {limit}; use a smaller image, or raise the bound in the Runtime document"
+    )]
     TooLarge { what: &'static str, limit: u64 },
     #[error("less than {0} bytes would stay free on the state volume; free space or remove images")]
     NoSpace(u64),

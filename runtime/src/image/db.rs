@@ -1,5 +1,8 @@
 //! The metadata on disk: which layers and images there are, in an embedded database whose commits survive a power cut.
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -7,6 +10,10 @@ use serde::{Deserialize, Serialize};
 const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
 const LAYERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("layers");
 const CONFIGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("configs");
+
+/// How much room is kept for the file's growth; it doubles each time.
+const LEAST_ROOM: u64 = 256 << 10;
+const MOST_ROOM: u64 = 8 << 20;
 
 /// An image's record, by its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +46,17 @@ pub enum Change {
     RemoveLayer(String),
 }
 
+impl Change {
+    /// About how much it adds to the database, in bytes.
+    fn added(&self) -> u64 {
+        match self {
+            Self::PutImage(_, config) => (config.len() + 1024) as u64,
+            Self::PutLayer(..) => 1024,
+            Self::RemoveImage(_) | Self::RemoveLayer(_) => 0,
+        }
+    }
+}
+
 /// Why the metadata could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
@@ -46,15 +64,18 @@ pub enum DbError {
     Database(String, #[source] Box<redb::Error>),
     #[error("image metadata: record {0:?} is damaged")]
     Record(String),
+    #[error("image metadata: making room for more records")]
+    Room(#[source] io::Error),
 }
 
-fn failed<E: Into<redb::Error>>(what: &str) -> impl FnOnce(E) -> DbError + '_ {
-    move |error| DbError::Database(what.to_owned(), Box::new(error.into()))
-}
-
-/// The open database.
+/// The database. A failed write leaves an open one useless, which then is opened anew for the next call.
 #[derive(Debug)]
-pub struct Db(Database);
+pub struct Db {
+    path: PathBuf,
+    /// For [`Db::keep_room`].
+    file: File,
+    open: Mutex<Option<Database>>,
+}
 
 impl Db {
     /// Opens or makes the database.
@@ -62,13 +83,14 @@ impl Db {
     /// # Errors
     /// When the file is no database of ours or cannot be opened.
     pub fn open(path: &Path) -> Result<Self, DbError> {
-        let db = Database::builder().set_cache_size(256 << 10).create(path).map_err(failed("opening"))?;
-        let transaction = db.begin_write().map_err(failed("opening"))?;
-        transaction.open_table(IMAGES).map_err(failed("opening"))?;
-        transaction.open_table(LAYERS).map_err(failed("opening"))?;
-        transaction.open_table(CONFIGS).map_err(failed("opening"))?;
-        transaction.commit().map_err(failed("opening"))?;
-        Ok(Self(db))
+        let failed = |error: redb::Error| DbError::Database("opening".into(), Box::new(error));
+        let database = open(path).map_err(failed)?;
+        let file = OpenOptions::new().write(true).open(path).map_err(|e| failed(redb::Error::Io(e)))?;
+        let db = Self { path: path.to_path_buf(), file, open: Mutex::new(Some(database)) };
+        if let Err(error) = db.keep_room(0) {
+            tracing::warn!(%error, "no room is kept for image metadata, so there will be no more images");
+        }
+        Ok(db)
     }
 
     /// Writes all changes or none; they are on disk when this returns.
@@ -76,33 +98,12 @@ impl Db {
     /// # Errors
     /// When the disk is full or failing; nothing has changed then.
     pub fn commit(&self, changes: &[Change]) -> Result<(), DbError> {
-        let transaction = self.0.begin_write().map_err(failed("writing"))?;
-        {
-            let mut images = transaction.open_table(IMAGES).map_err(failed("writing"))?;
-            let mut layers = transaction.open_table(LAYERS).map_err(failed("writing"))?;
-            let mut configs = transaction.open_table(CONFIGS).map_err(failed("writing"))?;
-            for change in changes {
-                match change {
-                    Change::PutImage(record, config) => {
-                        images
-                            .insert(record.id.as_str(), encode(record).as_slice())
-                            .map_err(failed("writing"))?;
-                        configs.insert(record.id.as_str(), config.as_slice()).map_err(failed("writing"))?;
-                    }
-                    Change::RemoveImage(id) => {
-                        images.remove(id.as_str()).map_err(failed("writing"))?;
-                        configs.remove(id.as_str()).map_err(failed("writing"))?;
-                    }
-                    Change::PutLayer(key, record) => {
-                        layers.insert(key.as_str(), encode(record).as_slice()).map_err(failed("writing"))?;
-                    }
-                    Change::RemoveLayer(key) => {
-                        layers.remove(key.as_str()).map_err(failed("writing"))?;
-                    }
-                }
-            }
+        // What takes away may use the room that what adds must leave.
+        let added = changes.iter().map(Change::added).sum();
+        if added > 0 {
+            self.keep_room(added).map_err(DbError::Room)?;
         }
-        transaction.commit().map_err(failed("committing"))
+        self.with("writing", |database| write(database, changes))
     }
 
     /// Every image's record.
@@ -126,28 +127,165 @@ impl Db {
     /// # Errors
     /// When the database cannot be read.
     pub fn config(&self, id: &str) -> Result<Option<Vec<u8>>, DbError> {
-        let transaction = self.0.begin_read().map_err(failed("reading"))?;
-        let table = transaction.open_table(CONFIGS).map_err(failed("reading"))?;
-        Ok(table.get(id).map_err(failed("reading"))?.map(|value| value.value().to_vec()))
+        self.with("reading", |database| {
+            let table = database.begin_read()?.open_table(CONFIGS)?;
+            Ok(table.get(id)?.map(|value| value.value().to_vec()))
+        })
     }
 
     fn all<T: for<'a> Deserialize<'a>>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,
     ) -> Result<Vec<(String, T)>, DbError> {
-        let transaction = self.0.begin_read().map_err(failed("reading"))?;
-        let table = transaction.open_table(table).map_err(failed("reading"))?;
-        let mut records = Vec::new();
-        for row in table.iter().map_err(failed("reading"))? {
-            let (key, value) = row.map_err(failed("reading"))?;
-            let key = key.value().to_owned();
-            let record = serde_json::from_slice(value.value()).map_err(|_| DbError::Record(key.clone()))?;
-            records.push((key, record));
-        }
-        Ok(records)
+        let rows = self.with("reading", |database| {
+            let table = database.begin_read()?.open_table(table)?;
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                rows.push((key.value().to_owned(), value.value().to_vec()));
+            }
+            Ok(rows)
+        })?;
+        let decode = |(key, value): (String, Vec<u8>)| match serde_json::from_slice(&value) {
+            Ok(record) => Ok((key, record)),
+            Err(_) => Err(DbError::Record(key)),
+        };
+        rows.into_iter().map(decode).collect()
     }
+
+    fn with<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, DbError> {
+        let failed = |error| DbError::Database(what.to_owned(), Box::new(error));
+        let mut slot = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match slot.take() {
+            Some(database) => database,
+            None => open(&self.path).map_err(failed)?,
+        };
+        let value = work(&database).map_err(failed)?;
+        *slot = Some(database);
+        Ok(value)
+    }
+
+    /// Has the file system keep blocks for what the file will grow by next, with so many bytes in further records, so that images can still be
+    /// removed when the disk is full. The file doubles, or grows by twice the power of two that a record fits into.
+    ///
+    /// # Errors
+    /// When there is no space; where the file system cannot keep any, nothing happens.
+    fn keep_room(&self, added: u64) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        let room = length.clamp(LEAST_ROOM, MOST_ROOM) + 4 * added;
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, length + room) {
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+/// An open database that has our tables.
+fn open(path: &Path) -> Result<Database, redb::Error> {
+    let database = Database::builder().set_cache_size(256 << 10).create(path)?;
+    // Written once only: a full disk must not keep the runtime from starting.
+    let transaction = database.begin_read()?;
+    let there = [IMAGES, LAYERS, CONFIGS].iter().all(|table| transaction.open_table(*table).is_ok());
+    drop(transaction);
+    if !there {
+        let transaction = database.begin_write()?;
+        for table in [IMAGES, LAYERS, CONFIGS] {
+            transaction.open_table(table)?;
+        }
+        transaction.commit()?;
+    }
+    Ok(database)
+}
+
+fn write(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut images = transaction.open_table(IMAGES)?;
+        let mut layers = transaction.open_table(LAYERS)?;
+        let mut configs = transaction.open_table(CONFIGS)?;
+        for change in changes {
+            match change {
+                Change::PutImage(record, config) => {
+                    images.insert(record.id.as_str(), encode(record).as_slice())?;
+                    configs.insert(record.id.as_str(), config.as_slice())?;
+                }
+                Change::RemoveImage(id) => {
+                    images.remove(id.as_str())?;
+                    configs.remove(id.as_str())?;
+                }
+                Change::PutLayer(key, record) => {
+                    layers.insert(key.as_str(), encode(record).as_slice())?;
+                }
+                Change::RemoveLayer(key) => {
+                    layers.remove(key.as_str())?;
+                }
+            }
+        }
+    }
+    Ok(transaction.commit()?)
 }
 
 fn encode(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(number: u32) -> ImageRecord {
+        let (tags, digests, layers) = (Vec::new(), Vec::new(), Vec::new());
+        ImageRecord { id: format!("sha256:{number:064}"), tags, digests, layers, size: 1 }
+    }
+
+    fn image(number: u32) -> Change {
+        Change::PutImage(record(number), vec![b'x'; 4096])
+    }
+
+    /// On a file system that is full, after as many commits as it takes.
+    #[test]
+    fn a_full_disk_fails_a_commit_and_nothing_else() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: a small file system can be mounted by root only");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        mount_small(folder.path());
+        let db = Db::open(&folder.path().join("db")).unwrap();
+        let (mut number, ballast) = (0, folder.path().join("ballast"));
+        db.commit(&[image(number)]).unwrap();
+        let _ = std::fs::write(&ballast, vec![0; 4 << 20]);
+        while db.commit(&[image(number + 1)]).is_ok() {
+            number += 1;
+            assert!(number < 10_000);
+        }
+        let ids: Vec<_> = db.images().unwrap().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(ids.len(), number as usize + 1, "what was committed is there, and only that");
+        assert!(db.config(&ids[0]).unwrap().is_some());
+        let large = || Change::PutImage(record(u32::MAX), vec![1; 4 << 20]);
+        assert!(matches!(db.commit(&[large()]), Err(DbError::Room(_))));
+        for id in &ids[..ids.len() / 2] {
+            db.commit(&[Change::RemoveImage(id.clone())]).unwrap();
+        }
+        // A write that breaks off all the same does not end the database's life.
+        assert!(db.with("writing", |database| write(database, &[large()])).is_err());
+        assert_eq!(db.images().unwrap().len(), ids.len() - ids.len() / 2);
+        std::fs::remove_file(&ballast).unwrap();
+        db.commit(&[image(number + 1)]).unwrap();
+        drop(db);
+        assert!(Db::open(&folder.path().join("db")).unwrap().images().unwrap().len() > ids.len() / 2);
+    }
+
+    /// For this thread alone.
+    fn mount_small(folder: &Path) {
+        use nix::mount::{MsFlags, mount};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        // In a chroot the root need not be a mount point; whoever made it has seen to its mounts.
+        let _ = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
+        mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).unwrap();
+    }
 }

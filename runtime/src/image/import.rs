@@ -160,6 +160,25 @@ impl Store {
             .collect::<Result<Vec<_>, _>>()?;
         let (_, diff_ids) = check_config(&config, layers.len())?;
         let intake = Intake::begin(self, diff_ids)?;
+        let stored = self.import_layers(archive, &intake, layers).await;
+        if stored.is_err() {
+            intake.give_up();
+        }
+        let tags: Vec<String> =
+            references.iter().filter(|r| r.digest.is_none()).map(Reference::to_string).collect();
+        let digests = manifest
+            .into_iter()
+            .flat_map(|d| references.iter().map(move |r| format!("{}@{d}", r.repository())));
+        let id = intake.finish(stored?, digest_of(&config), config, tags.clone(), digests.collect()).await?;
+        Ok(if tags.is_empty() { vec![id] } else { tags })
+    }
+
+    async fn import_layers(
+        &self,
+        archive: &Archive,
+        intake: &Intake,
+        layers: Vec<(String, Option<String>)>,
+    ) -> Result<Vec<Stored>, PullError> {
         let mut stored = Vec::new();
         for (index, (path, digest)) in layers.into_iter().enumerate() {
             stored.push(match intake.present(index) {
@@ -171,13 +190,7 @@ impl Store {
                 }
             });
         }
-        let tags: Vec<String> =
-            references.iter().filter(|r| r.digest.is_none()).map(Reference::to_string).collect();
-        let digests = manifest
-            .into_iter()
-            .flat_map(|d| references.iter().map(move |r| format!("{}@{d}", r.repository())));
-        let id = intake.finish(stored, digest_of(&config), config, tags.clone(), digests.collect()).await?;
-        Ok(if tags.is_empty() { vec![id] } else { tags })
+        Ok(stored)
     }
 }
 
@@ -249,7 +262,11 @@ impl Archive {
     fn blob(&self, digest: &str) -> Result<Vec<u8>, PullError> {
         let bytes = self.read(&blob_path(digest), MAX_CONFIG)?;
         let actual = digest_of(&bytes);
-        if actual == digest { Ok(bytes) } else { Err(PullError::Digest { expected: digest.into(), actual }) }
+        if actual == digest {
+            Ok(bytes)
+        } else {
+            Err(PullError::Digest { what: "archive".into(), expected: digest.into(), actual })
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat};
@@ -9,20 +10,27 @@ use nix::unistd::{Gid, Uid, fchown};
 use sha2::{Digest, Sha256};
 
 use super::apply::Applied;
+use super::collect::Orphans;
 use super::db::ImageRecord;
 use super::layer::{LayerError, unpack};
 use super::store::io_error;
-use super::workspace::{Pin, Workspace};
-use super::{Store, StoreError, Usage};
+use super::workspace::Work;
+use super::{Store, StoreError, Usage, chain};
 
 /// One image's layers on their way into the store.
 #[derive(Debug)]
 pub struct Intake {
     store: Store,
-    workspace: Arc<Workspace>,
+    work: Arc<Work>,
     diff_ids: Vec<String>,
-    /// Keeps what is there, or comes, until the image's record names it.
-    _pins: Vec<Pin>,
+}
+
+/// An image but for its layers.
+struct Finished {
+    config_digest: String,
+    config: Vec<u8>,
+    tags: Vec<String>,
+    digests: Vec<String>,
 }
 
 /// What became of a layer.
@@ -42,7 +50,13 @@ impl Intake {
         let chain = chain_keys(&diff_ids);
         let keys = diff_ids.iter().map(|d| own_key(d)).chain(chain);
         let pins = keys.map(|key| store.pin(&key).0).collect();
-        Ok(Self { workspace: Arc::new(store.workspace()?), store: store.clone(), diff_ids, _pins: pins })
+        let work = Work { pins, workspace: store.workspace()?, hopeless: false.into() };
+        Ok(Self { work: Arc::new(work), store: store.clone(), diff_ids })
+    }
+
+    /// Says that trying again will not help: layers that no other image needs go when the last thread is done.
+    pub fn give_up(&self) {
+        self.work.hopeless.store(true, Ordering::Relaxed);
     }
 
     pub fn diff_id(&self, index: usize) -> &str {
@@ -55,41 +69,35 @@ impl Intake {
         keys.into_iter().find(|key| self.store.pin(key).1.is_some())
     }
 
-    /// Unpacks a layer and checks it. Runs to its end, and holds the working folder until then, even when nobody waits any more.
+    /// Unpacks a layer and checks it, on a thread of its own: it waits for the registry, and threads that others wait for must not. Runs to
+    /// its end, and holds the working folder until then, even when nobody waits any more.
     ///
     /// # Errors
     /// When the bytes are not the layer's, or cannot be unpacked.
-    pub fn unpack(
+    pub async fn unpack(
         &self,
         index: usize,
         digest: Option<String>,
         reader: impl Read + Send + 'static,
-    ) -> impl Future<Output = Result<Result<Stored, LayerError>, StoreError>> + Send + 'static {
-        let (store, workspace) = (self.store.clone(), self.workspace.clone());
-        let (diff_id, folder) = (self.diff_ids[index].clone(), self.workspace.path.join(index.to_string()));
-        let work = tokio::task::spawn_blocking(move || {
-            let root = folder.join("fs");
-            std::fs::create_dir_all(&root).map_err(io_error("making", &root))?;
-            let stored = match unpack(reader, digest.as_deref(), &diff_id, &root, &store.0.limits) {
-                Ok(applied) => applied,
-                Err(error) => {
-                    store.discard(&folder)?;
-                    return Ok(Err(error));
-                }
-            };
-            if stored.implied.is_empty() {
-                let key = own_key(&diff_id);
-                store.adopt_layer(&key, &folder, Usage { bytes: stored.bytes, inodes: stored.inodes })?;
-                return Ok(Ok(Stored::Ready(key)));
-            }
-            drop(workspace);
-            Ok(Ok(Stored::Leaning(folder, stored)))
-        });
-        async move {
-            work.await.unwrap_or_else(|error| {
-                Err(io_error("unpacking", Path::new("layer"))(std::io::Error::other(error)))
-            })
+    ) -> Result<Result<Stored, LayerError>, StoreError> {
+        let (store, work) = (self.store.clone(), self.work.clone());
+        let (diff_id, folder) = (self.diff_ids[index].clone(), work.workspace.path.join(index.to_string()));
+        let failed =
+            |why: &str| io_error("unpacking", Path::new("layer"))(std::io::Error::other(why.to_owned()));
+        let Ok(slot) = store.0.unpackers.clone().acquire_owned().await else {
+            return Err(failed("the store is closed"));
+        };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let unpacking = move || {
+            let result = store.unpack_layer(&diff_id, digest.as_deref(), folder, reader);
+            drop((work, slot));
+            // Nobody may wait any more.
+            let _ = tell.send(result);
+        };
+        if let Err(error) = std::thread::Builder::new().name("layer".into()).spawn(unpacking) {
+            return Err(io_error("starting a thread for", Path::new("layer"))(error));
         }
+        told.await.unwrap_or_else(|_| Err(failed("the thread panicked")))
     }
 
     /// Ends the image: settles the layers that lean on others, then makes it visible.
@@ -105,29 +113,68 @@ impl Intake {
         digests: Vec<String>,
     ) -> Result<String, StoreError> {
         let work = tokio::task::spawn_blocking(move || {
-            let chain = chain_keys(&self.diff_ids);
-            let (mut keys, mut paths, mut size) = (Vec::new(), Vec::new(), config.len() as u64);
-            for (layer, chain_key) in layers.into_iter().zip(chain) {
-                let key = match layer {
-                    Stored::Ready(key) => key,
-                    Stored::Leaning(folder, applied) => {
-                        settle(&folder.join("fs"), &applied.implied, &paths)?;
-                        let usage = Usage { bytes: applied.bytes, inodes: applied.inodes };
-                        self.store.adopt_layer(&chain_key, &folder, usage)?;
-                        chain_key
-                    }
-                };
-                size += self.store.pin(&key).1.ok_or_else(|| StoreError::Gone(config_digest.clone()))?;
-                paths.push(self.store.layer_path(&key));
-                keys.push(key);
+            let image = Finished { config_digest, config, tags, digests };
+            let stored = self.store(layers, image);
+            if stored.is_err() {
+                self.give_up();
             }
-            let record = ImageRecord { id: config_digest.clone(), tags, digests, layers: keys, size };
-            self.store.commit_image(record, config)?;
-            Ok(config_digest)
+            stored
         });
         work.await.unwrap_or_else(|error| {
             Err(io_error("storing", Path::new("image"))(std::io::Error::other(error)))
         })
+    }
+
+    fn store(&self, layers: Vec<Stored>, image: Finished) -> Result<String, StoreError> {
+        let Finished { config_digest, config, tags, digests } = image;
+        let (mut keys, mut paths, mut size) = (Vec::new(), Vec::new(), config.len() as u64);
+        for (layer, chain_key) in layers.into_iter().zip(chain_keys(&self.diff_ids)) {
+            let key = match layer {
+                Stored::Ready(key) => key,
+                Stored::Leaning(folder, applied) => {
+                    settle(&folder.join("fs"), &applied.implied, &paths)?;
+                    let usage = Usage { bytes: applied.bytes, inodes: applied.inodes };
+                    self.store.adopt_layer(&chain_key, &folder, usage)?;
+                    chain_key
+                }
+            };
+            size += self.store.pin(&key).1.ok_or_else(|| StoreError::Gone(config_digest.clone()))?;
+            paths.push(self.store.layer_path(&key));
+            keys.push(key);
+        }
+        let record = ImageRecord { id: config_digest.clone(), tags, digests, layers: keys, size };
+        self.store.commit_image(record, config)?;
+        // What earlier pulls left for a next try that never came.
+        if let Err(error) = self.store.collect(Orphans::Old) {
+            tracing::warn!(error = chain(&error), "remove layers that nothing needs");
+        }
+        Ok(config_digest)
+    }
+}
+
+impl Store {
+    fn unpack_layer(
+        &self,
+        diff_id: &str,
+        digest: Option<&str>,
+        folder: PathBuf,
+        reader: impl Read,
+    ) -> Result<Result<Stored, LayerError>, StoreError> {
+        let root = folder.join("fs");
+        std::fs::create_dir_all(&root).map_err(io_error("making", &root))?;
+        let applied = match unpack(reader, digest, diff_id, &root, &self.0.limits) {
+            Ok(applied) => applied,
+            Err(error) => {
+                self.discard(&folder)?;
+                return Ok(Err(error));
+            }
+        };
+        if !applied.implied.is_empty() {
+            return Ok(Ok(Stored::Leaning(folder, applied)));
+        }
+        let key = own_key(diff_id);
+        self.adopt_layer(&key, &folder, Usage { bytes: applied.bytes, inodes: applied.inodes })?;
+        Ok(Ok(Stored::Ready(key)))
     }
 }
 

@@ -7,11 +7,13 @@
 //! A pull or an import works below `<state>/tmp`; what it made becomes visible by a rename after a sync, then by a commit of the
 //! metadata. What a killed one left is removed when the store opens.
 use std::path::PathBuf;
+use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
 
 pub(crate) mod apply;
 mod bundle;
+mod collect;
 mod db;
 mod import;
 mod intake;
@@ -27,7 +29,7 @@ mod workspace;
 
 pub use import::serve as serve_import;
 pub use reference::{Reference, ShortNames};
-pub use registry::PullError;
+pub use registry::{PullError, chain};
 pub use service::Service;
 pub use store::{Store, StoreError};
 
@@ -67,6 +69,21 @@ pub struct Usage {
 
 /// Credentials of one pull (`AuthConfig` of the CRI).
 pub type Auth = machine::cri::AuthConfig;
+
+/// What the machine config says about images.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub registries: Vec<machine::config::Registry>,
+    pub limits: Limits,
+    /// How long a registry may give nothing, or next to nothing.
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { registries: Vec::new(), limits: Limits::default(), patience: Duration::from_secs(30) }
+    }
+}
 
 /// What an image may take.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -202,7 +202,7 @@ fn status(error: &StoreError) -> Status {
 fn code_of(error: &PullError) -> Code {
     match error {
         PullError::Name(_) | PullError::Unqualified(_) => Code::InvalidArgument,
-        PullError::NotFound | PullError::Platform(_) => Code::NotFound,
+        PullError::NotFound(_) | PullError::Platform(_) => Code::NotFound,
         PullError::Denied(_) => Code::PermissionDenied,
         PullError::Transport { .. } => Code::Unavailable,
         PullError::Deadline => Code::DeadlineExceeded,

@@ -3,7 +3,8 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::store::{ORPHAN_LIFE, Store, StoreError, io_error, now};
+use super::collect::Orphans;
+use super::store::{Store, StoreError, io_error, now};
 use super::{Image, Snapshot, Usage, tree};
 
 /// How long a measured usage is good for, in seconds.
@@ -53,7 +54,7 @@ impl Store {
             catalog.usage.remove(container_id);
         }
         // Layers whose image went while the container still used them.
-        self.collect(ORPHAN_LIFE)?;
+        self.collect(Orphans::Old)?;
         self.empty_trash()
     }
 

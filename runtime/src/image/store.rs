@@ -1,5 +1,5 @@
 //! The store: which images there are, where their layers lie, and which of them are in use.
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,15 +9,16 @@ use machine::config::Registry;
 use oci_spec::image::ImageConfiguration;
 
 use super::bundle::Bundle;
+use super::collect::{Orphans, clear};
 use super::db::{Change, Db, DbError, ImageRecord, LayerRecord};
 use super::reference::{Reference, ShortNames};
 use super::registry::Registries;
 use super::snapshot::read_snapshots;
 use super::workspace::{Pin, Workspace};
-use super::{Image, Limits, Usage, tree};
+use super::{Image, Limits, Settings, Usage};
 
-/// How long a layer that no image names is kept for the next try of the pull that left it, in seconds.
-pub(super) const ORPHAN_LIFE: u64 = 3600;
+/// The most layers that are unpacked at once, of all images together.
+const UNPACKERS: usize = 32;
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub(super) fn io_error<'a>(
 
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
-    images: BTreeMap<String, ImageRecord>,
+    pub(super) images: BTreeMap<String, ImageRecord>,
     pub(super) layers: HashMap<String, LayerRecord>,
     /// Layers that pulls and imports under way rely on.
     pub(super) pins: HashMap<String, usize>,
@@ -60,12 +61,14 @@ pub(super) struct Inner {
     pub(super) limits: Limits,
     pub(super) registries: Registries,
     bundle: Bundle,
-    db: Db,
+    pub(super) db: Db,
     catalog: Mutex<Catalog>,
     /// Held while the metadata changes, on a thread that may block.
-    writer: Mutex<()>,
+    pub(super) writer: Mutex<()>,
     /// One pull of a layer at a time; later ones find it done.
     pub(super) layer_locks: Mutex<HashMap<String, std::sync::Weak<tokio::sync::Mutex<()>>>>,
+    /// For the threads that unpack.
+    pub(super) unpackers: Arc<tokio::sync::Semaphore>,
 }
 
 /// The images of this node; a cheap handle.
@@ -82,19 +85,14 @@ impl Store {
     /// # Errors
     /// When the metadata or the folders cannot be read or made.
     pub fn open(state: &Path, bundle: &Path, registries: Vec<Registry>) -> Result<Self, StoreError> {
-        Self::open_with(state, bundle, registries, Limits::default())
+        Self::open_with(state, bundle, Settings { registries, ..Settings::default() })
     }
 
     /// As [`Store::open`], with limits of the caller's.
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub fn open_with(
-        state: &Path,
-        bundle: &Path,
-        registries: Vec<Registry>,
-        limits: Limits,
-    ) -> Result<Self, StoreError> {
+    pub fn open_with(state: &Path, bundle: &Path, settings: Settings) -> Result<Self, StoreError> {
         for folder in ["layers", "snapshots", "tmp", "trash"] {
             let path = state.join(folder);
             std::fs::create_dir_all(&path).map_err(io_error("making", &path))?;
@@ -102,6 +100,8 @@ impl Store {
         // Layers hold set-uid files of images: nobody but root looks inside.
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(state, private).map_err(io_error("closing", state))?;
+        // First, since a full disk could keep the metadata from opening.
+        clear(state)?;
         let db = Db::open(&state.join("images.redb"))?;
         let catalog = Catalog {
             images: db.images()?.into_iter().collect(),
@@ -111,13 +111,14 @@ impl Store {
         };
         let store = Self(Arc::new(Inner {
             root: state.to_path_buf(),
-            limits,
-            registries: Registries::new(registries),
+            limits: settings.limits,
+            registries: Registries::new(settings.registries, settings.patience),
             bundle: Bundle::open(bundle).map_err(io_error("reading bundle", bundle))?,
             db,
             catalog: Mutex::new(catalog),
             writer: Mutex::new(()),
             layer_locks: Mutex::default(),
+            unpackers: Arc::new(tokio::sync::Semaphore::new(UNPACKERS)),
         }));
         store.tidy()?;
         Ok(store)
@@ -130,43 +131,6 @@ impl Store {
     /// Where names without a registry belong.
     pub fn short_names(&self) -> &ShortNames {
         self.0.registries.short_names()
-    }
-
-    /// Removes what a killed runtime left: temporary folders, layers without a record, records without a layer.
-    fn tidy(&self) -> Result<(), StoreError> {
-        let layers = self.0.root.join("layers");
-        let mut found = HashSet::new();
-        for entry in std::fs::read_dir(&layers).map_err(io_error("listing", &layers))? {
-            let entry = entry.map_err(io_error("listing", &layers))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if self.catalog().layers.contains_key(&name) {
-                found.insert(name);
-            } else {
-                self.discard(&entry.path())?;
-            }
-        }
-        let lost: Vec<_> =
-            self.catalog().layers.keys().filter(|key| !found.contains(*key)).cloned().collect();
-        let broken: Vec<_> = {
-            let catalog = self.catalog();
-            let images = catalog.images.values();
-            images.filter(|i| i.layers.iter().any(|l| lost.contains(l))).map(|i| i.id.clone()).collect()
-        };
-        let mut changes: Vec<_> = lost.into_iter().map(Change::RemoveLayer).collect();
-        changes.extend(broken.into_iter().map(Change::RemoveImage));
-        if !changes.is_empty() {
-            tracing::warn!(
-                changes = changes.len(),
-                "image metadata named layers that are not there; dropping them"
-            );
-            self.commit(changes)?;
-        }
-        let temporary = self.0.root.join("tmp");
-        for entry in std::fs::read_dir(&temporary).map_err(io_error("listing", &temporary))?.flatten() {
-            self.discard(&entry.path())?;
-        }
-        self.collect(ORPHAN_LIFE)?;
-        self.empty_trash()
     }
 
     /// The image of an id, an id's first 12 or more hex digits, or a name. Reads the config from disk.
@@ -286,7 +250,7 @@ impl Store {
             return Err(StoreError::Pinned(name_or_id.into()));
         }
         self.commit(vec![Change::RemoveImage(id)])?;
-        self.collect(0)?;
+        self.collect(Orphans::All)?;
         self.empty_trash()
     }
 
@@ -298,6 +262,11 @@ impl Store {
 
     fn commit_locked(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         self.0.db.commit(&changes)?;
+        self.show(changes);
+        Ok(())
+    }
+
+    pub(super) fn show(&self, changes: Vec<Change>) {
         let mut catalog = self.catalog();
         for change in changes {
             match change {
@@ -307,7 +276,6 @@ impl Store {
                 Change::RemoveLayer(key) => drop(catalog.layers.remove(&key)),
             }
         }
-        Ok(())
     }
 
     /// Makes an image known: its names leave whichever image had them. Blocks.
@@ -329,44 +297,6 @@ impl Store {
         self.commit_locked(changes)
     }
 
-    /// Removes layers older than `age` seconds that no image, pull or container needs.
-    pub(super) fn collect(&self, age: u64) -> Result<(), StoreError> {
-        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let victims: Vec<String> = {
-            let mut catalog = self.catalog();
-            let images = catalog.images.values().flat_map(|image| &image.layers);
-            let snapshots = catalog.snapshots.values().flatten();
-            let used: HashSet<&String> = images.chain(snapshots).chain(catalog.pins.keys()).collect();
-            let old = |record: &LayerRecord| record.created.saturating_add(age) <= now();
-            let unused = catalog.layers.iter().filter(|(key, record)| !used.contains(key) && old(record));
-            let victims: Vec<String> = unused.map(|(key, _)| key.clone()).collect();
-            // From here on nobody can begin to rely on them.
-            for victim in &victims {
-                catalog.layers.remove(victim);
-            }
-            victims
-        };
-        if victims.is_empty() {
-            return Ok(());
-        }
-        self.0.db.commit(&victims.iter().cloned().map(Change::RemoveLayer).collect::<Vec<_>>())?;
-        victims.iter().try_for_each(|key| self.discard(&self.0.root.join("layers").join(key)))
-    }
-
-    /// Moves a folder to the trash, from where it can take its time to go.
-    pub(super) fn discard(&self, path: &Path) -> Result<(), StoreError> {
-        let target = self.0.root.join("trash").join(unique());
-        match std::fs::rename(path, &target) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("removing", path)(error)),
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) fn empty_trash(&self) -> Result<(), StoreError> {
-        let trash = self.0.root.join("trash");
-        tree::empty(&trash).map_err(|error| io_error("emptying", &trash)(error.into()))
-    }
-
     /// Takes over an unpacked layer from `folder`, which holds `fs`: synced, renamed, recorded. Blocks.
     pub(super) fn adopt_layer(&self, key: &str, folder: &Path, usage: Usage) -> Result<(), StoreError> {
         let fd = std::fs::File::open(folder).map_err(io_error("opening", folder))?;
@@ -376,10 +306,20 @@ impl Store {
         if self.catalog().layers.contains_key(key) {
             return self.discard(folder);
         }
-        std::fs::rename(folder, layers.join(key)).map_err(io_error("renaming", folder))?;
-        std::fs::File::open(&layers).and_then(|f| f.sync_all()).map_err(io_error("syncing", &layers))?;
+        let place = layers.join(key);
+        // What nobody has on record.
+        self.discard(&place)?;
+        std::fs::rename(folder, &place).map_err(io_error("renaming", folder))?;
         let record = LayerRecord { size: usage.bytes, inodes: usage.inodes, created: now() };
-        self.commit_locked(vec![Change::PutLayer(key.into(), record)])
+        let recorded = std::fs::File::open(&layers)
+            .and_then(|f| f.sync_all())
+            .map_err(io_error("syncing", &layers))
+            .and_then(|()| self.commit_locked(vec![Change::PutLayer(key.into(), record)]));
+        if recorded.is_err() {
+            // Its space is needed by what the disk is full of.
+            self.discard(&place)?;
+        }
+        recorded
     }
 
     /// The size of a layer that is there; it stays until the pin is dropped.
@@ -413,7 +353,7 @@ fn merge(into: &mut Vec<String>, more: Vec<String>) {
     }
 }
 
-fn unique() -> String {
+pub(super) fn unique() -> String {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     format!(

@@ -112,7 +112,8 @@ fn find_user(text: &str, passwd: &str) -> Result<Entry, Error> {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, ..] = fields[..] else { continue };
         let (Some(uid), Some(gid)) = (parse_id(uid), parse_id(gid)) else { continue };
-        if name == text || wanted == Some(uid) {
+        // A number is always an id: an image could give the name `1000` to root, whatever the pod says (runAsUser, runAsNonRoot).
+        if wanted.map_or(name == text, |wanted| wanted == uid) {
             // A line break or the like in HOME would reach the environment (CVE-2026-15809).
             let home = (!home.is_empty() && !home.contains(char::is_control)).then(|| home.to_owned());
             return Ok(Entry { name: Some(name.to_owned()), uid, gid, home });
@@ -128,6 +129,9 @@ fn find_user(text: &str, passwd: &str) -> Result<Entry, Error> {
 }
 
 fn find_group(text: &str, group: &str) -> Result<u32, Error> {
+    if let Some(gid) = parse_id(text) {
+        return Ok(gid);
+    }
     for line in group.lines() {
         let fields: Vec<&str> = line.split(':').collect();
         if let [name, _, gid, ..] = fields[..]
@@ -136,7 +140,7 @@ fn find_group(text: &str, group: &str) -> Result<u32, Error> {
             return Ok(gid);
         }
     }
-    parse_id(text).ok_or_else(|| Error::NoGroup(text.to_owned()))
+    Err(Error::NoGroup(text.to_owned()))
 }
 
 fn memberships(user: &str, group: &str) -> Vec<u32> {
@@ -189,5 +193,26 @@ mod tests {
         assert_eq!(decide(&context(), "4294967296", PASSWD, GROUP), Err(Error::Range("4294967296".into())));
         assert_eq!(decide(&context(), "nobody", PASSWD, GROUP), Err(Error::NoUser("nobody".into())));
         assert_eq!(decide(&context(), "app:none", PASSWD, GROUP), Err(Error::NoGroup("none".into())));
+        for text in ["-1", "4294967295", "18446744073709551616", "99999999999999999999"] {
+            assert_eq!(decide(&context(), text, PASSWD, GROUP), Err(Error::Range(text.into())));
+        }
+        assert_eq!(decide(&context(), "2147483648", PASSWD, GROUP).unwrap().uid, 1 << 31);
+    }
+
+    /// An image whose databases call root by numbers.
+    #[test]
+    fn a_number_is_an_id_whatever_names_the_image_has() {
+        let (passwd, group) = ("1000:x:0:0::/root:/bin/sh\n", "1000:x:0:\n");
+        let user = decide(&context(), "1000:1000", passwd, group).unwrap();
+        assert_eq!((user.uid, user.gid), (1000, 1000));
+        let mut security = context();
+        security.run_as_user = Some(cri::Int64Value { value: 1000 });
+        assert_eq!(decide(&security, "", passwd, group).unwrap().uid, 1000);
+    }
+
+    #[test]
+    fn no_home_reaches_past_its_variable() {
+        let passwd = "app:x:1000:1000::/home\u{b}x\r:/bin/sh\n";
+        assert_eq!(decide(&context(), "app", passwd, GROUP).unwrap().home, None);
     }
 }

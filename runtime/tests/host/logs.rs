@@ -6,11 +6,11 @@ use machine::cri::NamespaceMode;
 
 use crate::ring::{Outcome, Ring, check, text};
 
-fn lines(path: &str) -> Result<Vec<String>, String> {
-    let text = fs::read_to_string(path).map_err(text)?;
+/// What was written, line by line.
+pub fn lines(log: &str) -> Vec<String> {
     // Partial entries go together until a full one.
     let (mut lines, mut line) = (Vec::new(), String::new());
-    for entry in text.lines() {
+    for entry in log.lines() {
         let mut fields = entry.splitn(4, ' ');
         let (tag, part) = (fields.nth(2).unwrap_or_default(), fields.next().unwrap_or_default());
         line += part;
@@ -18,11 +18,11 @@ fn lines(path: &str) -> Result<Vec<String>, String> {
             lines.push(std::mem::take(&mut line));
         }
     }
-    Ok(lines)
+    lines
 }
 
 fn counted(path: &str, last: usize) -> Outcome {
-    let lines = lines(path)?;
+    let lines = lines(&fs::read_to_string(path).map_err(text)?);
     let wrong = lines.iter().enumerate().find(|(index, line)| **line != (index + 1).to_string());
     check(
         lines.len() == last && wrong.is_none(),
@@ -71,7 +71,7 @@ pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outco
     let last =
         written.lines().filter(|line| line.contains(" F ")).filter_map(number).next_back().unwrap_or(0);
     // The chunk that was on its way begins anywhere in a line; from the next one on everything is there.
-    let lines = lines(path)?;
+    let lines = lines(&fs::read_to_string(path).map_err(text)?);
     let first: usize = lines.get(1).and_then(|line| line.parse().ok()).unwrap_or(0);
     check(
         last > 0 && first > 0 && first <= last + 2,

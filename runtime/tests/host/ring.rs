@@ -1,8 +1,9 @@
 //! The runtime under test, and CRI calls to it in few words.
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use machine::cri::image_service_client::ImageServiceClient;
 use machine::cri::runtime_service_client::RuntimeServiceClient;
 use machine::cri::{self, NamespaceMode};
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -22,6 +23,7 @@ pub struct Ring {
     pub init: Init,
     pub runtime: Child,
     pub client: RuntimeServiceClient<Channel>,
+    pub images: ImageServiceClient<Channel>,
 }
 
 pub fn text(error: impl std::fmt::Display) -> String {
@@ -31,8 +33,9 @@ pub fn text(error: impl std::fmt::Display) -> String {
 impl Ring {
     pub async fn start(init: Init) -> Result<Self, String> {
         let runtime = spawn_runtime()?;
-        let client = connect(&init).await?;
-        Ok(Self { init, runtime, client })
+        let channel = connect(&init).await?;
+        let (client, images) = (RuntimeServiceClient::new(channel.clone()), ImageServiceClient::new(channel));
+        Ok(Self { init, runtime, client, images })
     }
 
     /// kill -9, and a new one.
@@ -53,8 +56,20 @@ impl Ring {
     }
 
     pub async fn start_runtime(&mut self) -> Outcome {
-        self.runtime = spawn_runtime()?;
-        self.client = connect(&self.init).await?;
+        self.start_runtime_with(|_| Ok(())).await
+    }
+
+    /// With a change to its command.
+    pub async fn start_runtime_with(
+        &mut self,
+        change: impl FnOnce(&mut Command) -> std::io::Result<()>,
+    ) -> Outcome {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pintle-runtime"));
+        change(&mut command).map_err(text)?;
+        self.runtime = command.spawn().map_err(text)?;
+        let channel = connect(&self.init).await?;
+        self.client = RuntimeServiceClient::new(channel.clone());
+        self.images = ImageServiceClient::new(channel);
         Ok(())
     }
 
@@ -235,9 +250,8 @@ pub fn sandbox_config(name: &str, options: cri::NamespaceOption) -> cri::PodSand
 }
 
 fn spawn_runtime() -> Result<Child, String> {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_pintle-runtime"));
     let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
-    Command::new(program).env("RUST_LOG", log).spawn().map_err(text)
+    Command::new(env!("CARGO_BIN_EXE_pintle-runtime")).env("RUST_LOG", log).spawn().map_err(text)
 }
 
 /// kill -9 of one `pintle-launch` that is at work; false when there is none.
@@ -263,7 +277,7 @@ pub fn channel() -> Channel {
     }))
 }
 
-async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
+async fn connect(init: &Init) -> Result<Channel, String> {
     for _ in 0..1500 {
         if init.ready() {
             let endpoint = Endpoint::from_static("http://localhost");
@@ -271,11 +285,7 @@ async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
                 let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
                 Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(socket))
             });
-            return endpoint
-                .connect_with_connector(connector)
-                .await
-                .map(RuntimeServiceClient::new)
-                .map_err(text);
+            return endpoint.connect_with_connector(connector).await.map_err(text);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -7,11 +7,17 @@ use machine::cri::{self, NamespaceMode};
 
 use crate::campaign::*;
 use crate::cni::*;
+use crate::config::*;
 use crate::escapes::*;
+use crate::full::*;
+use crate::hostile::*;
 use crate::init::Init;
+use crate::interrupted::*;
 use crate::logs::*;
 use crate::mounts::*;
+use crate::registry::*;
 use crate::ring::{Outcome, Ring, check, kill_launch, text};
+use crate::secrets::*;
 use crate::traces::nothing_remains;
 
 async fn a_container_runs_logs_and_ends_with_its_code(ring: &mut Ring) -> Outcome {
@@ -316,7 +322,21 @@ pub async fn run(init: Init, filter: &str) -> usize {
         read_only_and_masked_paths_hold,
         fast_output_survives_kills_whole_and_once,
         a_kill_between_pipe_and_log_loses_nothing,
-        the_kill_campaign_breaks_no_promise
+        the_kill_campaign_breaks_no_promise,
+        pulls_from_faulty_registries_end_right_or_say_why,
+        an_image_that_is_not_what_it_says_leaves_nothing,
+        a_stalled_registry_holds_up_nobody_else,
+        a_pull_that_is_killed_leaves_nothing_half,
+        what_was_whole_before_a_kill_is_not_fetched_again,
+        images_live_through_a_full_disk,
+        a_full_log_disk_stops_no_container,
+        two_hundred_hostile_images_change_nothing_outside,
+        what_an_image_may_take_is_bounded,
+        no_user_of_an_image_becomes_root,
+        no_home_or_variable_of_an_image_becomes_another,
+        volumes_devices_and_labels_of_an_image_reach_nothing,
+        credentials_follow_no_redirect_and_no_foreign_layer,
+        credentials_are_nowhere_after_a_pull
     );
     if crate::cni::plugins().is_some() {
         story!(

@@ -116,6 +116,23 @@ pub fn runtime(runtime: &Runtime, issues: &mut Vec<Issue>) {
             "use 1 to 65535, or leave it out for the unix socket alone",
         ));
     }
+    images(runtime, issues);
+}
+
+fn images(runtime: &Runtime, issues: &mut Vec<Issue>) {
+    let bounds = [
+        ("maxLayerBytes", runtime.max_layer_bytes == 0),
+        ("maxLayerEntries", runtime.max_layer_entries == 0),
+        ("maxImageLayers", runtime.max_image_layers == 0),
+        ("imagePullProgressTimeoutSeconds", runtime.image_pull_progress_timeout_seconds == 0),
+    ];
+    for (field, _) in bounds.iter().filter(|(_, none)| *none) {
+        issues.push(issue(
+            *field,
+            "no image could be pulled",
+            "use at least 1, or leave it out for the default",
+        ));
+    }
 }
 
 pub fn node_agent(agent: &NodeAgent, issues: &mut Vec<Issue>) {

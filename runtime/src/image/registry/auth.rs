@@ -42,6 +42,21 @@ impl Credentials {
         any.then_some(Self { user, identity_token, registry_token })
     }
 
+    /// A text without any of them, nor the authorization that was made of them.
+    pub fn hide(&self, mut text: String, authorization: Option<&str>) -> String {
+        let user = self.user.iter().flat_map(|(_, password)| [Some(password.clone()), self.basic()]);
+        let tokens =
+            [self.identity_token.clone(), self.registry_token.clone(), authorization.map(str::to_owned)];
+        for secret in user.chain(tokens).flatten() {
+            // `Basic` and `Bearer` alone are no secret.
+            let secret = secret.strip_prefix("Basic ").or(secret.strip_prefix("Bearer ")).unwrap_or(&secret);
+            if !secret.is_empty() {
+                text = text.replace(secret, "…");
+            }
+        }
+        text
+    }
+
     pub fn basic(&self) -> Option<String> {
         self.user
             .as_ref()
@@ -134,7 +149,7 @@ pub fn parse_token(body: &[u8]) -> Option<String> {
 }
 
 /// What a registry says is wrong, on one bounded line.
-pub fn error_message(body: &[u8]) -> String {
+pub fn error_message(body: &[u8], hide: impl FnOnce(String) -> String) -> String {
     let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let first = value.get("errors").and_then(|e| e.get(0));
     let text = first.map(|e| {
@@ -142,7 +157,7 @@ pub fn error_message(body: &[u8]) -> String {
         format!("{}: {}", part("code"), part("message"))
     });
     let text = text.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
+    hide(text).chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 fn encode(text: &str) -> String {
@@ -173,6 +188,16 @@ mod tests {
         );
         assert_eq!(Challenge::choose(["basic realm=\"x\""].into_iter()), Some(Challenge::Basic));
         assert_eq!(Challenge::choose(["Digest x", "Bearer service=\"x\""].into_iter()), None);
+    }
+
+    #[test]
+    fn what_a_registry_repeats_of_credentials_is_hidden() {
+        let user = Some(("user".to_owned(), "pass word".to_owned()));
+        let credentials = Credentials { user, identity_token: Some("refresh".into()), registry_token: None };
+        let basic = credentials.basic().unwrap();
+        let body = format!("got {basic}, pass word, refresh and Bearer abc.def from user");
+        let message = error_message(body.as_bytes(), |text| credentials.hide(text, Some("Bearer abc.def")));
+        assert_eq!(message, "got Basic …, …, … and Bearer … from user");
     }
 
     #[test]

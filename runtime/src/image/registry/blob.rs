@@ -1,6 +1,6 @@
 //! A blob as a stream of bytes that survives broken connections.
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
@@ -9,9 +9,8 @@ use tokio::sync::mpsc;
 use super::PullError;
 use super::http::Session;
 use super::manifest::Descriptor;
+use super::retry::{self, ENOUGH, Pace};
 
-/// How long the connection may give nothing.
-const STALL: Duration = Duration::from_secs(30);
 /// How often in a row a connection may bring nothing new.
 const TRIES: u32 = 5;
 /// Chunks under way between the connection and the thread that unpacks.
@@ -27,26 +26,27 @@ pub async fn fetch(
     blob: &Descriptor,
     sink: &mpsc::Sender<io::Result<Bytes>>,
 ) -> Result<(), PullError> {
-    let mut offset = 0;
-    let mut fruitless = 0;
+    tokio::select! {
+        result = resume(session, repository, blob, sink) => result,
+        // The unpacking side knows why.
+        () = sink.closed() => Ok(()),
+    }
+}
+
+async fn resume(
+    session: &Session<'_>,
+    repository: &str,
+    blob: &Descriptor,
+    sink: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), PullError> {
+    let (mut offset, mut fruitless) = (0, 0);
     loop {
         let before = offset;
-        let result = attempt(session, repository, blob, sink, &mut offset).await;
-        let error = match result {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        fruitless = if offset > before { 0 } else { fruitless + 1 };
-        let again = match &error {
-            PullError::Transport { .. } => true,
-            PullError::Status { status, .. } => *status >= 500 || *status == 429,
-            _ => false,
-        };
-        if !again || fruitless >= TRIES {
-            return Err(error);
-        }
+        let Err(error) = attempt(session, repository, blob, sink, &mut offset).await else { return Ok(()) };
+        fruitless = if offset - before >= ENOUGH { 0 } else { fruitless + 1 };
+        let Some(pause) = retry::pause(&error, fruitless, TRIES) else { return Err(error) };
         tracing::info!(digest = %blob.digest, offset, %error, "resuming a layer");
-        tokio::time::sleep(Duration::from_millis(250 << fruitless)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -57,41 +57,56 @@ async fn attempt(
     sink: &mpsc::Sender<io::Result<Bytes>>,
     offset: &mut u64,
 ) -> Result<(), PullError> {
-    let host = &session.endpoint.authority;
-    let broken = |source| PullError::Transport { host: host.clone(), action: "reading a layer", source };
-    let range = (*offset > 0).then(|| ("range", format!("bytes={offset}-")));
     let path = format!("{repository}/blobs/{}", blob.digest);
+    let url = session.url(&path);
+    let broken = |source| PullError::Transport { url: url.clone(), action: "reading a layer", source };
+    let range = (*offset > 0).then(|| ("range", format!("bytes={offset}-")));
     let response = session.get(&path, range.as_slice()).await?;
     // A server that knows no ranges sends all of it again.
     let mut skip = if response.status() == http::StatusCode::PARTIAL_CONTENT { 0 } else { *offset };
     if skip == 0 && *offset > 0 && !continues_at(&response, *offset) {
-        return Err(PullError::Malformed(format!("{host}: sent another range than was asked for")));
+        return Err(PullError::Malformed(format!("{url}: sent another range than was asked for")));
+    }
+    let expected = blob.size.saturating_sub(*offset) + skip;
+    if let Some(length) = announced(&response).filter(|length| *length != expected) {
+        let size = blob.size;
+        return Err(PullError::Malformed(format!(
+            "{url}: announces {length} bytes instead of {expected}; the manifest says that the layer has {size}"
+        )));
     }
     let mut body = response.into_body();
+    let mut pace = Pace::new(session.patience(), Instant::now());
     loop {
-        let frame = match tokio::time::timeout(STALL, body.frame()).await {
+        let frame = match tokio::time::timeout_at(pace.deadline().into(), body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
+            Ok(None) | Ok(Some(Err(_))) | Err(_) if *offset == blob.size => return Ok(()),
             Ok(Some(Err(error))) => return Err(broken(io::Error::other(error))),
-            Ok(None) if *offset == blob.size => return Ok(()),
             Ok(None) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
             Err(_) => return Err(broken(io::ErrorKind::TimedOut.into())),
         };
         let Ok(mut data) = frame.into_data() else { continue };
+        pace.count(data.len() as u64, Instant::now());
         let skipped = skip.min(data.len() as u64);
         data.advance(skipped as usize);
         skip -= skipped;
         *offset += data.len() as u64;
         if *offset > blob.size {
-            let digest = &blob.digest;
             return Err(PullError::Malformed(format!(
-                "{host}: {digest} is longer than the manifest's {}",
+                "{url}: is longer than the {} bytes that the manifest says",
                 blob.size
             )));
         }
+        let before = Instant::now();
         if !data.is_empty() && sink.send(Ok(data)).await.is_err() {
             return Ok(()); // the unpacking side knows why
         }
+        // Unpacking may be slow.
+        pace.forgive(before.elapsed());
     }
+}
+
+fn announced<B>(response: &http::Response<B>) -> Option<u64> {
+    response.headers().get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn continues_at<B>(response: &http::Response<B>, offset: u64) -> bool {

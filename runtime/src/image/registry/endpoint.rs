@@ -1,5 +1,6 @@
 //! Where a registry's images are asked for: its mirrors in order, then itself.
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use machine::config::Registry;
 use machine::pki::AnyCertificate;
@@ -32,15 +33,17 @@ pub struct Endpoint {
 pub struct Registries {
     documents: Vec<Registry>,
     short: ShortNames,
+    /// How long a connection, a handshake or the head of an answer may take, and how long a body may bring next to nothing.
+    pub patience: Duration,
     roots: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Registries {
-    pub fn new(documents: Vec<Registry>) -> Self {
+    pub fn new(documents: Vec<Registry>, patience: Duration) -> Self {
         let short = documents
             .iter()
             .find_map(|d| Some(ShortNames { host: Some(d.host.clone()), prefix: d.short_names.clone()? }));
-        Self { documents, short: short.unwrap_or_default(), roots: OnceLock::new() }
+        Self { documents, short: short.unwrap_or_default(), patience, roots: OnceLock::new() }
     }
 
     /// Where names without a registry belong.

@@ -3,7 +3,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -12,9 +12,12 @@ use tokio::net::TcpStream;
 use super::PullError;
 use super::auth::{self, Challenge, Credentials};
 use super::endpoint::{Endpoint, Registries};
+use super::retry;
 
-/// How long a connection, a handshake or the head of an answer may take.
-const HEAD: Duration = Duration::from_secs(30);
+/// What fails when a server cannot be reached.
+pub const CONNECTING: &str = "connecting";
+/// How often a small document is asked for before another server is.
+const TRIES: u32 = 3;
 /// The most redirects in a row.
 const REDIRECTS: usize = 5;
 
@@ -47,6 +50,52 @@ impl<'a> Session<'a> {
         Self { registries, endpoint, credentials, scope, authorization: tokio::sync::Mutex::default() }
     }
 
+    /// Where a path below `/v2/` is asked for, as errors name it.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{}/v2/{path}", self.endpoint.authority, self.endpoint.prefix)
+    }
+
+    pub fn patience(&self) -> Duration {
+        self.registries.patience
+    }
+
+    /// GETs a small document below `/v2/` as a whole: what it is, and its headers. Tried again while the server stumbles.
+    ///
+    /// # Errors
+    /// As [`Session::get`]; when it has more than `most` bytes.
+    pub async fn read(
+        &self,
+        path: &str,
+        headers: &[(&'static str, String)],
+        most: usize,
+    ) -> Result<(http::HeaderMap, Bytes), PullError> {
+        let mut tried = 0;
+        loop {
+            let error = match self.read_once(path, headers, most).await {
+                Ok(document) => return Ok(document),
+                Err(error) => error,
+            };
+            tried += 1;
+            match retry::pause(&error, tried, TRIES) {
+                Some(pause) if !retry::is_dead(&error) => {
+                    tracing::info!(%error, "asking again");
+                    tokio::time::sleep(pause).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn read_once(
+        &self,
+        path: &str,
+        headers: &[(&'static str, String)],
+        most: usize,
+    ) -> Result<(http::HeaderMap, Bytes), PullError> {
+        let (parts, body) = self.get(path, headers).await?.into_parts();
+        Ok((parts.headers, self.body(body, most, &self.url(path)).await?))
+    }
+
     /// GETs a path below `/v2/`, with authorization where the registry asks for it; any status but 200 and 206 is an error.
     ///
     /// # Errors
@@ -64,13 +113,14 @@ impl<'a> Session<'a> {
         };
         let authorization = self.authorization.lock().await.clone();
         let response = self.follow(target.clone(), headers, authorization.clone()).await?;
+        let url = self.url(path);
         if response.status() != http::StatusCode::UNAUTHORIZED {
-            return self.checked(response).await;
+            return self.checked(response, &url).await;
         }
         let challenges = response.headers().get_all(http::header::WWW_AUTHENTICATE);
         let challenge = Challenge::choose(challenges.iter().filter_map(|v| v.to_str().ok()));
         let authorization = self.authorize(challenge, authorization).await?;
-        self.checked(self.follow(target, headers, Some(authorization)).await?).await
+        self.checked(self.follow(target, headers, Some(authorization)).await?, &url).await
     }
 
     /// Gets an authorization for a challenge; one layer's 401 serves the others that wait here.
@@ -117,15 +167,15 @@ impl<'a> Session<'a> {
         let mut builder = http::Request::builder().method(request.method).uri(&request.path);
         builder = builder.header(http::header::HOST, &target.authority);
         for (name, value) in &request.headers {
-            builder = builder.header(*name, value);
+            builder = builder.header(*name, secret(value)?);
         }
         let built = builder.body(Full::new(Bytes::from(request.body)));
         let built = built.map_err(|e| PullError::Malformed(format!("token request: {e}")))?;
         let response = self.send(&target, built).await?;
         if !response.status().is_success() {
-            return Err(self.failure(response, &target.authority).await);
+            return Err(self.failure(response, &target.shown()).await);
         }
-        let body = read_body(response.into_body(), 1 << 20, &target.authority).await?;
+        let body = self.body(response.into_body(), 1 << 20, &target.shown()).await?;
         let token = auth::parse_token(&body).ok_or_else(|| {
             PullError::Malformed(format!("{}: the token service's answer has no token", target.authority))
         })?;
@@ -146,7 +196,7 @@ impl<'a> Session<'a> {
                 builder = builder.header(*name, value);
             }
             if let Some(authorization) = &authorization {
-                builder = builder.header(http::header::AUTHORIZATION, authorization);
+                builder = builder.header(http::header::AUTHORIZATION, secret(authorization)?);
             }
             let request = builder.body(Full::new(Bytes::new()));
             let request = request.map_err(|e| PullError::Malformed(format!("request: {e}")))?;
@@ -156,27 +206,24 @@ impl<'a> Session<'a> {
                 if response.status() == http::StatusCode::UNAUTHORIZED && !target.same_server(&origin) {
                     return Err(PullError::Denied(format!(
                         "{} asks for authorization after a redirect",
-                        target.authority
+                        target.shown()
                     )));
                 }
                 return Ok(response);
             }
             let location = response.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok());
             let next = location.and_then(|l| target.join(l)).ok_or_else(|| {
-                PullError::Malformed(format!("{}: redirect without a usable Location", target.authority))
+                PullError::Malformed(format!("{}: redirect without a usable Location", target.shown()))
             })?;
             if target.tls && !next.tls {
-                return Err(PullError::Malformed(format!(
-                    "{}: redirect from https to http",
-                    target.authority
-                )));
+                return Err(PullError::Malformed(format!("{}: redirect from https to http", target.shown())));
             }
             if !next.same_server(&origin) {
                 authorization = None;
             }
             target = next;
         }
-        Err(PullError::Malformed(format!("{}: more than {REDIRECTS} redirects", origin.authority)))
+        Err(PullError::Malformed(format!("{}: more than {REDIRECTS} redirects", origin.shown())))
     }
 
     async fn send(
@@ -184,12 +231,11 @@ impl<'a> Session<'a> {
         target: &Target,
         request: http::Request<Full<Bytes>>,
     ) -> Result<http::Response<Incoming>, PullError> {
-        let failed = |action| {
-            move |source: io::Error| PullError::Transport { host: target.authority.clone(), action, source }
-        };
+        let failed =
+            |action| move |source: io::Error| PullError::Transport { url: target.shown(), action, source };
         let exchange = async {
-            let stream = TcpStream::connect(target.address()).await.map_err(failed("connecting"))?;
-            stream.set_nodelay(true).map_err(failed("connecting"))?;
+            let stream = TcpStream::connect(target.address()).await.map_err(failed(CONNECTING))?;
+            stream.set_nodelay(true).map_err(failed(CONNECTING))?;
             let mut builder = hyper::client::conn::http1::Builder::new();
             builder.max_buf_size(64 << 10);
             let mut sender = if target.tls {
@@ -214,7 +260,7 @@ impl<'a> Session<'a> {
             };
             sender.send_request(request).await.map_err(|e| failed("request")(io::Error::other(e)))
         };
-        match tokio::time::timeout(HEAD, exchange).await {
+        match tokio::time::timeout(self.patience(), exchange).await {
             Ok(result) => result,
             Err(_) => Err(failed("waiting for an answer")(io::ErrorKind::TimedOut.into())),
         }
@@ -223,36 +269,62 @@ impl<'a> Session<'a> {
     async fn checked(
         &self,
         response: http::Response<Incoming>,
+        url: &str,
     ) -> Result<http::Response<Incoming>, PullError> {
         match response.status().as_u16() {
             200 | 206 => Ok(response),
-            _ => Err(self.failure(response, &self.endpoint.authority).await),
+            _ => Err(self.failure(response, url).await),
         }
     }
 
-    async fn failure(&self, response: http::Response<Incoming>, host: &str) -> PullError {
+    async fn failure(&self, response: http::Response<Incoming>, url: &str) -> PullError {
         let status = response.status();
-        let body = read_body(response.into_body(), 64 << 10, host).await.unwrap_or_default();
-        let message = auth::error_message(&body);
+        let retry_after = response.headers().get(http::header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = self.body(response.into_body(), 64 << 10, url).await.unwrap_or_default();
+        let message = auth::error_message(&body, |text| self.hide(text));
         match status.as_u16() {
-            404 => PullError::NotFound,
-            401 | 403 => PullError::Denied(format!("{host}: {status}: {message}")),
-            _ => PullError::Status { host: host.into(), status: status.as_u16(), message },
+            404 => PullError::NotFound(url.into()),
+            401 | 403 => PullError::Denied(format!("{url}: {status}: {message}")),
+            _ => PullError::Status {
+                url: url.into(),
+                status: status.as_u16(),
+                message,
+                retry_after: retry_after.map(Duration::from_secs),
+            },
+        }
+    }
+
+    /// What a server says, without credentials that it may repeat: it goes into logs and events.
+    fn hide(&self, text: String) -> String {
+        // Nobody changes it while an answer is read, but for the token service's.
+        let current = self.authorization.try_lock().ok().and_then(|current| current.clone());
+        self.credentials.hide(text, current.as_deref())
+    }
+
+    /// A whole body of at most `most` bytes.
+    ///
+    /// # Errors
+    /// When it is larger, breaks off or stalls.
+    async fn body(&self, body: Incoming, most: usize, url: &str) -> Result<Bytes, PullError> {
+        let failed = |source| PullError::Transport { url: url.into(), action: "reading the answer", source };
+        match tokio::time::timeout(self.patience(), Limited::new(body, most).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(PullError::Malformed(format!("{url}: more than {most} bytes")))
+            }
+            Ok(Err(error)) => Err(failed(io::Error::other(error))),
+            Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
         }
     }
 }
 
-/// A whole body of at most `most` bytes.
-///
-/// # Errors
-/// When it is larger, breaks off or stalls.
-pub async fn read_body(body: Incoming, most: usize, host: &str) -> Result<Bytes, PullError> {
-    let failed = |source| PullError::Transport { host: host.into(), action: "reading the answer", source };
-    match tokio::time::timeout(HEAD, Limited::new(body, most).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) => Err(failed(io::Error::other(error))),
-        Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
-    }
+/// A header that no debugging output shows.
+fn secret(value: &str) -> Result<http::HeaderValue, PullError> {
+    let bad = |_| PullError::Malformed("credentials with a character that no header can have".into());
+    let mut value = http::HeaderValue::from_str(value).map_err(bad)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Target {
@@ -279,6 +351,12 @@ impl Target {
             return Some(Self { path: location.to_owned(), ..self.clone() });
         }
         Self::parse(location)
+    }
+
+    /// As errors name it: a query may hold what lets anybody in.
+    fn shown(&self) -> String {
+        let path = self.path.split('?').next().unwrap_or("");
+        format!("{}{path}", self.authority)
     }
 
     fn same_server(&self, other: &Self) -> bool {

@@ -1,5 +1,6 @@
 //! Pulls from registries by the OCI distribution protocol.
 use std::io;
+use std::time::Duration;
 
 mod auth;
 mod blob;
@@ -7,6 +8,7 @@ mod endpoint;
 mod http;
 mod manifest;
 mod pull;
+mod retry;
 
 pub use endpoint::Registries;
 pub use manifest::{MAX_CONFIG, Manifest, check_config, choose, digest_of};
@@ -22,20 +24,20 @@ pub enum PullError {
         "{0} names no registry, and none is configured for short names; write registry/{0} or set shortNames on a Registry document"
     )]
     Unqualified(String),
-    #[error("not found")]
-    NotFound,
+    #[error("{0}: not found")]
+    NotFound(String),
     #[error("pull access denied, repository does not exist or may require authorization: {0}")]
     Denied(String),
-    #[error("{host}: {action}: {source}")]
-    Transport { host: String, action: &'static str, source: io::Error },
-    #[error("{host}: unexpected status {status}: {message}")]
-    Status { host: String, status: u16, message: String },
+    #[error("{url}: {action}: {}", chain(.source))]
+    Transport { url: String, action: &'static str, source: io::Error },
+    #[error("{url}: unexpected status {status}: {message}")]
+    Status { url: String, status: u16, message: String, retry_after: Option<Duration> },
     #[error("{0}")]
     Malformed(String),
     #[error("no image for platform {0} in the index")]
     Platform(String),
-    #[error("content is {actual} where {expected} was asked for")]
-    Digest { expected: String, actual: String },
+    #[error("{what}: content is {actual} where {expected} was asked for")]
+    Digest { what: String, expected: String, actual: String },
     #[error("layer {digest}: {}", chain(.source))]
     Layer { digest: String, source: LayerError },
     #[error("deadline exceeded while pulling")]
@@ -51,13 +53,18 @@ impl PullError {
     fn try_next(&self) -> bool {
         matches!(
             self,
-            Self::NotFound
+            Self::NotFound(_)
                 | Self::Denied(_)
                 | Self::Transport { .. }
                 | Self::Status { .. }
                 | Self::Malformed(_)
                 | Self::Digest { .. }
         )
+    }
+
+    /// Whether a later try may go on with what this one stored: the registry could not be heard to the end, or nobody waited for it.
+    fn later(&self) -> bool {
+        matches!(self, Self::Transport { .. } | Self::Status { .. } | Self::Denied(_) | Self::NotFound(_))
     }
 }
 

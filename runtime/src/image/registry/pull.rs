@@ -2,6 +2,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
@@ -9,9 +10,10 @@ use super::PullError;
 use super::auth::Credentials;
 use super::blob::{self, BlobReader};
 use super::endpoint::Endpoint;
-use super::http::{Session, read_body};
+use super::http::Session;
 use super::manifest::{self, Descriptor, MAX_CONFIG, MAX_MANIFEST, Manifest, check_config, digest_of};
 use crate::image::intake::{Intake, Stored};
+use crate::image::reference::is_digest;
 use crate::image::{Auth, Reference, Store};
 
 /// Layers of one image under way at once.
@@ -40,7 +42,7 @@ impl Store {
     }
 
     async fn pull_reference(&self, reference: &Reference, auth: Option<&Auth>) -> Result<String, PullError> {
-        let mut failure = PullError::NotFound;
+        let mut failure = PullError::NotFound(reference.to_string());
         for endpoint in self.0.registries.endpoints(&reference.host)? {
             let credentials = credentials(&endpoint, auth, &reference.host);
             let server = endpoint.authority.clone();
@@ -82,10 +84,14 @@ impl Store {
         for (index, layer) in layers.iter().enumerate() {
             jobs.push(self.layer(session, repository, &intake, index, layer).boxed());
         }
-        let stored: Vec<Stored> = futures::stream::iter(jobs).buffered(PARALLEL).try_collect().await?;
+        let stored: Result<Vec<Stored>, _> =
+            futures::stream::iter(jobs).buffered(PARALLEL).try_collect().await;
+        if stored.as_ref().is_err_and(|error| !error.later()) {
+            intake.give_up();
+        }
         let tags = if reference.digest.is_none() { vec![reference.to_string()] } else { Vec::new() };
         let digests = vec![format!("{}@{top_digest}", reference.repository())];
-        Ok(intake.finish(stored, config.digest, raw, tags, digests).await?)
+        Ok(intake.finish(stored?, config.digest, raw, tags, digests).await?)
     }
 
     /// Fetches one layer and unpacks it as it arrives.
@@ -107,7 +113,7 @@ impl Store {
         let fetching = async move {
             let result = blob::fetch(session, repository, layer, &sink).await;
             if result.is_ok() {
-                let _ = sink.send(Ok(bytes::Bytes::new())).await;
+                let _ = sink.send(Ok(Bytes::new())).await;
             }
             result
         };
@@ -146,9 +152,13 @@ async fn get_manifest(
     digest: Option<&str>,
 ) -> Result<Vec<u8>, PullError> {
     let accept = [("accept", manifest::ACCEPT.to_owned())];
-    let response = session.get(&format!("{repository}/manifests/{version}"), &accept).await?;
-    let bytes = read_body(response.into_body(), MAX_MANIFEST, &session.endpoint.authority).await?;
-    verified(bytes, digest)
+    let path = format!("{repository}/manifests/{version}");
+    let (headers, bytes) = session.read(&path, &accept, MAX_MANIFEST).await?;
+    let url = session.url(&path);
+    // What the registry itself says of a tag's content, if it says anything.
+    let told = headers.get("docker-content-digest").and_then(|told| told.to_str().ok());
+    let bytes = verified(&url, bytes, told.filter(|told| is_digest(told)))?;
+    verified(&url, bytes, digest).map(Into::into)
 }
 
 async fn get_config(
@@ -156,15 +166,17 @@ async fn get_config(
     repository: &str,
     config: &Descriptor,
 ) -> Result<Vec<u8>, PullError> {
-    let response = session.get(&format!("{repository}/blobs/{}", config.digest), &[]).await?;
-    let bytes = read_body(response.into_body(), MAX_CONFIG, &session.endpoint.authority).await?;
-    verified(bytes, Some(&config.digest))
+    let path = format!("{repository}/blobs/{}", config.digest);
+    let (_, bytes) = session.read(&path, &[], MAX_CONFIG).await?;
+    verified(&session.url(&path), bytes, Some(&config.digest)).map(Into::into)
 }
 
-fn verified(bytes: bytes::Bytes, digest: Option<&str>) -> Result<Vec<u8>, PullError> {
+fn verified(url: &str, bytes: Bytes, digest: Option<&str>) -> Result<Bytes, PullError> {
     let actual = digest_of(&bytes);
     match digest {
-        Some(expected) if expected != actual => Err(PullError::Digest { expected: expected.into(), actual }),
-        _ => Ok(bytes.into()),
+        Some(expected) if expected != actual => {
+            Err(PullError::Digest { what: url.into(), expected: expected.into(), actual })
+        }
+        _ => Ok(bytes),
     }
 }

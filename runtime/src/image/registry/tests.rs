@@ -317,7 +317,7 @@ async fn errors_say_what_users_know() {
     let state = tempfile::tempdir().unwrap();
     let images = store(state.path());
     let error = images.pull(&format!("{}/app:v2", fake.address), None, None).await.unwrap_err();
-    assert_eq!(error.to_string(), "not found");
+    assert_eq!(error.to_string(), format!("{}/v2/app/manifests/v2: not found", fake.address));
     fake.state.lock().unwrap().behaviour.fail_with = Some(500);
     let error = images.pull(&format!("{}/app:v2", fake.address), None, None).await.unwrap_err();
     assert!(error.to_string().contains("unexpected status 500: sorry"), "{error}");

@@ -1,0 +1,266 @@
+//! Registries that stall, lie, stumble and send elsewhere: each pull ends in time, with an error that says what and where or with the right image.
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use machine::config::{Document, Runtime};
+use machine::cri::{self, NamespaceMode};
+use machine::paths;
+use serde_json::json;
+
+use crate::content::{Content, Files, Tar, digest_of, gzip, noise, settled};
+use crate::fake::{ALWAYS, Fake, Fault};
+use crate::ring::{Outcome, Ring, check, text};
+
+/// The longest that a pull from a registry of these may take: five tries of two seconds each and the pauses between them, on a busy machine.
+const BOUND: Duration = Duration::from_secs(90);
+
+/// What a registry does wrong, and what is to come of it.
+struct Case {
+    name: &'static str,
+    what: What,
+    times: usize,
+    fault: Fault,
+    /// Parts of the error, or nothing when the image arrives.
+    error: &'static [&'static str],
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Manifest,
+    Config,
+    Layers,
+    /// Of two layers.
+    Upper,
+}
+
+const fn case(
+    name: &'static str,
+    what: What,
+    times: usize,
+    fault: Fault,
+    error: &'static [&'static str],
+) -> Case {
+    Case { name, what, times, fault, error }
+}
+
+fn status(code: u16) -> Fault {
+    Fault::Status(code, "Retry-After", "1".into())
+}
+
+fn cases() -> Vec<Case> {
+    use What::{Config, Layers, Manifest, Upper};
+    let other = || Fault::Content(br#"{"schemaVersion":2}"#.to_vec());
+    vec![
+        case("silent-manifest", Manifest, ALWAYS, Fault::Silent, &["/manifests/v1: waiting for an answer"]),
+        case("silent-config", Config, ALWAYS, Fault::Silent, &["/blobs/sha256:", "waiting for an answer"]),
+        case("silent-layers", Layers, ALWAYS, Fault::Silent, &["/blobs/sha256:", "waiting for an answer"]),
+        case("silent-once", Layers, 1, Fault::Silent, &[]),
+        case("stalled-manifest", Manifest, ALWAYS, Fault::Stall(100), &["/manifests/v1: reading the answer"]),
+        case("stalled-layers", Layers, ALWAYS, Fault::Stall(100), &["reading a layer: timed out"]),
+        case("stalled-once", Layers, 1, Fault::Stall(20_000), &[]),
+        case("trickle", Layers, ALWAYS, Fault::Trickle, &["reading a layer: timed out"]),
+        case("short-manifest", Manifest, ALWAYS, Fault::Length(-9), &["/manifests/v1: content is sha256:"]),
+        case("long-manifest", Manifest, ALWAYS, Fault::Length(9), &["/manifests/v1: reading the answer"]),
+        case("short-layers", Layers, ALWAYS, Fault::Length(-9), &["announces", "the manifest says"]),
+        case("long-layers", Layers, ALWAYS, Fault::Length(9), &["announces", "the manifest says"]),
+        case("other-manifest", Manifest, ALWAYS, other(), &["/manifests/v1: content is sha256:"]),
+        case("other-config", Config, ALWAYS, other(), &["/blobs/sha256:", ": content is sha256:"]),
+        case("error-manifest", Manifest, ALWAYS, status(500), &["/manifests/v1: unexpected status 500: no"]),
+        case("error-layer", Upper, ALWAYS, status(502), &["/blobs/sha256:", "unexpected status 502: no"]),
+        case("error-manifest-once", Manifest, 1, status(500), &[]),
+        case("error-config-twice", Config, 2, status(503), &[]),
+        case("error-layers-once", Layers, 1, status(500), &[]),
+        case("too-many", Manifest, ALWAYS, status(429), &["unexpected status 429"]),
+        case("too-many-once", Manifest, 1, status(429), &[]),
+        case("missing-layer", Upper, ALWAYS, status(404), &["/blobs/sha256:", ": not found"]),
+        case("broken-manifest-once", Manifest, 1, Fault::Break(50), &[]),
+        case("broken-layers", Layers, ALWAYS, Fault::Break(100), &["reading a layer"]),
+        case("loop", Layers, ALWAYS, Fault::Redirect(String::new()), &["more than 5 redirects"]),
+        case(
+            "elsewhere",
+            Layers,
+            ALWAYS,
+            Fault::Redirect("//127.0.0.2".into()),
+            &["without a usable Location"],
+        ),
+        case("resumed", Layers, 2, Fault::Break(30_000), &[]),
+        case("begun-again", Layers, 2, Fault::Break(30_000), &[]),
+    ]
+}
+
+/// Has a runtime with these settings; returns the former config for [`restore`].
+pub async fn configure(ring: &mut Ring, runtime: Runtime) -> Result<Option<Vec<u8>>, String> {
+    let before = fs::read(paths::ACTIVE_CONFIG).ok();
+    let yaml = machine::config::to_yaml(&[Document::Runtime(runtime)]).map_err(text)?;
+    machine::config::parse("ring", &yaml).map_err(|faults| format!("{faults:?}"))?;
+    fs::write(paths::ACTIVE_CONFIG, yaml).map_err(text)?;
+    ring.kill_runtime().await?;
+    Ok(before)
+}
+
+pub async fn restore(ring: &mut Ring, before: Option<Vec<u8>>) -> Outcome {
+    match before {
+        Some(config) => fs::write(paths::ACTIVE_CONFIG, config),
+        None => fs::remove_file(paths::ACTIVE_CONFIG),
+    }
+    .map_err(text)?;
+    ring.kill_runtime().await
+}
+
+fn impatient(seconds: u32) -> Runtime {
+    Runtime { image_pull_progress_timeout_seconds: seconds, ..Runtime::default() }
+}
+
+/// A case's registry and image.
+struct Stage {
+    case: Case,
+    fake: Fake,
+    name: String,
+    files: Vec<Files>,
+}
+
+impl Stage {
+    async fn set(case: Case, seed: u64) -> Result<Self, String> {
+        let fake = Fake::start("127.0.0.1").await?;
+        let (files, tars) = noise(seed, 2, 4, 60_000);
+        let content = Content::new(&tars, json!({}));
+        let name = fake.publish(case.name, &content);
+        let layers = content.layer_paths();
+        let paths = match case.what {
+            What::Manifest => vec!["/manifests/".into()],
+            What::Config => vec![digest_of(&content.config)],
+            What::Layers => layers,
+            What::Upper => layers[1..].to_vec(),
+        };
+        fake.fail(&paths, case.times, case.fault.clone());
+        if case.name == "begun-again" {
+            fake.know_no_ranges();
+        }
+        Ok(Self { case, fake, name, files })
+    }
+
+    async fn play(&self, ring: &Ring) -> Outcome {
+        let says = |what: String| format!("{}: {what}", self.case.name);
+        let Ok(pulled) = tokio::time::timeout(BOUND, ring.pull(&self.name, None)).await else {
+            return Err(says(format!("no end within {BOUND:?}")));
+        };
+        match (&pulled, self.case.error) {
+            (Ok(_), []) => ring.holds(&self.name, &self.files).await.map_err(says)?,
+            (Err(error), wanted) if !wanted.is_empty() => {
+                let named = error.contains(&self.name) && error.contains("failed to pull and unpack");
+                check(named && wanted.iter().all(|part| error.contains(part)), says(error.clone()))?;
+            }
+            _ => return Err(says(format!("{pulled:?}"))),
+        }
+        let listed = ring.image_names().await?.contains(&self.name);
+        check(listed == pulled.is_ok(), says("an image that was not pulled is listed".into()))
+    }
+}
+
+/// One after the other in time each would take minutes; every case has a registry and an image of its own.
+pub async fn pulls_from_faulty_registries_end_right_or_say_why(ring: &mut Ring) -> Outcome {
+    let before = configure(ring, impatient(2)).await?;
+    let baseline = ring.image_bytes().await?;
+    let mut stages = Vec::new();
+    for (seed, case) in cases().into_iter().enumerate() {
+        stages.push(Stage::set(case, seed as u64 + 1).await?);
+    }
+    let shared: &Ring = ring;
+    let played = futures::future::join_all(stages.iter().map(|stage| stage.play(shared))).await;
+    let faults: Vec<String> = played.into_iter().filter_map(Result::err).collect();
+    check(faults.is_empty(), faults.join("\n    "))?;
+    let ranges = |name: &str| {
+        let stage = stages.iter().find(|stage| stage.case.name == name);
+        stage.map_or(0, |stage| stage.fake.seen().iter().filter(|seen| seen.range.is_some()).count())
+    };
+    check(ranges("resumed") >= 2 && ranges("begun-again") >= 2, "a broken connection was not resumed")?;
+    // The next right pull works.
+    for stage in &stages {
+        stage.fake.heal();
+        ring.pull(&stage.name, None).await?;
+        ring.holds(&stage.name, &stage.files).await?;
+    }
+    for stage in &stages {
+        ring.remove_image(&stage.name).await?;
+    }
+    check(ring.image_bytes().await? == baseline, "images that were removed still take space")?;
+    settled(Path::new(paths::RUNTIME_STATE), 0).await?;
+    restore(ring, before).await
+}
+
+/// What cannot become the image takes no space, not even its layers that were right.
+pub async fn an_image_that_is_not_what_it_says_leaves_nothing(ring: &mut Ring) -> Outcome {
+    let fake = Fake::start("127.0.0.1").await?;
+    let baseline = ring.image_bytes().await?;
+    let (_, tars) = noise(100, 2, 3, 30_000);
+    let right = Content::new(&tars, json!({}));
+    let name = fake.publish("layer", &right);
+    let forged = gzip(&Tar::default().file("data/forged", &vec![7; 100]).0);
+    // As long as the manifest says.
+    let mut forged = [forged, vec![0; right.layers[1].len()]].concat();
+    forged.truncate(right.layers[1].len());
+    fake.fail(&right.layer_paths()[1..], ALWAYS, Fault::Content(forged));
+    let lying = Content::of(
+        tars.iter().map(|tar| gzip(tar)).collect(),
+        vec![digest_of(&tars[0]), digest_of(b"another")],
+        json!({}),
+    );
+    for (name, part) in
+        [(name, "content is sha256:"), (fake.publish("config", &lying), "unpacked content is sha256:")]
+    {
+        let error = ring.pull(&name, None).await.err().unwrap_or_default();
+        let named = error.contains(&name) && error.contains("layer sha256:");
+        check(
+            named && (error.contains(part) || error.contains("reading the layer")),
+            format!("{name}: {error:?}"),
+        )?;
+        check(!ring.image_names().await?.contains(&name), format!("{name} is listed"))?;
+        settled(Path::new(paths::RUNTIME_STATE), 0).await?;
+        check(ring.image_bytes().await? == baseline, format!("{name} still takes space"))?;
+        fake.heal();
+    }
+    Ok(())
+}
+
+/// Layers that wait for their registry must not take what pods and other images need.
+pub async fn a_stalled_registry_holds_up_nobody_else(ring: &mut Ring) -> Outcome {
+    let before = configure(ring, impatient(20)).await?;
+    let (bad, good) = (Fake::start("127.0.0.1").await?, Fake::start("127.0.0.1").await?);
+    let mut stalled = Vec::new();
+    for seed in 200..204 {
+        let content = Content::new(&noise(seed, 3, 8, 60_000).1, json!({}));
+        bad.fail(&content.layer_paths(), ALWAYS, Fault::Stall(20_000));
+        let name = bad.publish(&format!("stalled{seed}"), &content);
+        let images = ring.images.clone();
+        stalled.push(tokio::task::spawn_local(async move {
+            let image = Some(cri::ImageSpec { image: name, ..Default::default() });
+            let request = cri::PullImageRequest { image, auth: None, sandbox_config: None };
+            images.clone().pull_image(request).await.is_ok()
+        }));
+    }
+    // All of their layers are under way.
+    while bad.seen().iter().filter(|seen| seen.path.contains("/blobs/")).count() < 4 * 4 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (files, tars) = noise(300, 2, 2, 30_000);
+    let name = good.publish("good", &Content::new(&tars, json!({})));
+    let others = async {
+        ring.pull(&name, None).await?;
+        ring.holds(&name, &files).await?;
+        let pod = ring.sandbox("beside", NamespaceMode::Container).await?;
+        let id = ring.run(&pod, "main", &["true"]).await?;
+        check(ring.exited(&id).await?.exit_code == 0, "the container's code")?;
+        ring.remove(&pod.0).await
+    };
+    let Ok(done) = tokio::time::timeout(Duration::from_secs(15), others).await else {
+        return Err("pods and images wait for a registry that is not theirs".into());
+    };
+    done?;
+    check(stalled.iter().all(|pull| !pull.is_finished()), "the pulls did not stall")?;
+    // Whoever does not wait any more ends his pull.
+    stalled.iter().for_each(tokio::task::JoinHandle::abort);
+    ring.remove_image(&name).await?;
+    settled(Path::new(paths::RUNTIME_STATE), 0).await?;
+    restore(ring, before).await
+}
