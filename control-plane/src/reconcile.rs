@@ -178,7 +178,11 @@ mod tests {
         assert!(written.contains(&"/etc/kubernetes/manifests/kube-apiserver.yaml".into()));
         assert!(!written.iter().any(|path| controllers.contains(&path.as_str())), "{written:?}");
         assert_eq!(reconcile(&layout, &input, now, true).unwrap(), controllers);
-        assert_eq!(reconcile(&layout, &input, now, false).unwrap(), controllers, "a new boot takes them away");
+        assert_eq!(
+            reconcile(&layout, &input, now, false).unwrap(),
+            controllers,
+            "a new boot takes them away"
+        );
         fs::remove_dir_all(layout.at("/")).unwrap();
     }
 
