@@ -97,7 +97,7 @@ pub fn critest(arguments: &Arguments) -> Result<()> {
     for streaming in runs {
         let registry = Registry::serve(&registry_program, &folder)?;
         let text = run(&image, &registry, streaming, arguments.focus.as_deref(), &progress)?;
-        let report = report::read(&text, LEFT_OUT)?;
+        let report = report::read(&text, LEFT_OUT, arguments.focus.is_some())?;
         println!("\ncritest with {}:\n{}\n", streaming.name(), report.text());
         failed += report.failed.len();
     }
