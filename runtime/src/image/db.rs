@@ -99,7 +99,7 @@ impl Db {
     /// When the disk is full or failing; nothing has changed then.
     pub fn commit(&self, changes: &[Change]) -> Result<(), DbError> {
         // What takes away may use the room that what adds must leave.
-        let added = changes.iter().map(Change::added).sum();
+        let added: u64 = changes.iter().map(Change::added).sum();
         if added > 0 {
             self.keep_room(added).map_err(DbError::Room)?;
         }
@@ -258,7 +258,7 @@ mod tests {
         let db = Db::open(&folder.path().join("db")).unwrap();
         let (mut number, ballast) = (0, folder.path().join("ballast"));
         db.commit(&[image(number)]).unwrap();
-        let _ = std::fs::write(&ballast, vec![0; 4 << 20]);
+        let _ = std::fs::write(&ballast, vec![0; 64 << 20]);
         while db.commit(&[image(number + 1)]).is_ok() {
             number += 1;
             assert!(number < 10_000);
@@ -286,6 +286,6 @@ mod tests {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         // In a chroot the root need not be a mount point; whoever made it has seen to its mounts.
         let _ = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
-        mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).unwrap();
+        mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("size=64m")).unwrap();
     }
 }

@@ -220,7 +220,30 @@ pub async fn an_image_that_is_not_what_it_says_leaves_nothing(ring: &mut Ring) -
         check(ring.image_bytes().await? == baseline, format!("{name} still takes space"))?;
         fake.heal();
     }
-    Ok(())
+    // By its digest.
+    let by_digest = format!("{}/layer@{}", fake.address, digest_of(&right.manifest));
+    fake.fail(&["/manifests/sha256:".into()], ALWAYS, Fault::Content(lying.manifest.clone()));
+    let error = ring.pull(&by_digest, None).await.err().unwrap_or_default();
+    check(error.contains(&by_digest) && error.contains(": content is sha256:"), error)?;
+    settled(Path::new(paths::RUNTIME_STATE), 0).await
+}
+
+/// Whoever waits says for how long; afterwards nothing is under way any more.
+pub async fn a_pull_ends_with_its_deadline(ring: &mut Ring) -> Outcome {
+    let fake = Fake::start("127.0.0.1").await?;
+    let content = Content::new(&noise(350, 3, 8, 60_000).1, json!({}));
+    let name = fake.publish("late", &content);
+    fake.fail(&content.layer_paths(), ALWAYS, Fault::Stall(20_000));
+    let image = Some(cri::ImageSpec { image: name.clone(), ..Default::default() });
+    let mut request = tonic::Request::new(cri::PullImageRequest { image, auth: None, sandbox_config: None });
+    request.set_timeout(Duration::from_secs(2));
+    let pulled = tokio::time::timeout(Duration::from_secs(20), ring.images.pull_image(request)).await;
+    let Ok(Err(status)) = pulled else { return Err(format!("a pull without an end: {pulled:?}")) };
+    let code = status.code();
+    let late = matches!(code, tonic::Code::DeadlineExceeded | tonic::Code::Cancelled);
+    check(late, format!("{status}"))?;
+    check(!ring.image_names().await?.contains(&name), "an image that was not pulled is listed")?;
+    settled(Path::new(paths::RUNTIME_STATE), 0).await
 }
 
 /// Layers that wait for their registry must not take what pods and other images need.

@@ -326,6 +326,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         pulls_from_faulty_registries_end_right_or_say_why,
         an_image_that_is_not_what_it_says_leaves_nothing,
         a_stalled_registry_holds_up_nobody_else,
+        a_pull_ends_with_its_deadline,
         a_pull_that_is_killed_leaves_nothing_half,
         what_was_whole_before_a_kill_is_not_fetched_again,
         images_live_through_a_full_disk,
