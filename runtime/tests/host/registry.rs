@@ -196,7 +196,7 @@ pub async fn an_image_that_is_not_what_it_says_leaves_nothing(ring: &mut Ring) -
     let (_, tars) = noise(100, 2, 3, 30_000);
     let right = Content::new(&tars, json!({}));
     let name = fake.publish("layer", &right);
-    let forged = gzip(&Tar::default().file("data/forged", &vec![7; 100]).0);
+    let forged = gzip(&Tar::default().file("data/forged", &[7; 100]).0);
     // As long as the manifest says.
     let mut forged = [forged, vec![0; right.layers[1].len()]].concat();
     forged.truncate(right.layers[1].len());
