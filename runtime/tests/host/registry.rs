@@ -89,23 +89,25 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Has a runtime with these settings; returns the former config for [`restore`].
-pub async fn configure(ring: &mut Ring, runtime: Runtime) -> Result<Option<Vec<u8>>, String> {
+/// Plays a story with a runtime that has these settings.
+pub async fn configured(
+    ring: &mut Ring,
+    runtime: Runtime,
+    story: impl AsyncFnOnce(&mut Ring) -> Outcome,
+) -> Outcome {
     let before = fs::read(paths::ACTIVE_CONFIG).ok();
     let yaml = machine::config::to_yaml(&[Document::Runtime(runtime)]).map_err(text)?;
     machine::config::parse("ring", &yaml).map_err(|faults| format!("{faults:?}"))?;
     fs::write(paths::ACTIVE_CONFIG, yaml).map_err(text)?;
     ring.kill_runtime().await?;
-    Ok(before)
-}
-
-pub async fn restore(ring: &mut Ring, before: Option<Vec<u8>>) -> Outcome {
-    match before {
+    let outcome = story(ring).await;
+    let restored = match before {
         Some(config) => fs::write(paths::ACTIVE_CONFIG, config),
         None => fs::remove_file(paths::ACTIVE_CONFIG),
-    }
-    .map_err(text)?;
-    ring.kill_runtime().await
+    };
+    restored.map_err(text)?;
+    ring.kill_runtime().await?;
+    outcome
 }
 
 fn impatient(seconds: u32) -> Runtime {
@@ -160,7 +162,10 @@ impl Stage {
 
 /// One after the other in time each would take minutes; every case has a registry and an image of its own.
 pub async fn pulls_from_faulty_registries_end_right_or_say_why(ring: &mut Ring) -> Outcome {
-    let before = configure(ring, impatient(2)).await?;
+    configured(ring, impatient(2), play_all).await
+}
+
+async fn play_all(ring: &mut Ring) -> Outcome {
     let baseline = ring.image_bytes().await?;
     let mut stages = Vec::new();
     for (seed, case) in cases().into_iter().enumerate() {
@@ -185,8 +190,7 @@ pub async fn pulls_from_faulty_registries_end_right_or_say_why(ring: &mut Ring) 
         ring.remove_image(&stage.name).await?;
     }
     check(ring.image_bytes().await? == baseline, "images that were removed still take space")?;
-    settled(Path::new(paths::RUNTIME_STATE), 0).await?;
-    restore(ring, before).await
+    settled(Path::new(paths::RUNTIME_STATE), 0).await
 }
 
 /// What cannot become the image takes no space, not even its layers that were right.
@@ -248,7 +252,10 @@ pub async fn a_pull_ends_with_its_deadline(ring: &mut Ring) -> Outcome {
 
 /// Layers that wait for their registry must not take what pods and other images need.
 pub async fn a_stalled_registry_holds_up_nobody_else(ring: &mut Ring) -> Outcome {
-    let before = configure(ring, impatient(20)).await?;
+    configured(ring, impatient(20), stall).await
+}
+
+async fn stall(ring: &mut Ring) -> Outcome {
     let (bad, good) = (Fake::start("127.0.0.1").await?, Fake::start("127.0.0.1").await?);
     let mut stalled = Vec::new();
     for seed in 200..204 {
@@ -284,6 +291,5 @@ pub async fn a_stalled_registry_holds_up_nobody_else(ring: &mut Ring) -> Outcome
     // Whoever does not wait any more ends his pull.
     stalled.iter().for_each(tokio::task::JoinHandle::abort);
     ring.remove_image(&name).await?;
-    settled(Path::new(paths::RUNTIME_STATE), 0).await?;
-    restore(ring, before).await
+    settled(Path::new(paths::RUNTIME_STATE), 0).await
 }
