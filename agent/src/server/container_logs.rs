@@ -1,5 +1,6 @@
 //! `/containerLogs/<namespace>/<pod>/<container>`.
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -16,6 +17,9 @@ use super::{find, logs};
 
 /// Chunks that wait for a slow client.
 const QUEUE: usize = 4;
+/// How long after its last line a log ends. Over WebSocket the API server drops bytes that its reader is given together with the end (messageCopy
+/// of k8s.io/streaming's wsstream), so they must arrive before it.
+const BEFORE_END: Duration = Duration::from_millis(50);
 
 pub(super) async fn serve(
     backend: &Arc<dyn Backend>,
@@ -46,6 +50,10 @@ pub(super) async fn serve(
             tracing::debug!("log {}: {error}", log.display());
             let text = format!("unable to retrieve container logs for {id}: {error}\n");
             let _ = output.send(Bytes::from(text)).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BEFORE_END) => {}
+            () = output.closed() => {}
         }
     });
     Ok(streamed(chunks))

@@ -193,6 +193,16 @@ impl rustls::client::danger::ServerCertVerifier for AnyServer {
 type Sender = hyper::client::conn::http1::SendRequest<Empty<Bytes>>;
 
 async fn connect(rig: &Rig, with_certificate: bool) -> Sender {
+    let stream = secured(rig, with_certificate).await;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+async fn secured(
+    rig: &Rig,
+    with_certificate: bool,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     let builder =
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -208,10 +218,7 @@ async fn connect(rig: &Rig, with_certificate: bool) -> Sender {
     };
     let stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection.with_upgrades());
-    sender
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
 }
 
 async fn ask(rig: &Rig, identity: Option<&str>, method: Method, path: &str) -> (StatusCode, String) {
@@ -343,6 +350,27 @@ async fn wrong_stream_requests_are_refused_before_the_runtime_hears_of_them() {
         *rig.backend.asked.lock().unwrap(),
         ["attach id-c tty=true err=false", "port-forward sandbox []"]
     );
+}
+
+/// The API server's WebSocket drops lines that it reads together with the end of the answer.
+#[tokio::test]
+async fn a_log_ends_after_its_last_line() {
+    let rig = rig().await;
+    std::fs::write(&rig.backend.log, "2026-01-01T00:00:00Z stdout F alive\n").unwrap();
+    let mut stream = secured(&rig, false).await;
+    let request = "GET /containerLogs/ns/p/c HTTP/1.1\r\nhost: n\r\nauthorization: Bearer admin\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    while !answer.contains("alive\n") {
+        let mut bytes = [0; 4096];
+        let read = stream.read(&mut bytes).await.unwrap();
+        assert_ne!(read, 0, "{answer}");
+        answer.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    assert!(answer.ends_with("alive\n\r\n"), "the end came along: {answer}");
+    let mut end = String::new();
+    stream.read_to_string(&mut end).await.unwrap();
+    assert_eq!(end, "0\r\n\r\n");
 }
 
 #[tokio::test]
