@@ -120,9 +120,10 @@ async fn live(ring: &mut Ring) -> Outcome {
 pub async fn a_full_log_disk_stops_no_container(ring: &mut Ring) -> Outcome {
     let (logs, gate) = (Path::new("/var/log/pods/logfull"), Path::new("/run/gate"));
     fs::create_dir_all(logs).and_then(|()| fs::create_dir_all(gate)).map_err(text)?;
-    mount(Some("tmpfs"), logs, Some("tmpfs"), MsFlags::empty(), Some("size=512k")).map_err(text)?;
+    mount(Some("tmpfs"), logs, Some("tmpfs"), MsFlags::empty(), Some("size=1536k")).map_err(text)?;
+    // More than what may still be in the pipe when the container has said it all.
     let reserve = logs.join(BALLAST);
-    fs::write(&reserve, vec![0; 128 << 10]).map_err(text)?;
+    fs::write(&reserve, vec![0; 1 << 20]).map_err(text)?;
     let pod = ring.sandbox("logfull", NamespaceMode::Container).await?;
     let script =
         "seq 1 40000; touch /gate/said; while [ ! -e /gate/go ]; do sleep 0.05; done; echo after; exit 3";
@@ -148,9 +149,12 @@ pub async fn a_full_log_disk_stops_no_container(ring: &mut Ring) -> Outcome {
     let log = fs::read_to_string(logs.join("main.log")).map_err(text)?;
     for line in log.lines() {
         let fields: Vec<&str> = line.splitn(4, ' ').collect();
-        let entry =
-            matches!(fields[..], [time, "stdout", "F" | "P", _] if time.len() == 30 && time.ends_with('Z'));
-        check(entry, format!("not an entry: {line:?}"))?;
+        let [time, "stdout", "F" | "P", text] = fields[..] else {
+            return Err(format!("not an entry: {line:?}"));
+        };
+        // Not the beginning of one entry with another one behind it.
+        let whole = text == "after" || text.bytes().all(|byte| byte.is_ascii_digit());
+        check(whole && time.len() == 30 && time.ends_with('Z'), format!("not an entry: {line:?}"))?;
     }
     let said = lines(&log);
     let whole = said.iter().zip(1..).take_while(|(line, number)| **line == number.to_string()).count();

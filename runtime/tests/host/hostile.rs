@@ -90,8 +90,14 @@ fn attack(tar: Tar, dice: &mut Dice, bomb: &[u8]) -> Tar {
         10 => tar.device(*dice.choose(&[EntryType::Char, EntryType::Block]), "node", dice.roll(10) as u32, 1),
         11 => (0..ENTRIES + 10).fold(tar, |tar, number| tar.file(&format!("many/{number}"), b"")),
         12 => tar.file("bomb", bomb),
-        13 => attribute(tar, dice.choose(&["redirect", "opaque", "metacopy", "origin"]), &out),
-        14 => tar.file(dice.choose(&["", "..", "/", "./..", ".wh...", ".wh..", "x/../../file"]), b"evil"),
+        13 => {
+            let name = *dice.choose(&["redirect", "opaque", "metacopy", "origin"]);
+            attribute(tar, name, &out)
+        }
+        14 => {
+            let name = *dice.choose(&["", "..", "/", "./..", ".wh...", ".wh..", "x/../../file"]);
+            tar.file(name, b"evil")
+        }
         _ => {
             let mut longer = tar.file("cut", b"evil");
             let keep = longer.0.len() - dice.roll(1024) as usize;
