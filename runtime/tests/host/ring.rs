@@ -31,7 +31,7 @@ pub fn text(error: impl std::fmt::Display) -> String {
 impl Ring {
     pub async fn start(init: Init) -> Result<Self, String> {
         let runtime = spawn_runtime()?;
-        let client = connect(&init).await?;
+        let client = connect(&init, runtime.id()).await?;
         Ok(Self { init, runtime, client })
     }
 
@@ -43,7 +43,6 @@ impl Ring {
 
     /// kill -9.
     pub async fn stop_runtime(&mut self) -> Outcome {
-        self.init.forget_ready();
         self.runtime.kill().map_err(text)?;
         // Our PID 1 reaps it, and starts it anew only then.
         while Path::new(&format!("/proc/{}", self.runtime.id())).exists() {
@@ -54,7 +53,7 @@ impl Ring {
 
     pub async fn start_runtime(&mut self) -> Outcome {
         self.runtime = spawn_runtime()?;
-        self.client = connect(&self.init).await?;
+        self.client = connect(&self.init, self.runtime.id()).await?;
         Ok(())
     }
 
@@ -263,9 +262,9 @@ pub fn channel() -> Channel {
     }))
 }
 
-async fn connect(init: &Init) -> Result<RuntimeServiceClient<Channel>, String> {
+async fn connect(init: &Init, runtime: u32) -> Result<RuntimeServiceClient<Channel>, String> {
     for _ in 0..1500 {
-        if init.ready() {
+        if init.ready(runtime) {
             let endpoint = Endpoint::from_static("http://localhost");
             let connector = tower::service_fn(|_: Uri| async {
                 let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
