@@ -9,7 +9,7 @@
 //! The first half of this file re-executes the test as pid 1 of new namespaces; the stories are at the end.
 #![allow(missing_docs)]
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use nix::errno::Errno;
@@ -54,8 +54,8 @@ mod stories;
 mod traces;
 
 const PRIVATE: MsFlags = MsFlags::MS_REC.union(MsFlags::MS_PRIVATE);
-/// Our cgroup on the host.
-const CGROUP: &str = "pintle-host-ring";
+/// Names our cgroup on the host: one for each run, for several may go on at once.
+const CGROUP: &str = "PINTLE_HOST_RING_CGROUP";
 const INSIDE: &str = "PINTLE_HOST_RING";
 
 fn main() -> ExitCode {
@@ -84,7 +84,8 @@ fn in_namespaces(which: &[&str], what: &str, filter: &str) -> std::io::Result<st
     // `own_mounts` sees to the propagation: unshare cannot where the root is no mount point.
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "unchanged"]).args(which);
-    command.arg(std::env::current_exe()?).arg(filter).env(INSIDE, what).status()
+    command.arg(std::env::current_exe()?).arg(filter).env(INSIDE, what);
+    command.env(CGROUP, format!("pintle-host-ring-{}", std::process::id())).status()
 }
 
 /// Keeps our mounts from the host.
@@ -116,10 +117,18 @@ fn leave_chroot() -> std::io::Result<()> {
     Ok(chdir("/")?)
 }
 
+/// The folder of our cgroup, as long as the host's whole tree is seen.
+fn cgroup() -> std::io::Result<PathBuf> {
+    let name = std::env::var(CGROUP).map_err(std::io::Error::other)?;
+    Ok(Path::new("/sys/fs/cgroup").join(name))
+}
+
 /// Removes our cgroup.
 fn clean() -> ExitCode {
+    let Ok(cgroup) = cgroup() else { return ExitCode::FAILURE };
     let script = format!(
-        "mount -t cgroup2 cgroup2 /sys/fs/cgroup && find /sys/fs/cgroup/{CGROUP} -depth -type d -exec rmdir {{}} +"
+        "mount -t cgroup2 cgroup2 /sys/fs/cgroup && find {} -depth -type d -exec rmdir {{}} +",
+        cgroup.display()
     );
     match own_mounts().and_then(|()| Command::new("sh").args(["-c", &script]).status()) {
         Ok(status) if status.success() => ExitCode::SUCCESS,
@@ -146,7 +155,7 @@ fn prepare() -> std::io::Result<()> {
     mount(&["-t", "sysfs", "sysfs", "/sys"])?;
     // A cgroup of our own is the root of what the runtime sees, so that the host's tree is left alone.
     mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])?;
-    let own = Path::new("/sys/fs/cgroup").join(CGROUP);
+    let own = cgroup()?;
     fs::create_dir_all(&own)?;
     fs::write(own.join("cgroup.procs"), "0")?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)?;

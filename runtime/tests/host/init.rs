@@ -16,7 +16,8 @@ struct State {
     exits: Vec<Exit>,
     told: usize,
     descriptors: BTreeMap<String, Vec<OwnedFd>>,
-    ready: bool,
+    /// The process that said so last.
+    ready: Option<i32>,
 }
 
 /// Shared by all connections.
@@ -27,12 +28,9 @@ pub struct Init {
 }
 
 impl Init {
-    pub fn ready(&self) -> bool {
-        self.state.borrow().ready
-    }
-
-    pub fn forget_ready(&self) {
-        self.state.borrow_mut().ready = false;
+    /// Whether this process is ready; what one said that was killed since may only now be heard.
+    pub fn ready(&self, pid: u32) -> bool {
+        self.state.borrow().ready == Some(pid as i32)
     }
 
     /// Exits that nobody has acknowledged.
@@ -92,13 +90,14 @@ pub fn now() -> i64 {
 }
 
 async fn serve(init: Init, mut socket: FramedSocket) {
+    let caller = socket.peer().map_or(0, |peer| peer.pid);
     while let Ok(Some((frame, descriptors))) = socket.recv().await {
         let Ok(request) = Request::decode(&frame[..]) else { return };
         let Some(call) = request.call else { return };
         if matches!(call, Call::WatchExits(_)) {
             return watch(init, socket, request.id).await;
         }
-        let (answer, raw) = answer(&init, call, descriptors);
+        let (answer, raw) = answer(&init, caller, call, descriptors);
         let reply = Reply { id: request.id, more: false, result: Some(answer) };
         if socket.send(&reply.encode_to_vec(), &raw).await.is_err() {
             return;
@@ -106,11 +105,11 @@ async fn serve(init: Init, mut socket: FramedSocket) {
     }
 }
 
-fn answer(init: &Init, call: Call, descriptors: Vec<OwnedFd>) -> (Answer, Vec<i32>) {
+fn answer(init: &Init, caller: i32, call: Call, descriptors: Vec<OwnedFd>) -> (Answer, Vec<i32>) {
     let mut state = init.state.borrow_mut();
     let done = Answer::Done(Empty {});
     match call {
-        Call::Ready(_) => state.ready = true,
+        Call::Ready(_) => state.ready = Some(caller),
         Call::AckExit(ExitKey { pid, start_time }) => {
             state.exits.retain(|exit| (exit.pid, exit.start_time) != (pid, start_time));
             state.told = 0;

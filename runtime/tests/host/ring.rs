@@ -33,8 +33,7 @@ pub fn text(error: impl std::fmt::Display) -> String {
 impl Ring {
     pub async fn start(init: Init) -> Result<Self, String> {
         let runtime = spawn_runtime()?;
-        let channel = connect(&init).await?;
-        let (client, images) = (RuntimeServiceClient::new(channel.clone()), ImageServiceClient::new(channel));
+        let (client, images) = connect(&init, runtime.id()).await?;
         Ok(Self { init, runtime, client, images })
     }
 
@@ -46,7 +45,6 @@ impl Ring {
 
     /// kill -9.
     pub async fn stop_runtime(&mut self) -> Outcome {
-        self.init.forget_ready();
         self.runtime.kill().map_err(text)?;
         // Our PID 1 reaps it, and starts it anew only then.
         while Path::new(&format!("/proc/{}", self.runtime.id())).exists() {
@@ -64,12 +62,10 @@ impl Ring {
         &mut self,
         change: impl FnOnce(&mut Command) -> std::io::Result<()>,
     ) -> Outcome {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pintle-runtime"));
+        let mut command = runtime_command();
         change(&mut command).map_err(text)?;
         self.runtime = command.spawn().map_err(text)?;
-        let channel = connect(&self.init).await?;
-        self.client = RuntimeServiceClient::new(channel.clone());
-        self.images = ImageServiceClient::new(channel);
+        (self.client, self.images) = connect(&self.init, self.runtime.id()).await?;
         Ok(())
     }
 
@@ -249,9 +245,14 @@ pub fn sandbox_config(name: &str, options: cri::NamespaceOption) -> cri::PodSand
     }
 }
 
+fn runtime_command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pintle-runtime"));
+    command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()));
+    command
+}
+
 fn spawn_runtime() -> Result<Child, String> {
-    let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
-    Command::new(env!("CARGO_BIN_EXE_pintle-runtime")).env("RUST_LOG", log).spawn().map_err(text)
+    runtime_command().spawn().map_err(text)
 }
 
 /// kill -9 of one `pintle-launch` that is at work; false when there is none.
@@ -277,15 +278,19 @@ pub fn channel() -> Channel {
     }))
 }
 
-async fn connect(init: &Init) -> Result<Channel, String> {
+async fn connect(
+    init: &Init,
+    runtime: u32,
+) -> Result<(RuntimeServiceClient<Channel>, ImageServiceClient<Channel>), String> {
     for _ in 0..1500 {
-        if init.ready() {
+        if init.ready(runtime) {
             let endpoint = Endpoint::from_static("http://localhost");
             let connector = tower::service_fn(|_: Uri| async {
                 let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
                 Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(socket))
             });
-            return endpoint.connect_with_connector(connector).await.map_err(text);
+            let channel = endpoint.connect_with_connector(connector).await.map_err(text)?;
+            return Ok((RuntimeServiceClient::new(channel.clone()), ImageServiceClient::new(channel)));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -135,6 +135,7 @@ impl Client {
         loop {
             self.world.up().await;
             let heard = self.events.heard().filter(|life| self.world.life() == Some(*life));
+            let launches = self.world.launches();
             let mut rpc = self.rpc.clone();
             let request = cri::StartContainerRequest { container_id: id.clone() };
             match self.world.call("StartContainer", rpc.start_container(request)).await? {
@@ -154,7 +155,12 @@ impl Client {
             // It was not started at all, or as if we had been told so.
             let status = self.status(&id).await?.map_err(|status| format!("ContainerStatus: {status}"))?;
             if status.state() != cri::ContainerState::ContainerCreated {
-                pod.members[index].stage = Stage::Started;
+                // Its launch may have been killed first, and then the runtime before it could say so.
+                let failed = status.reason == "StartError" && self.world.launches() != launches;
+                if failed {
+                    self.world.failed();
+                }
+                pod.members[index].stage = if failed { Stage::NeverRan } else { Stage::Started };
                 return pod.members[index].compare(&status);
             }
         }

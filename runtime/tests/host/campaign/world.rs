@@ -60,6 +60,11 @@ impl World {
         count(&self.launch_kills);
     }
 
+    /// How many launches were killed so far.
+    pub fn launches(&self) -> u32 {
+        self.launch_kills.get()
+    }
+
     pub fn stop(&self) {
         self.ended.set(true);
     }
