@@ -24,7 +24,7 @@ pub fn reconcile(
     now: SystemTime,
     api_server_answered: bool,
 ) -> Result<Vec<String>> {
-    let mut writer = Writer { layout, written: Vec::new() };
+    let mut writer = Writer { layout, changed: Vec::new() };
     authorities(&mut writer, input)?;
     for wanted in certificates::wanted(input) {
         certificate(&mut writer, input, &wanted, now)?;
@@ -47,25 +47,25 @@ pub fn reconcile(
             writer.remove(layout::manifest(name))?;
         }
     }
-    Ok(writer.written)
+    Ok(writer.changed)
 }
 
 struct Writer<'a> {
     layout: &'a Layout,
-    written: Vec<String>,
+    changed: Vec<String>,
 }
 
 impl Writer<'_> {
     fn write(&mut self, path: String, content: &[u8], mode: u32) -> Result<()> {
         if write_changed(&self.layout.at(&path), content, mode)? {
-            self.written.push(path);
+            self.changed.push(path);
         }
         Ok(())
     }
 
     fn remove(&mut self, path: String) -> Result<()> {
         match fs::remove_file(self.layout.at(&path)) {
-            Ok(()) => self.written.push(path),
+            Ok(()) => self.changed.push(path),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("remove {path}")),
         }

@@ -1,9 +1,7 @@
 //! What the runtime takes from the machine config.
-use std::time::Duration;
-
 use machine::config::{MachineConfig, PodNetworkKind};
 
-use crate::image::{Limits, Settings};
+use crate::image::Settings;
 
 /// The active config; on a host without one, nothing is set.
 fn config() -> MachineConfig {
@@ -25,14 +23,7 @@ fn config() -> MachineConfig {
 /// The registries to pull from, and what is taken of them.
 pub fn images() -> Settings {
     let MachineConfig { registries, runtime, .. } = config();
-    let limits = Limits {
-        bytes: runtime.max_layer_bytes,
-        entries: runtime.max_layer_entries,
-        layers: runtime.max_image_layers as usize,
-        ..Limits::default()
-    };
-    let patience = Duration::from_secs(runtime.image_pull_progress_timeout_seconds.into());
-    Settings { registries, limits, patience }
+    Settings::new(registries, &runtime)
 }
 
 /// The loopback TCP port for streams, where one is configured.

@@ -42,6 +42,8 @@ mod interrupted;
 mod logs;
 #[path = "host/mounts.rs"]
 mod mounts;
+#[path = "host/random.rs"]
+mod random;
 #[path = "host/registry.rs"]
 mod registry;
 #[path = "host/ring.rs"]

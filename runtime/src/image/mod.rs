@@ -79,9 +79,18 @@ pub struct Settings {
     pub patience: Duration,
 }
 
+impl Settings {
+    /// As the machine config's documents say.
+    #[must_use]
+    pub fn new(registries: Vec<machine::config::Registry>, runtime: &machine::config::Runtime) -> Self {
+        let patience = Duration::from_secs(runtime.image_pull_progress_timeout_seconds.into());
+        Self { registries, limits: runtime.into(), patience }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        Self { registries: Vec::new(), limits: Limits::default(), patience: Duration::from_secs(30) }
+        Self::new(Vec::new(), &machine::config::Runtime::default())
     }
 }
 
@@ -98,8 +107,19 @@ pub struct Limits {
     pub reserve: u64,
 }
 
+impl From<&machine::config::Runtime> for Limits {
+    fn from(runtime: &machine::config::Runtime) -> Self {
+        Self {
+            bytes: runtime.max_layer_bytes,
+            entries: runtime.max_layer_entries,
+            layers: runtime.max_image_layers as usize,
+            reserve: 64 << 20,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 64 << 30, entries: 1_000_000, layers: 500, reserve: 64 << 20 }
+        Self::from(&machine::config::Runtime::default())
     }
 }

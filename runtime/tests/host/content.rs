@@ -9,33 +9,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
+use crate::random::Random;
 use crate::ring::{Outcome, Ring, check, text};
 
 /// `sha256:<hex>`
 pub fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
-}
-
-/// Chance that can be had again.
-#[derive(Debug, Clone)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self, below: u64) -> u64 {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % below
-    }
-
-    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.roll(256) as u8).collect()
-    }
-
-    pub fn choose<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.roll(of.len() as u64) as usize]
-    }
 }
 
 /// A layer's tar, with whatever names a hostile one has.
@@ -142,15 +121,15 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// Layers that no other image has, as files and as tars.
 pub fn noise(seed: u64, layers: usize, files: usize, size: u64) -> (Vec<Files>, Vec<Vec<u8>>) {
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let (mut all, mut tars) = (Vec::new(), Vec::new());
     for layer in 0..layers {
         let mut tar = Tar::default().dir("data/").dir(&format!("data/{layer}/"));
         let mut contents = Files::new();
         for file in 0..files {
             let name = format!("data/{layer}/{file}");
-            let length = 1 + dice.roll(size) as usize;
-            let bytes = dice.bytes(length);
+            let length = 1 + random.below(size) as usize;
+            let bytes = random.bytes(length);
             tar = tar.file(&name, &bytes);
             contents.insert(name, bytes);
         }

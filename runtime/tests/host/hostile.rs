@@ -8,8 +8,9 @@ use machine::paths;
 use serde_json::{Value, json};
 use tar::EntryType;
 
-use crate::content::{Content, Dice, Tar, hash_tree, settled};
+use crate::content::{Content, Tar, hash_tree, settled};
 use crate::fake::Fake;
+use crate::random::Random;
 use crate::registry::configured;
 use crate::ring::{Outcome, Ring, check, text};
 
@@ -46,10 +47,10 @@ pub fn unharmed(canaries: &[(PathBuf, String)]) -> Outcome {
 }
 
 /// A way to the outside.
-fn way_out(dice: &mut Dice) -> String {
-    let up = "../".repeat(1 + dice.roll(9) as usize);
-    let deep = "a/b/../../".repeat(dice.roll(2) as usize);
-    match dice.roll(8) {
+fn way_out(random: &mut Random) -> String {
+    let up = "../".repeat(1 + random.below(9) as usize);
+    let deep = "a/b/../../".repeat(random.below(2) as usize);
+    match random.below(8) {
         0 => "/run/canary".into(),
         1 => "/var/lib/canary".into(),
         2 => format!("/proc/self/root{}", "/run/canary"),
@@ -61,8 +62,8 @@ fn way_out(dice: &mut Dice) -> String {
 }
 
 /// Mostly the places that attacks mean are there in the image itself, so that links to them lead somewhere.
-fn bed(dice: &mut Dice) -> Tar {
-    if dice.roll(4) == 0 {
+fn bed(random: &mut Random) -> Tar {
+    if random.below(4) == 0 {
         return Tar::default();
     }
     let places =
@@ -73,10 +74,10 @@ fn bed(dice: &mut Dice) -> Tar {
 }
 
 /// Adds one attack.
-fn attack(tar: Tar, dice: &mut Dice, bomb: &[u8]) -> Tar {
-    let out = way_out(dice);
-    let name = *dice.choose(&["l", "etc", "d/l", "dev", "tmp"]);
-    match dice.roll(16) {
+fn attack(tar: Tar, random: &mut Random, bomb: &[u8]) -> Tar {
+    let out = way_out(random);
+    let name = *random.choose(&["l", "etc", "d/l", "dev", "tmp"]);
+    match random.below(16) {
         0 => tar.file(&format!("{out}/file"), b"evil"),
         1 => tar.symlink(name, &out).file(&format!("{name}/file"), b"evil"),
         2 => tar.symlink(name, &out).dir(&format!("{name}/new/")).file(&format!("{name}/new/x"), b"evil"),
@@ -87,20 +88,25 @@ fn attack(tar: Tar, dice: &mut Dice, bomb: &[u8]) -> Tar {
         7 => tar.dir("d/").file("d/file", b"x").symlink("d", &out).file("d/file", b"evil"),
         8 => tar.symlink("a", "b").symlink("b", "c").symlink("c", &out).file("a/file", b"evil"),
         9 => tar.symlink("etc/passwd", &format!("{out}/passwd")).symlink("etc/group", &out),
-        10 => tar.device(*dice.choose(&[EntryType::Char, EntryType::Block]), "node", dice.roll(10) as u32, 1),
+        10 => tar.device(
+            *random.choose(&[EntryType::Char, EntryType::Block]),
+            "node",
+            random.below(10) as u32,
+            1,
+        ),
         11 => (0..ENTRIES + 10).fold(tar, |tar, number| tar.file(&format!("many/{number}"), b"")),
         12 => tar.file("bomb", bomb),
         13 => {
-            let name = *dice.choose(&["redirect", "opaque", "metacopy", "origin"]);
+            let name = *random.choose(&["redirect", "opaque", "metacopy", "origin"]);
             attribute(tar, name, &out)
         }
         14 => {
-            let name = *dice.choose(&["", "..", "/", "./..", ".wh...", ".wh..", "x/../../file"]);
+            let name = *random.choose(&["", "..", "/", "./..", ".wh...", ".wh..", "x/../../file"]);
             tar.file(name, b"evil")
         }
         _ => {
             let mut longer = tar.file("cut", b"evil");
-            let keep = longer.0.len() - dice.roll(1024) as usize;
+            let keep = longer.0.len() - random.below(1024) as usize;
             longer.0.truncate(keep);
             longer
         }
@@ -117,12 +123,12 @@ fn attribute(tar: Tar, name: &str, value: &str) -> Tar {
     tar.add(EntryType::XHeader, "pax", "", 0o644, format!("{length}{rest}").as_bytes()).dir("marked/")
 }
 
-fn config(dice: &mut Dice) -> Value {
-    let out = way_out(dice);
+fn config(random: &mut Random) -> Value {
+    let out = way_out(random);
     json!({
-        "User": dice.choose(&["", "0", "-1", "4294967296", "2147483648", "evil", "1000:evil", "a\nb", "18446744073709551616"]),
+        "User": random.choose(&["", "0", "-1", "4294967296", "2147483648", "evil", "1000:evil", "a\nb", "18446744073709551616"]),
         "Volumes": {out.clone(): {}, format!("/x/{out}"): {}},
-        "WorkingDir": dice.choose(&["", "/", "../../..", "/proc/self/fd/7", "/l"]),
+        "WorkingDir": random.choose(&["", "/", "../../..", "/proc/self/fd/7", "/l"]),
         "Env": ["A=1\nHOME=/evil", "=", "PATH=/bin"],
         "Labels": {"io.cri-containerd.pinned": "pinned", "io.kubernetes.pod.uid": "evil"},
         "Cmd": ["/x"], "StopSignal": "99999",
@@ -141,13 +147,13 @@ async fn attack_by_the_hundred(ring: &mut Ring) -> Outcome {
     let pod = ring.sandbox("hostile", NamespaceMode::Container).await?;
     let (mut accepted, mut created) = (0, 0);
     for seed in 1..=IMAGES {
-        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = Random::new(seed);
         let mut tars = Vec::new();
-        for _ in 0..1 + dice.roll(2) {
-            let (bed, attacks) = (bed(&mut dice), 1 + dice.roll(2));
-            tars.push((0..attacks).fold(bed, |tar, _| attack(tar, &mut dice, &bomb)).0);
+        for _ in 0..1 + random.below(2) {
+            let (bed, attacks) = (bed(&mut random), 1 + random.below(2));
+            tars.push((0..attacks).fold(bed, |tar, _| attack(tar, &mut random, &bomb)).0);
         }
-        let config = config(&mut dice);
+        let config = config(&mut random);
         let name = fake.publish(&format!("hostile{seed}"), &Content::new(&tars, config));
         if ring.pull(&name, None).await.is_ok() {
             accepted += 1;

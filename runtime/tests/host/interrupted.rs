@@ -5,8 +5,9 @@ use std::time::Duration;
 use machine::{cri, paths};
 use serde_json::json;
 
-use crate::content::{Content, Dice, noise, settled};
+use crate::content::{Content, noise, settled};
 use crate::fake::Fake;
+use crate::random::Random;
 use crate::ring::{Outcome, Ring, check, text};
 
 /// How many kills; `PINTLE_HOST_RING_ROUNDS` says another number.
@@ -26,7 +27,7 @@ pub async fn a_pull_that_is_killed_leaves_nothing_half(ring: &mut Ring) -> Outco
     let fake = Fake::start("127.0.0.1").await?;
     fake.slow_down(Duration::from_millis(1));
     let seed = seed()?;
-    let mut dice = Dice(seed);
+    let mut random = Random::new(seed);
     for round in 0..rounds()? {
         let says = |what: String| format!("round {round} of seed {seed}: {what}");
         let (files, tars) = noise(1000 + round, 3, 60, 20_000);
@@ -40,9 +41,9 @@ pub async fn a_pull_that_is_killed_leaves_nothing_half(ring: &mut Ring) -> Outco
             images.pull_image(request).await.is_ok()
         });
         // Every other time when all has been sent: it is unpacked, synced and recorded then.
-        let when = if round % 2 == 0 { dice.roll(size) } else { size };
+        let when = if round % 2 == 0 { random.below(size) } else { size };
         fake.served(when).await;
-        tokio::time::sleep(Duration::from_micros(dice.roll(30_000))).await;
+        tokio::time::sleep(random.within(Duration::from_millis(30))).await;
         ring.stop_runtime().await?;
         let told = pull.await.map_err(text)?;
         ring.start_runtime().await?;

@@ -284,12 +284,7 @@ async fn connect(
 ) -> Result<(RuntimeServiceClient<Channel>, ImageServiceClient<Channel>), String> {
     for _ in 0..1500 {
         if init.ready(runtime) {
-            let endpoint = Endpoint::from_static("http://localhost");
-            let connector = tower::service_fn(|_: Uri| async {
-                let socket = tokio::net::UnixStream::connect(machine::paths::CRI_SOCKET).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(socket))
-            });
-            let channel = endpoint.connect_with_connector(connector).await.map_err(text)?;
+            let channel = channel();
             return Ok((RuntimeServiceClient::new(channel.clone()), ImageServiceClient::new(channel)));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

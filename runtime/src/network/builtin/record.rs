@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::PortMapping;
@@ -69,10 +70,7 @@ impl Records {
 
     /// The addresses given out last, one per range.
     pub fn last(&self) -> Vec<IpAddr> {
-        std::fs::read(self.folder.join("last.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default()
+        read_or_default(&self.folder.join("last.json"))
     }
 
     pub fn set_last(&self, last: &[IpAddr]) -> io::Result<()> {
@@ -81,10 +79,7 @@ impl Records {
 
     /// The node's ranges, as they were told last.
     pub fn ranges(&self) -> Vec<IpNet> {
-        std::fs::read(self.folder.join("ranges.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default()
+        read_or_default(&self.folder.join("ranges.json"))
     }
 
     pub fn set_ranges(&self, ranges: &[IpNet]) -> io::Result<()> {
@@ -94,6 +89,10 @@ impl Records {
     fn path(&self, id: &str) -> PathBuf {
         self.folder.join("pods").join(format!("{id}.json"))
     }
+}
+
+fn read_or_default<T: DeserializeOwned + Default>(path: &Path) -> T {
+    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {

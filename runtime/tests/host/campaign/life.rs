@@ -10,8 +10,8 @@ use tonic::transport::Channel;
 
 use super::events::Events;
 use super::pod::{self, Kind, Member, Pod, Stage};
-use super::random::Random;
 use super::world::{Answer, World, count};
+use crate::random::Random;
 use crate::ring::{Outcome, channel, check, container_config};
 
 /// How long a container that ends by itself may take, whatever is killed.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use machine::cri::runtime_service_client::RuntimeServiceClient;
 use tokio::task::JoinHandle;
 
+use crate::random::Random;
 use crate::ring::{Outcome, Ring, channel, check, kill_launch};
 use crate::traces::Traces;
 
@@ -18,12 +19,10 @@ mod events;
 mod life;
 mod look;
 mod pod;
-mod random;
 mod world;
 
 use events::Events;
 use life::Client;
-use random::Random;
 use world::World;
 
 const CLIENTS: usize = 8;

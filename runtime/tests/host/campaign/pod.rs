@@ -3,7 +3,7 @@ use std::fs;
 
 use machine::cri::{self, NamespaceMode};
 
-use super::random::Random;
+use crate::random::Random;
 use crate::ring::{Outcome, check, sandbox_config, text};
 
 pub const LABEL: &str = "campaign";

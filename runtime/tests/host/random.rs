@@ -22,6 +22,14 @@ impl Random {
         self.next() % bound
     }
 
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.below(256) as u8).collect()
+    }
+
+    pub fn choose<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len() as u64) as usize]
+    }
+
     pub fn within(&mut self, span: Duration) -> Duration {
         Duration::from_micros(self.below(span.as_micros() as u64))
     }
