@@ -15,7 +15,8 @@ use qemu_tests::cluster::Programs;
 use qemu_tests::transports::{TRANSPORTS, Tools};
 use report::{Report, attempt};
 
-const USAGE: &str = "usage: qemu-tests machine --image DIR --artifacts DIR [--pintle FILE --inspector FILE] [--only NAME]
+const USAGE: &str = "usage: qemu-tests names --ring machine|cluster|transports
+       qemu-tests machine --image DIR --artifacts DIR [--pintle FILE --inspector FILE] [--only NAME]
        qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--mirror URL] [--reuse yes] [--keep yes] [--only NAME]
        qemu-tests transports --image DIR --artifacts DIR --pintle FILE --kubectl FILE --image-builder FILE [--only NAME]";
 
@@ -40,6 +41,10 @@ fn run() -> Result<usize> {
         options.insert(name.to_owned(), words.next().context(USAGE)?);
     }
     let report = match ring.as_str() {
+        "names" => {
+            names(options.get("ring").map(String::as_str))?.iter().for_each(|name| println!("{name}"));
+            return Ok(0);
+        }
         "machine" => machines(&options)?,
         "cluster" => stories(&options)?,
         "transports" => transports(&options)?,
@@ -47,6 +52,16 @@ fn run() -> Result<usize> {
     };
     println!("{ring}: {} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped);
     Ok(report.failed)
+}
+
+/// What can be asked for by `--only`.
+fn names(ring: Option<&str>) -> Result<Vec<&'static str>> {
+    Ok(match ring {
+        Some("machine") => CASES.iter().map(|case| case.name).collect(),
+        Some("cluster") => STORIES.iter().map(|story| story.name).collect(),
+        Some("transports") => TRANSPORTS.iter().map(|transport| transport.name).collect(),
+        _ => bail!(USAGE),
+    })
 }
 
 type Options = HashMap<String, String>;

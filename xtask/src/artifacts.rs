@@ -93,9 +93,10 @@ fn static_command(packages: &[&str], debug: bool) -> Command {
 ///
 /// # Errors
 /// When cargo fails.
-pub fn host_program(package: &str, name: &str) -> Result<PathBuf> {
+pub fn host_program(name: &str) -> Result<PathBuf> {
     let done = cargo()
-        .args(["build", "--quiet", "--locked", "-p", package, "--bin", name])
+        // Features are chosen for the whole workspace, as for the tests: dependencies are compiled once for all of them.
+        .args(["build", "--quiet", "--locked", "--workspace", "--bin", name])
         .status()
         .context("run cargo")?;
     ensure!(done.success(), "building {name} failed");
@@ -133,7 +134,7 @@ pub fn kubernetes() -> Result<PathBuf> {
 /// # Errors
 /// When a part fails to build.
 pub fn image(binaries: &Path, kubernetes: Option<&Path>, compression: &str) -> Result<PathBuf> {
-    let builder = host_program("image-builder", "image-builder")?;
+    let builder = host_program("image-builder")?;
     let mut inputs = vec![compression.to_owned(), digest(&builder)?, debian_versions()?];
     for name in BINARIES {
         inputs.push(digest(&binaries.join(name))?);

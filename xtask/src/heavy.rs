@@ -26,14 +26,11 @@ pub fn transports(only: Option<&str>, image: Option<&Path>) -> Result<Command> {
         Some(folder) => folder.to_owned(),
         None => artifacts::image(&artifacts::rust(false)?, Some(&kubernetes), "lz4hc")?,
     };
-    let program = artifacts::host_program("qemu-tests", "qemu-tests")?;
+    let program = artifacts::host_program("qemu-tests")?;
     let mut command = Command::new(program);
-    command
-        .arg("transports")
-        .arg("--image-builder")
-        .arg(artifacts::host_program("image-builder", "image-builder")?);
+    command.arg("transports").arg("--image-builder").arg(artifacts::host_program("image-builder")?);
     command.arg("--image").arg(parts);
-    command.arg("--pintle").arg(artifacts::host_program("ctl", "pintle")?);
+    command.arg("--pintle").arg(artifacts::host_program("pintle")?);
     command.arg("--kubectl").arg(up::tool(&kubernetes, "kubectl")?);
     command.arg("--artifacts").arg(host::target().join("transports"));
     if let Some(only) = only {
@@ -53,7 +50,7 @@ pub fn reproducible() -> Result<(usize, Vec<String>)> {
         std::fs::remove_dir_all(&scratch).with_context(|| format!("empty {}", scratch.display()))?;
     }
     let kubernetes = artifacts::kubernetes()?;
-    let builder = artifacts::host_program("image-builder", "image-builder")?;
+    let builder = artifacts::host_program("image-builder")?;
     let mut made = Vec::new();
     for name in ["one", "a/second/with/another/length"] {
         let folder = scratch.join(name);

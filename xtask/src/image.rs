@@ -39,7 +39,7 @@ pub fn image(arguments: &Arguments) -> Result<()> {
     host::prepare()?;
     let binaries = artifacts::rust(arguments.flavour.debug)?;
     let kubernetes = if arguments.flavour.without_kubernetes { None } else { Some(artifacts::kubernetes()?) };
-    let builder = artifacts::host_program("image-builder", "image-builder")?;
+    let builder = artifacts::host_program("image-builder")?;
     let mut command = Command::new(builder);
     command.arg("--binaries").arg(binaries).arg("--cache").arg(host::cache()?.join("debian"));
     command

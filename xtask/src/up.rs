@@ -85,7 +85,7 @@ pub fn up(arguments: &Arguments) -> Result<()> {
 }
 
 fn build(arguments: &Arguments, progress: &Progress) -> Result<Built> {
-    let pintle = progress.step("building pintle", || artifacts::host_program("ctl", "pintle"))?;
+    let pintle = progress.step("building pintle", || artifacts::host_program("pintle"))?;
     let kubernetes = progress.step("building Kubernetes", artifacts::kubernetes)?;
     let image = match &arguments.image {
         Some(folder) => folder.clone(),
@@ -110,8 +110,7 @@ pub fn folder() -> PathBuf {
 /// # Errors
 /// When there is none.
 pub fn running() -> Result<Cluster> {
-    let programs =
-        Programs { pintle: artifacts::host_program("ctl", "pintle")?, kubectl: folder().join("kubectl") };
+    let programs = Programs { pintle: artifacts::host_program("pintle")?, kubectl: folder().join("kubectl") };
     Cluster::load(&folder(), programs)?.context("no cluster; start one with `cargo xtask up`")
 }
 

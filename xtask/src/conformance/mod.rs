@@ -82,6 +82,14 @@ pub fn conformance(arguments: &Arguments) -> Result<()> {
     report(&result?, &cluster.folder)
 }
 
+/// Builds the specs, for a run that will come to them later.
+///
+/// # Errors
+/// When the module does not build.
+pub fn build_programs() -> Result<()> {
+    Programs::build().map(drop)
+}
+
 /// Where registries, results and the cluster lie.
 fn folder() -> PathBuf {
     host::target().join("conformance")
@@ -147,7 +155,7 @@ fn bring_up(
 ) -> Result<(Cluster, Registry)> {
     let images = progress.step("building the test images", || images::registry_folder(programs))?;
     let server = progress.step("building the registry", || go::build(&go::REGISTRY))?;
-    let pintle = progress.step("building pintle", || artifacts::host_program("ctl", "pintle"))?;
+    let pintle = progress.step("building pintle", || artifacts::host_program("pintle"))?;
     let kubernetes = progress.step("building Kubernetes", artifacts::kubernetes)?;
     let image = match &arguments.image {
         Some(folder) => folder.clone(),

@@ -82,7 +82,7 @@ pub fn boot(arguments: &Arguments) -> Result<()> {
     host::prepare()?;
     let machine = machine();
     let progress = Progress::start();
-    let pintle = progress.step("building pintle", || artifacts::host_program("ctl", "pintle"))?;
+    let pintle = progress.step("building pintle", || artifacts::host_program("pintle"))?;
     let kubernetes = progress.step("building Kubernetes", artifacts::kubernetes)?;
     let (image, iso) = images(arguments, &kubernetes, &progress)?;
     let programs = Programs { pintle, kubectl: up::tool(&kubernetes, "kubectl")? };
