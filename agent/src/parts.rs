@@ -71,15 +71,18 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(cause) = next {
-        let (said, below) = match cause.downcast_ref() {
+        let (mut said, below) = match cause.downcast_ref() {
             Some(kube::Error::Api(status)) => (format!("{} ({})", status.message, status.code), None),
             _ => (cause.to_string(), cause.source()),
         };
-        if text.is_empty() {
-            text = said;
-        } else if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
+        // What ends in its cause's words leaves them to the cause.
+        if let Some(own) = below.and_then(|below| said.strip_suffix(&below.to_string())) {
+            said.truncate(own.trim_end_matches([':', ' ']).len());
         }
+        if !said.is_empty() && !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&said);
         next = below;
     }
     text
@@ -130,6 +133,7 @@ mod tests {
         let status = kube::core::Status::failure("pods \"a\" not found", "NotFound").with_code(404);
         let refused = kube::Error::Api(status.boxed());
         assert_eq!(chain(&refused), "pods \"a\" not found (404)");
+        assert_eq!(chain(&Wrapped(refused)), "post status: pods \"a\" not found (404)");
         let error = Wrapped(kube::Error::Service("connection refused".into()));
         assert_eq!(chain(&error), "post status: ServiceError: connection refused");
     }
