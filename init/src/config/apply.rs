@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use machine::config::MachineConfig;
 use machine::socket::apply_config::Mode;
+use machine::socket::service_action::Action;
 use machine::socket::{ApplyConfig, ApplyResult, Error, Fault, error::Code};
 
 use super::{Found, LONGEST, activate, keep, parse};
@@ -60,8 +61,13 @@ pub async fn apply(machine: &Machine, request: &ApplyConfig) -> Result<ApplyResu
             let reason = "the new machine config needs it".into();
             let _ = machine.shutdown.try_send(ShutdownRequest { reboot: true, force: false, reason });
         }
-        _ => activate(machine, Arc::clone(&active))
-            .map_err(|why| error(Code::Internal, &format!("activate the config: {why:#}")))?,
+        _ => {
+            activate(machine, Arc::clone(&active))
+                .map_err(|why| error(Code::Internal, &format!("activate the config: {why:#}")))?;
+            if before.is_some_and(|before| concerns_runtime(&before.config, &active.config)) {
+                machine.supervisor.act("runtime", Action::Restart).await;
+            }
+        }
     }
     Ok(result(action))
 }
@@ -82,6 +88,11 @@ fn compare(before: Option<&MachineConfig>, after: &MachineConfig) -> Change {
         }
     }
     Change::Live
+}
+
+/// Whether the runtime has to read the config anew. It does so when it starts, and its containers do not notice a start.
+fn concerns_runtime(before: &MachineConfig, after: &MachineConfig) -> bool {
+    before.registries != after.registries || before.runtime != after.runtime
 }
 
 fn decide(mode: Mode, change: Change) -> Result<&'static str, String> {
@@ -128,6 +139,17 @@ mod tests {
         boot.install = Some(machine::config::Install::default());
         assert_eq!(compare(Some(&before), &boot), Change::Boot("Install"));
         assert_eq!(compare(None, &boot), Change::Live);
+    }
+
+    #[test]
+    fn the_runtime_reads_changed_registries_at_once() {
+        let before = MachineConfig::default();
+        let mut after = before.clone();
+        after.machine.hostname = Some("other".into());
+        assert!(!concerns_runtime(&before, &after));
+        after.registries.push(machine::config::Registry { host: "*".into(), ..Default::default() });
+        assert!(concerns_runtime(&before, &after));
+        assert_eq!(compare(Some(&before), &after), Change::Live);
     }
 
     #[test]

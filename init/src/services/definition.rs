@@ -101,7 +101,8 @@ impl Facts {
                 (self.network_address, "an address"),
                 (self.api_certificate, "its serving certificate"),
             ],
-            "runtime" => &[(self.state_mounted, "the state volume")],
+            // It reads what the config says of registries, streams and the pod network once, when it starts.
+            "runtime" => &[(self.configured, "a machine config"), (self.state_mounted, "the state volume")],
             "agent" => &[
                 (self.configured, "a machine config"),
                 (self.runtime_ready, "the runtime"),
@@ -129,10 +130,10 @@ mod tests {
     fn services_wait_for_what_the_architecture_names() {
         let mut facts = Facts::default();
         assert_eq!(facts.missing("net"), None);
-        assert_eq!(facts.missing("runtime"), Some("the state volume"));
         facts.state_mounted = true;
-        assert_eq!(facts.missing("runtime"), None);
+        assert_eq!(facts.missing("runtime"), Some("a machine config"), "the kept one is on the state volume");
         facts.configured = true;
+        assert_eq!(facts.missing("runtime"), None);
         assert_eq!(facts.missing("agent"), Some("the runtime"));
         facts.runtime_ready = true;
         facts.network_ready = true;

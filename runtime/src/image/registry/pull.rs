@@ -50,7 +50,7 @@ impl Store {
             match self.pull_from(&session, reference).await {
                 Ok(id) => return Ok(id),
                 Err(error) if error.try_next() => {
-                    tracing::debug!(image = %reference, server, %error, "endpoint did not give the image");
+                    tracing::info!(image = %reference, server, %error, "an endpoint did not give the image");
                     failure = error;
                 }
                 Err(error) => return Err(error),
