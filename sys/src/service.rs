@@ -12,8 +12,9 @@ pub fn run<E: From<io::Error>>(
     blocking_threads: usize,
     service: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
-    // kube logs each failed request without its object; whoever asked says more.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube_client=off".into());
+    // kube logs each failed request and watch without their object; whoever asked says more.
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube_client=off,kube_runtime=off".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
