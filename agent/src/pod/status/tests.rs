@@ -58,6 +58,15 @@ fn a_new_pod_is_pending_and_creating() {
 }
 
 #[test]
+fn a_container_between_creation_and_start_still_waits_for_the_same() {
+    let init = serde_json::json!({"initContainers": [{"name": "a", "image": "x"}], "containers": [{"name": "b", "image": "x"}]});
+    let observed = Observed { sandboxes: vec![sandbox()], containers: vec![seen(State::Created, 0)] };
+    let status = status_of(&pod(init), &observed, &Memory::default(), &PodStatus::default(), 0);
+    let waiting = status.init_container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
+    assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
+}
+
+#[test]
 fn a_running_container_makes_the_pod_running_and_ready() {
     let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "x"}]}));
     let observed = Observed { sandboxes: vec![sandbox()], containers: vec![seen(State::Running, 0)] };
