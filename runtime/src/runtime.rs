@@ -14,6 +14,7 @@ use crate::cgroup::Cgroup;
 use crate::exits::Exits;
 use crate::images::Images;
 use crate::io::ContainerIo;
+use crate::launch::base::Base;
 use crate::machine_socket::MachineSocket;
 use crate::network::PodNetwork;
 use crate::seccomp;
@@ -32,6 +33,8 @@ pub struct Runtime {
     pub exits: Exits,
     pub seccomp: seccomp::Cache,
     pub transfer: Arc<Transfer>,
+    /// Where containers are made.
+    pub base: Base,
     pub events: broadcast::Sender<cri::ContainerEventResponse>,
     pub(crate) sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
@@ -143,6 +146,7 @@ impl Runtime {
         network: Arc<PodNetwork>,
         machine: Option<Arc<MachineSocket>>,
         transfer: Arc<Transfer>,
+        base: Base,
     ) -> Arc<Self> {
         Arc::new(Self {
             images,
@@ -151,6 +155,7 @@ impl Runtime {
             machine,
             seccomp: seccomp::Cache::new(folder("seccomp", "")),
             transfer,
+            base,
             events: broadcast::channel(EVENT_BACKLOG).0,
             sandboxes: Mutex::default(),
             containers: Mutex::default(),

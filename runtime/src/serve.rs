@@ -42,6 +42,7 @@ pub async fn run() -> anyhow::Result<()> {
     sys::mount::make_private(Path::new(paths::RUNTIME_RUN).join("containers"))
         .context("keep containers' mounts to the runtime")?;
     crate::launch::seal().context("mount pintle-launch read-only")?;
+    let base = crate::launch::base::make().context("make a mount namespace for launches")?;
     if let Err(error) = crate::apparmor::load_default() {
         tracing::error!(%error, "containers run without AppArmor's default profile");
     }
@@ -58,7 +59,7 @@ pub async fn run() -> anyhow::Result<()> {
     )
     .context("open the pod network")?;
     let transfer = transfer(machine.as_deref()).await.context("make the way from pipes to logs")?;
-    let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer);
+    let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer, base);
     runtime.restore().await;
 
     let streams = streams(Arc::new(Backend(Arc::clone(&runtime)))).await?;

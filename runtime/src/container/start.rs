@@ -154,14 +154,15 @@ impl Runtime {
         request: &Request,
     ) -> Result<(Launched, Ours), Failure> {
         if record.config.tty {
-            let mut launched = launch::launch(request, &[]).await?;
+            let mut launched = launch::launch(request, &self.base.raw()).await?;
             let terminal = launched.terminal.take().ok_or_else(|| Failure::other("no terminal arrived"))?;
             return Ok((launched, Ours { outputs: vec![terminal], stdin: None }));
         }
         let (uid, gid) = self.host_ids(record);
         let pipes = Pipes::new(record.config.stdin, uid, gid)
             .map_err(|error| Failure::other(format!("make the container's pipes: {error}")))?;
-        let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
+        let mut theirs = self.base.raw().to_vec();
+        theirs.extend([&pipes.stdin, &pipes.stdout, &pipes.stderr].map(AsRawFd::as_raw_fd));
         Ok((launch::launch(request, &theirs).await?, pipes.ours))
     }
 

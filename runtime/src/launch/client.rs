@@ -56,18 +56,18 @@ impl Starting {
     }
 }
 
-/// Launches with the given stdin, stdout and stderr (none for a terminal).
+/// Launches with the descriptors that the request asks for.
 ///
 /// # Errors
 /// When the process could not be made. None of libcontainer's processes is left then, but other things are the caller's to remove: the cgroup with
 /// everything in it, and the state folder.
-pub async fn launch(request: &Request, stdio: &[RawFd]) -> Result<Launched, Failure> {
+pub async fn launch(request: &Request, descriptors: &[RawFd]) -> Result<Launched, Failure> {
     let (ours, theirs) = UnixStream::pair()
         .map_err(|error| Failure::other(format!("make a socket for pintle-launch: {error}")))?;
     let inode = nix::sys::stat::fstat(&theirs)
         .map_err(|error| Failure::other(format!("look at pintle-launch's socket: {error}")))?
         .st_ino;
-    match converse(request, stdio, ours, theirs).await {
+    match converse(request, descriptors, ours, theirs).await {
         Ok(Conversation { reply: Reply::Started { pid, start_time }, descriptors, socket }) => {
             let mut descriptors = descriptors.into_iter();
             let pidfd = descriptors.next().ok_or_else(|| Failure::other("pintle-launch sent no pidfd"))?;
@@ -91,7 +91,7 @@ struct Conversation {
 
 async fn converse(
     request: &Request,
-    stdio: &[RawFd],
+    descriptors: &[RawFd],
     ours: UnixStream,
     theirs: UnixStream,
 ) -> Result<Conversation, Failure> {
@@ -109,7 +109,7 @@ async fn converse(
         FramedSocket::new(ours, MAX_FRAME).map_err(|error| failed("speak to pintle-launch", error))?;
     let body = serde_json::to_vec(request).map_err(|error| Failure::other(error.to_string()))?;
     let talk = async {
-        socket.send(&body, stdio).await?;
+        socket.send(&body, descriptors).await?;
         tokio::select! {
             frame = socket.recv() => frame,
             // Killed in the middle it leaves an init that waits for ever and holds the socket: there is no end to read.

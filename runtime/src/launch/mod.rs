@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 mod attach;
+pub mod base;
 mod client;
 mod enter;
 mod executor;
@@ -28,9 +29,10 @@ pub const MAX_FRAME: usize = 256 << 10;
 /// What one launch does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Makes a container's init, which waits for the word on its notify socket. Descriptors: stdin, stdout, stderr, unless it has a terminal.
+    /// Makes a container's init, which waits for the word on its notify socket. Descriptors: those of the [`base::Base`], then stdin, stdout and stderr,
+    /// unless it has a terminal.
     Create(Container),
-    /// Runs a process in a container. Descriptors as for create.
+    /// Runs a process in a container. Descriptors: stdin, stdout and stderr, unless it has a terminal.
     Exec { container: Container, process: PathBuf, enter: Option<Enter> },
     /// Starts a pause process in a new pid namespace, which belongs to the user namespace at `user`; it ends unless it is told to stay. No descriptors.
     Pause { root: PathBuf, user: Option<PathBuf> },

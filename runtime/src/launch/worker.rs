@@ -11,7 +11,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::enter::Entrance;
 use super::executor::Program;
-use super::{Container, Enter, Failure, MAX_FRAME, Reply, Request, attach, namespaces, pause};
+use super::{Container, Enter, Failure, MAX_FRAME, Reply, Request, attach, base, namespaces, pause};
 
 /// Runs `pintle-launch`: what its first argument names (the pause process, the maker of namespaces, the hook that
 /// attaches mounts), otherwise one request from the socket on stdin.
@@ -42,12 +42,17 @@ pub fn main() -> std::process::ExitCode {
 }
 
 fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
-    let (request, stdio) =
+    let (request, descriptors) =
         receive(socket).map_err(|error| Failure::other(format!("read the launch request: {error}")))?;
     match request {
-        Request::Create(container) => create(&container, stdio, socket),
+        Request::Create(container) => {
+            let stdio = base::enter(descriptors, &container.bundle).map_err(|error| {
+                Failure::other(format!("enter the mount namespace for launches: {error}"))
+            })?;
+            create(&container, stdio, socket)
+        }
         Request::Exec { container, process, enter } => {
-            exec(&container, &process, enter.as_ref(), stdio, socket)
+            exec(&container, &process, enter.as_ref(), descriptors, socket)
         }
         Request::Pause { root, user } => {
             let pid = pause::start(&root, user.as_deref(), socket)

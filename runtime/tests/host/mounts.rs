@@ -21,6 +21,42 @@ fn shared_folder(path: &str) -> Outcome {
     fs::create_dir_all(format!("{path}/inner")).map_err(text)
 }
 
+/// Where mounts are, as a thread sees it that has gone to a launches' mount namespace.
+fn seen_by_launches() -> Result<(Vec<String>, usize), String> {
+    let base = runtime::launch::base::make().map_err(text)?;
+    let thread = std::thread::spawn(move || -> std::io::Result<String> {
+        let [namespace, root] = base.raw();
+        // A thread shares its root with the others until it says otherwise.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+        fs::File::open(format!("/proc/self/fd/{namespace}"))
+            .and_then(|file| Ok(nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNS)?))?;
+        std::os::unix::fs::chroot(format!("/proc/self/fd/{root}"))?;
+        fs::read_to_string("/proc/thread-self/mountinfo")
+    });
+    let seen = thread.join().map_err(|_| "the thread panicked")?.map_err(text)?;
+    let points = |text: &str| -> Vec<String> {
+        text.lines().filter_map(|line| Some(line.split(' ').nth(4)?.to_owned())).collect()
+    };
+    Ok((points(&seen), points(&fs::read_to_string("/proc/self/mountinfo").map_err(text)?).len()))
+}
+
+/// However many pods there are: libcontainer copies what it sees for each container.
+pub async fn launches_see_no_mounts_of_pods(ring: &mut Ring) -> Outcome {
+    let (before, ours) = seen_by_launches()?;
+    let pod = ring.sandbox("unseen", NamespaceMode::Container).await?;
+    let id = ring.create(&pod, "main", &["sleep", "1000"], |_| {}).await?;
+    ring.begin(&id).await?;
+    shared_folder("/run/unseen")?;
+    let (after, ours_now) = seen_by_launches()?;
+    check(ours_now > ours + 4, format!("a pod has {} mounts", ours_now - ours))?;
+    check(after == before, format!("launches see {after:?}, and saw {before:?}"))?;
+    for needed in ["/", "/proc", "/sys/fs/cgroup"] {
+        check(after.iter().any(|point| point == needed), format!("{needed} is missing from {after:?}"))?;
+    }
+    umount("/run/unseen").map_err(text)?;
+    ring.remove(&pod.0).await
+}
+
 fn privileged(config: &mut cri::ContainerConfig) {
     config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
 }

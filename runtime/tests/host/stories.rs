@@ -308,6 +308,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         a_terminal_is_one,
         a_pod_has_a_network_of_its_own,
         a_killed_launch_leaves_nothing,
+        launches_see_no_mounts_of_pods,
         mounts_come_and_go_as_the_volume_says,
         read_only_goes_down_the_whole_tree,
         a_pod_with_its_own_users_owns_its_files,

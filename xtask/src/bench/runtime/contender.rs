@@ -185,7 +185,7 @@ async fn drive(client: &Client, pods: Pods, lanes: usize, count: usize) -> Resul
 }
 
 /// Milliseconds that everything in the contender's cgroup has used.
-fn processor_time() -> Result<f64> {
+pub(super) fn processor_time() -> Result<f64> {
     let text =
         std::fs::read_to_string("/sys/fs/cgroup/cpu.stat").context("read the cgroup's processor time")?;
     let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));

@@ -20,6 +20,8 @@ const PART: f64 = 0.2;
 /// Megabytes beyond the user's process.
 const PER_POD: f64 = 0.3;
 const DAEMON: f64 = 15.0;
+/// How many times longer a pod may take at most when there are many.
+const MOST_GROWTH: f64 = 1.5;
 
 /// Everything, for programs.
 ///
@@ -127,11 +129,13 @@ fn story(measured: &[Measured]) -> String {
     };
     let left: Vec<String> = story.left.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     format!(
-        "{} pods at once: start {} ms a pod, by the hundred (last to first {:.2}, target at most 1.5); \
-         end {} ms; left behind: {}\n",
+        "{} pods at once: start {} ms a pod, by the hundred (last to first {:.2}, target at most {MOST_GROWTH}), \
+         of the processor {} ms (last to first {:.2}); end {} ms; left behind: {}\n",
         story.pods,
         list(&story.start),
         story.growth(),
+        story.processor.iter().map(|milliseconds| number(*milliseconds)).collect::<Vec<_>>().join(", "),
+        story.processor_growth(),
         list(&story.end),
         if left.is_empty() { "nothing".into() } else { left.join(", ") }
     )

@@ -10,6 +10,7 @@ use qemu_tests::command::command_output;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Pods, Times};
+use super::contender::processor_time;
 use crate::bench::figures::Summary;
 
 /// Pods that are summed up together.
@@ -25,6 +26,8 @@ pub struct Story {
     /// Milliseconds per pod, of each hundred in turn.
     pub start: Vec<Summary>,
     pub end: Vec<Summary>,
+    /// Milliseconds of processor time per pod started, of each hundred in turn: what a busy machine changes least.
+    pub processor: Vec<f64>,
     /// What there is more of than before, by kind.
     pub left: BTreeMap<String, i64>,
 }
@@ -32,16 +35,26 @@ pub struct Story {
 impl Story {
     /// How many times longer a pod of the last hundred took than one of the first.
     pub fn growth(&self) -> f64 {
-        match (self.start.first(), self.start.last()) {
-            (Some(first), Some(last)) if first.median > 0.0 => last.median / first.median,
-            _ => 1.0,
-        }
+        growth(&self.start.iter().map(|summary| summary.median).collect::<Vec<_>>())
+    }
+
+    /// How many times more processor time it took.
+    pub fn processor_growth(&self) -> f64 {
+        growth(&self.processor)
     }
 
     /// What is left of the pods, in words; none when nothing is.
     pub fn traces(&self) -> Option<String> {
         let left: Vec<String> = self.left.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         (!left.is_empty()).then(|| format!("{} pods left behind: {}", self.pods, left.join(", ")))
+    }
+}
+
+/// The last figure in terms of the first.
+fn growth(figures: &[f64]) -> f64 {
+    match figures {
+        [first, .., last] if *first > 0.0 => last / first,
+        _ => 1.0,
     }
 }
 
@@ -52,12 +65,18 @@ impl Story {
 pub async fn tell(client: &mut Client, count: u32) -> Result<Story> {
     let before = traces()?;
     let (mut pods, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut processor, mut used) = (Vec::new(), processor_time()?);
     for number in 0..count {
         let clock = Instant::now();
         pods.push(
             client.start(&format!("many{number}"), Pods { seccomp: true }, &mut Times::default()).await?,
         );
         starts.push(clock.elapsed());
+        if starts.len().is_multiple_of(GROUP) {
+            let now = processor_time()?;
+            processor.push((now - used) / GROUP as f64);
+            used = now;
+        }
     }
     for pod in pods {
         let clock = Instant::now();
@@ -73,7 +92,7 @@ pub async fn tell(client: &mut Client, count: u32) -> Result<Story> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let summaries = |all: &[Duration]| all.chunks(GROUP).map(Summary::of).collect();
-    Ok(Story { pods: count, start: summaries(&starts), end: summaries(&ends), left })
+    Ok(Story { pods: count, start: summaries(&starts), end: summaries(&ends), processor, left })
 }
 
 /// Counts of everything a pod consists of.
@@ -131,9 +150,11 @@ mod tests {
         assert_eq!(more(&counts(5, 2), &counts(4, 2)), BTreeMap::new());
         let left = more(&counts(5, 2), &counts(5, 3));
         assert_eq!(left, BTreeMap::from([("links".to_owned(), 1)]));
-        let mut story = Story { pods: 500, start: Vec::new(), end: Vec::new(), left };
+        let mut story =
+            Story { pods: 500, start: Vec::new(), end: Vec::new(), processor: vec![10.0, 11.0, 13.0], left };
         assert_eq!(story.traces().unwrap(), "500 pods left behind: 1 links");
         story.left.clear();
         assert_eq!(story.traces(), None);
+        assert_eq!((story.growth(), story.processor_growth()), (1.0, 1.3));
     }
 }

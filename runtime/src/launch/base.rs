@@ -1,0 +1,166 @@
+//! The mount namespace that containers are made in. For each container libcontainer copies the whole namespace that it runs in, reads through the copy and
+//! takes it apart again. In the runtime's own namespace, with five mounts of every pod, a container would take the longer the more pods there are; so a
+//! launch goes into one without any, and takes along what its own container is made of.
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use serde::Deserialize;
+use sys::mount_tree::Tree;
+
+/// File systems of the kernel, which nobody ever unmounts.
+const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// The namespace. It lives as long as this, and holds no file system that might be unmounted elsewhere.
+#[derive(Debug)]
+pub struct Base {
+    namespace: OwnedFd,
+    /// In it; another one than the namespace's own where the runtime is in a chroot.
+    root: OwnedFd,
+}
+
+impl Base {
+    /// How many descriptors it is.
+    const DESCRIPTORS: usize = 2;
+
+    /// What [`enter`] takes.
+    pub fn raw(&self) -> [RawFd; Self::DESCRIPTORS] {
+        [self.namespace.as_raw_fd(), self.root.as_raw_fd()]
+    }
+}
+
+/// Makes the namespace.
+///
+/// # Errors
+/// As unshare(2) and mount(2).
+pub fn make() -> io::Result<Base> {
+    let program = super::program();
+    let thread = std::thread::Builder::new().name("base".into()).spawn(move || in_thread(&program))?;
+    thread.join().map_err(|_| io::Error::other("the thread that makes a mount namespace panicked"))?
+}
+
+fn in_thread(program: &Path) -> io::Result<Base> {
+    let mounts = sys::mount::mounts()?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    // First of all: nothing that follows may be seen elsewhere.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>)?;
+    // Those on top of others come later in the list.
+    for point in mounts.iter().rev().map(|mount| &mount.target).filter(|point| !stays(point, program)) {
+        crate::namespaces::unmount(point)?;
+    }
+    Ok(Base { namespace: File::open("/proc/thread-self/ns/mnt")?.into(), root: File::open("/")?.into() })
+}
+
+/// Whether launches look at something on the mount at `point`: the kernel's file systems, the runtime's folder, `pintle-launch` for hooks.
+fn stays(point: &Path, program: &Path) -> bool {
+    KERNEL.iter().any(|folder| point.starts_with(folder))
+        || [Path::new(machine::paths::RUNTIME_RUN), program].iter().any(|needed| needed.starts_with(point))
+}
+
+/// What of a container's spec names things on the host.
+#[derive(Debug, Deserialize)]
+struct Spec {
+    root: Named,
+    mounts: Vec<Named>,
+    linux: Linux,
+}
+
+#[derive(Debug, Deserialize)]
+struct Linux {
+    namespaces: Vec<Named>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Named {
+    #[serde(alias = "source")]
+    path: Option<PathBuf>,
+}
+
+impl Spec {
+    fn paths(self) -> BTreeSet<PathBuf> {
+        let all = [self.root].into_iter().chain(self.mounts).chain(self.linux.namespaces);
+        all.filter_map(|named| named.path).filter(|path| path.is_absolute()).collect()
+    }
+}
+
+/// Puts the calling process, which has no other thread, into a copy of a base of its own, with those mounts that the spec in `bundle` names. The first of the
+/// descriptors are the base; returns the others.
+///
+/// # Errors
+/// Names the step that the kernel refused.
+pub fn enter(mut descriptors: Vec<OwnedFd>, bundle: &Path) -> io::Result<Vec<OwnedFd>> {
+    if descriptors.len() < Base::DESCRIPTORS {
+        return Err(io::Error::other("it did not come with the request"));
+    }
+    let others = descriptors.split_off(Base::DESCRIPTORS);
+    let spec = std::fs::read(bundle.join("config.json"))?;
+    let spec: Spec = serde_json::from_slice(&spec)?;
+    let mut taken = Vec::new();
+    for path in spec.paths().into_iter().filter(|path| is_mounted(path)) {
+        taken.push((Tree::copy(&path).map_err(|error| named("copy the mount", &path, &error))?, path));
+    }
+    setns(&descriptors[0], CloneFlags::CLONE_NEWNS)?;
+    nix::unistd::fchdir(&descriptors[1])?;
+    nix::unistd::chroot(".")?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    for (tree, path) in taken {
+        tree.attach(&path).map_err(|error| named("take along the mount", &path, &error))?;
+    }
+    Ok(others)
+}
+
+fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}
+
+/// Whether something is mounted right there.
+fn is_mounted(path: &Path) -> bool {
+    statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
+        .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_pods_stays() {
+        let program = Path::new("/opt/pintle/pintle-launch");
+        for point in ["/", "/run", "/sys/fs/cgroup", "/proc", "/dev/pts", "/opt", "/opt/pintle/pintle-launch"]
+        {
+            assert!(stays(Path::new(point), program), "{point}");
+        }
+        let runtime = machine::paths::RUNTIME_RUN;
+        for point in
+            [&format!("{runtime}/ns/1/net"), "/var/lib/kubelet/pods/1/volumes/a", "/optional", "/system"]
+        {
+            assert!(!stays(Path::new(point), program), "{point}");
+        }
+    }
+
+    #[test]
+    fn everything_of_the_host_in_a_spec_is_found_once() {
+        let spec: Spec = serde_json::from_str(
+            r#"{"ociVersion": "1.2.0", "root": {"path": "/c/rootfs", "readonly": true},
+                "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, {"destination": "/a", "source": "/c/mounts/0"},
+                           {"destination": "/b", "source": "/c/mounts/0"}, {"destination": "/run", "type": "tmpfs"}],
+                "linux": {"cgroupsPath": "/x", "namespaces": [{"type": "mount"}, {"type": "network", "path": "/ns/net"}]}}"#,
+        )
+        .unwrap();
+        let paths: Vec<PathBuf> = spec.paths().into_iter().collect();
+        assert_eq!(paths, [Path::new("/c/mounts/0"), Path::new("/c/rootfs"), Path::new("/ns/net")]);
+    }
+
+    #[test]
+    fn mounts_are_told_from_folders_on_them() {
+        assert!(is_mounted(Path::new("/proc")));
+        assert!(!is_mounted(Path::new("/proc/sys/kernel")) && !is_mounted(Path::new("/nowhere")));
+        // A way to a namespace, not one that is pinned.
+        assert!(!is_mounted(Path::new("/proc/self/ns/net")));
+    }
+}
