@@ -14,9 +14,11 @@ pub mod network;
 pub mod process;
 pub mod progress;
 pub mod qmp;
+pub mod random;
 pub mod spec;
 pub mod transports;
 pub mod vm;
+pub mod write_log;
 
 pub use accel::Accel;
 pub use boot::Boot;

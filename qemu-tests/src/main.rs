@@ -1,6 +1,7 @@
 //! Runs the QEMU cases; `cargo xtask test` builds what they need and calls this.
 mod bench;
 mod cases;
+mod recording;
 mod report;
 
 use std::collections::HashMap;
@@ -18,7 +19,9 @@ use report::{Report, attempt};
 const USAGE: &str = "usage: qemu-tests names --ring machine|cluster|transports
        qemu-tests machine --image DIR --artifacts DIR [--pintle FILE --inspector FILE] [--only NAME]
        qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--mirror URL] [--reuse yes] [--keep yes] [--only NAME]
-       qemu-tests transports --image DIR --artifacts DIR --pintle FILE --kubectl FILE --image-builder FILE [--only NAME]";
+       qemu-tests transports --image DIR --artifacts DIR --pintle FILE --kubectl FILE --image-builder FILE [--only NAME]
+       qemu-tests record --image DIR --artifacts DIR --pintle FILE --inspector FILE
+       qemu-tests replay --recording DIR --number N --seed N --disk FILE";
 
 fn main() -> ExitCode {
     match run() {
@@ -48,6 +51,8 @@ fn run() -> Result<usize> {
         "machine" => machines(&options)?,
         "cluster" => stories(&options)?,
         "transports" => transports(&options)?,
+        "record" => return record(&options).map(|()| 0),
+        "replay" => return replay(&options).map(|()| 0),
         _ => bail!(USAGE),
     };
     println!("{ring}: {} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped);
@@ -72,6 +77,22 @@ fn path(options: &Options, name: &str) -> Result<PathBuf> {
 
 fn is_wanted(options: &Options, name: &str) -> bool {
     options.get("only").is_none_or(|only| name.contains(only.as_str()))
+}
+
+/// A log of what a machine writes to its disk, in a folder that stays.
+fn record(options: &Options) -> Result<()> {
+    let tools = bench::Tools { pintle: path(options, "pintle")?, inspector: path(options, "inspector")? };
+    let bench = Bench::new(&path(options, "image")?, &path(options, "artifacts")?, Some(tools))?;
+    recording::record(&bench)
+}
+
+/// A disk as a power cut leaves it.
+fn replay(options: &Options) -> Result<()> {
+    let number =
+        |name: &str| -> Result<u64> { options.get(name).and_then(|text| text.parse().ok()).context(USAGE) };
+    let (folder, disk) = (path(options, "recording")?, path(options, "disk")?);
+    println!("{}", recording::replay(&folder, number("number")? as usize, number("seed")?, &disk)?);
+    Ok(())
 }
 
 /// The cases with machines of their own.

@@ -26,6 +26,10 @@ pub struct Spec {
     pub config: Option<String>,
     /// Whether it has a state disk.
     pub state: bool,
+    /// Bytes of a new state disk.
+    pub state_bytes: u64,
+    /// Whether what is written to the state disk is logged, for [`crate::write_log`].
+    pub logged: bool,
     /// Forwarded ports.
     pub forwards: Vec<Forward>,
     /// UDP port of the cluster LAN.
@@ -52,6 +56,8 @@ impl Spec {
             append: String::new(),
             config: None,
             state: true,
+            state_bytes: STATE_BYTES,
+            logged: false,
             forwards: Vec::new(),
             lan: None,
             uefi: false,
@@ -68,7 +74,10 @@ impl Spec {
         std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         if self.state && !state_disk(folder).exists() {
             let disk = std::fs::File::create(state_disk(folder)).context("create the state disk")?;
-            disk.set_len(STATE_BYTES).context("size the state disk")?;
+            disk.set_len(self.state_bytes).context("size the state disk")?;
+        }
+        if self.logged {
+            std::fs::File::create(write_log(folder)).context("create the log of the state disk")?;
         }
         if let Some(config) = &self.config {
             std::fs::write(folder.join("config.yaml"), config).context("write the machine config")?;
@@ -100,10 +109,7 @@ impl Spec {
         }
         out.extend(self.boot.arguments(&self.append));
         if self.state {
-            out.extend([
-                "-drive".into(),
-                format!("if=none,id=state,format=raw,file={}", state_disk(folder).display()),
-            ]);
+            out.extend(if self.logged { logged_disk(folder) } else { plain_disk(folder) });
             out.extend(["-device".into(), "virtio-blk-pci,drive=state,serial=state".into()]);
         }
         if self.config.is_some() {
@@ -129,6 +135,20 @@ impl Spec {
     }
 }
 
+fn plain_disk(folder: &Path) -> [String; 2] {
+    ["-drive".into(), format!("if=none,id=state,format=raw,file={}", state_disk(folder).display())]
+}
+
+/// Neither file is flushed: what is on the disk is read from the log, which has each flush in its place.
+fn logged_disk(folder: &Path) -> [String; 2] {
+    let (disk, log) = (state_disk(folder), write_log(folder));
+    let file = |name: &str, path: PathBuf| {
+        format!("{name}.driver=file,{name}.filename={},{name}.cache.no-flush=on", path.display())
+    };
+    let node = "driver=blklogwrites,node-name=state,log-super-update-interval=1";
+    ["-blockdev".into(), format!("{node},{},{}", file("file", disk), file("log", log))]
+}
+
 /// The console's file in a machine's folder.
 #[must_use]
 pub fn console(folder: &Path) -> PathBuf {
@@ -145,6 +165,12 @@ pub fn qmp(folder: &Path) -> PathBuf {
 #[must_use]
 pub fn state_disk(folder: &Path) -> PathBuf {
     folder.join("state.img")
+}
+
+/// The log of what was written to the state disk, in a machine's folder.
+#[must_use]
+pub fn write_log(folder: &Path) -> PathBuf {
+    folder.join("state.log")
 }
 
 #[cfg(test)]

@@ -115,6 +115,14 @@ impl Vm {
         self.process.kill()
     }
 
+    /// Stops its processors for good; requests to disks that are under way are finished.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn freeze(&self) -> Result<()> {
+        qmp::execute(&spec::qmp(&self.folder), "stop", json!({})).map(drop)
+    }
+
     /// Presses the power button.
     ///
     /// # Errors

@@ -28,6 +28,8 @@ mod config;
 mod content;
 #[path = "host/escapes.rs"]
 mod escapes;
+#[path = "host/exits.rs"]
+mod exits;
 #[path = "host/fake.rs"]
 mod fake;
 #[path = "host/full.rs"]
@@ -42,6 +44,8 @@ mod interrupted;
 mod logs;
 #[path = "host/mounts.rs"]
 mod mounts;
+#[path = "host/power/mod.rs"]
+mod power;
 #[path = "host/random.rs"]
 mod random;
 #[path = "host/registry.rs"]
@@ -54,6 +58,8 @@ mod secrets;
 mod stories;
 #[path = "host/traces.rs"]
 mod traces;
+#[path = "host/tree.rs"]
+mod tree;
 
 const PRIVATE: MsFlags = MsFlags::MS_REC.union(MsFlags::MS_PRIVATE);
 /// Names our cgroup on the host: one for each run, for several may go on at once.

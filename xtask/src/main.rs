@@ -17,6 +17,7 @@ mod image;
 mod imports;
 mod node;
 mod oci;
+mod power_cuts;
 mod proto;
 mod test;
 mod up;
@@ -82,6 +83,8 @@ enum Command {
     Boot(boot::Arguments),
     /// Kills the runtime and its launches 200 times while clients work, and checks every promise.
     Campaign(campaign::Arguments),
+    /// Records what a machine writes to its disk while it gets images, and starts the runtime on the disk as 120 power cuts would have left it.
+    PowerCuts(power_cuts::Arguments),
     /// Regenerates the checked-in Rust of the protocols (needs protoc).
     GenProto,
     /// The runtime in a booted image against critest.
@@ -106,6 +109,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Boot(arguments) => boot::boot(&arguments),
         Command::Campaign(arguments) => campaign::campaign(&arguments),
+        Command::PowerCuts(arguments) => power_cuts::power_cuts(&arguments),
         Command::GenProto => proto::generate(),
         Command::Conformance(arguments) => conformance::conformance(&arguments),
         Command::Critest(arguments) => critest::critest(&arguments),

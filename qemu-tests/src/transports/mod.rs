@@ -1,6 +1,6 @@
 //! Each way of shipping the OS, booted to a Ready control-plane node: ISO as CD and as disk under BIOS and UEFI, network boot over TFTP and
 //! HTTP, unified kernel image, disk image; with the config from a URL or from a labelled volume.
-mod server;
+pub mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

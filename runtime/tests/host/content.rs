@@ -1,5 +1,4 @@
 //! Images made for a purpose, and a look at what became of them.
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use tar::{EntryType, Header};
 
 use crate::random::Random;
 use crate::ring::{Outcome, Ring, check, text};
+use crate::tree::Tree;
 
 /// `sha256:<hex>`
 pub fn digest_of(bytes: &[u8]) -> String {
@@ -54,6 +54,17 @@ impl Tar {
 
     pub fn link(self, name: &str, to: &str) -> Self {
         self.add(EntryType::Link, name, to, 0o644, b"")
+    }
+
+    /// Gives the entry that begins at `at` another owner.
+    pub fn owned(mut self, at: usize, uid: u64, gid: u64) -> Self {
+        let mut header = Header::new_gnu();
+        header.as_mut_bytes().copy_from_slice(&self.0[at..at + 512]);
+        header.set_uid(uid);
+        header.set_gid(gid);
+        header.set_cksum();
+        self.0[at..at + 512].copy_from_slice(header.as_bytes());
+        self
     }
 
     pub fn device(mut self, kind: EntryType, name: &str, major: u32, minor: u32) -> Self {
@@ -116,27 +127,35 @@ impl Content {
     }
 }
 
-/// Files that a layer of noise has: path and content.
-pub type Files = BTreeMap<String, Vec<u8>>;
-
-/// Layers that no other image has, as files and as tars.
-pub fn noise(seed: u64, layers: usize, files: usize, size: u64) -> (Vec<Files>, Vec<Vec<u8>>) {
+/// Tars of layers that no other image has, with files of many owners and modes, links, pipes, devices and whiteouts.
+pub fn noise(seed: u64, layers: usize, files: usize, size: u64) -> Vec<Vec<u8>> {
     let mut random = Random::new(seed);
-    let (mut all, mut tars) = (Vec::new(), Vec::new());
+    let mut tars = Vec::new();
     for layer in 0..layers {
-        let mut tar = Tar::default().dir("data/").dir(&format!("data/{layer}/"));
-        let mut contents = Files::new();
+        let folder = format!("data/{layer}");
+        let mut tar = Tar::default().dir("data/");
+        let at = tar.0.len();
+        tar = tar
+            .add(EntryType::Directory, &format!("{folder}/"), "", 0o2750, b"")
+            .owned(at, random.below(3000), random.below(3000))
+            .symlink(&format!("{folder}/soft"), "../0/0")
+            .add(EntryType::Fifo, &format!("{folder}/pipe"), "", 0o620, b"")
+            .device(EntryType::Char, &format!("{folder}/null"), 1, 3)
+            .file(&format!("{folder}/.wh.gone"), b"");
         for file in 0..files {
-            let name = format!("data/{layer}/{file}");
             let length = 1 + random.below(size) as usize;
             let bytes = random.bytes(length);
-            tar = tar.file(&name, &bytes);
-            contents.insert(name, bytes);
+            let mode = *random.choose(&[0o644, 0o4755, 0o600, 0o2711]);
+            let at = tar.0.len();
+            tar = tar.add(EntryType::Regular, &format!("{folder}/{file}"), "", mode, &bytes).owned(
+                at,
+                random.below(3000),
+                random.below(3000),
+            );
         }
-        all.push(contents);
-        tars.push(tar.0);
+        tars.push(tar.link(&format!("{folder}/hard"), &format!("{folder}/0")).0);
     }
-    (all, tars)
+    tars
 }
 
 impl Ring {
@@ -178,30 +197,15 @@ impl Ring {
     }
 
     /// Whether an image's layers hold what they were made of, no more and no less.
-    pub async fn holds(&self, name: &str, layers: &[Files]) -> Outcome {
+    pub async fn holds(&self, name: &str, tars: &[Vec<u8>]) -> Outcome {
         let paths = self.layers(name).await?;
-        check(paths.len() == layers.len(), format!("{name}: {} layers", paths.len()))?;
-        for (path, files) in paths.iter().zip(layers) {
-            let mut found = Files::new();
-            collect(path, path, &mut found).map_err(text)?;
-            let same = found.keys().eq(files.keys()) && found == *files;
-            check(same, format!("{name}: {} holds something else", path.display()))?;
+        check(paths.len() == tars.len(), format!("{name}: {} layers", paths.len()))?;
+        for (path, tar) in paths.iter().zip(tars) {
+            let same = Tree::of_folder(path).and_then(|found| Tree::of_tar(tar)?.is(&found));
+            same.map_err(|what| format!("{name}: {}: {what}", path.display()))?;
         }
         Ok(())
     }
-}
-
-fn collect(root: &Path, folder: &Path, into: &mut Files) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            collect(root, &path, into)?;
-        } else {
-            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            into.insert(name, fs::read(&path)?);
-        }
-    }
-    Ok(())
 }
 
 /// A hash of everything below a folder: names, kinds, owners, modes, times and contents.

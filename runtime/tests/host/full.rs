@@ -61,7 +61,7 @@ pub async fn images_live_through_a_full_disk(ring: &mut Ring) -> Outcome {
 async fn live(ring: &mut Ring) -> Outcome {
     let state = Path::new(paths::RUNTIME_STATE);
     let fake = Fake::start("127.0.0.1").await?;
-    let (files, tars) = noise(400, 2, 4, 60_000);
+    let tars = noise(400, 2, 4, 60_000);
     let content = Content::new(&tars, json!({}));
     let first = fake.publish("first", &content);
     ring.pull(&first, None).await?;
@@ -69,7 +69,7 @@ async fn live(ring: &mut Ring) -> Outcome {
     // The same layers, so that only metadata is written; and one with layers of its own.
     let same = Content::new(&tars, json!({"Env": ["SECOND=1"]}));
     let same = fake.publish("same", &same);
-    let (more_files, more_tars) = noise(401, 2, 4, 60_000);
+    let more_tars = noise(401, 2, 4, 60_000);
     let more = fake.publish("more", &Content::new(&more_tars, json!({})));
     let ballast = fill(state)?;
     for kill in [false, true] {
@@ -80,7 +80,7 @@ async fn live(ring: &mut Ring) -> Outcome {
         let clear = error.contains(&more) && (error.contains(NO_SPACE) || error.contains("would stay free"));
         check(clear, format!("a pull with the disk full: {error:?}"))?;
         check(ring.image_names().await? == [first.clone()], "other images are listed")?;
-        ring.holds(&first, &files).await?;
+        ring.holds(&first, &tars).await?;
         check(ring.image_bytes().await? == baseline, "what was refused takes space")?;
         let pod = ring.sandbox("full", NamespaceMode::Container).await?;
         let of_first = |config: &mut cri::ContainerConfig| {
@@ -100,15 +100,15 @@ async fn live(ring: &mut Ring) -> Outcome {
         )?;
     }
     check(ring.image_names().await?.contains(&same) == outcome.is_ok(), "half an image is listed")?;
-    ring.holds(&first, &files).await?;
+    ring.holds(&first, &tars).await?;
     // Whoever needs space can make it.
     ring.remove_image(&same).await?;
     ring.remove_image(&first).await?;
     settled(state, 0).await?;
     fs::remove_file(ballast).map_err(text)?;
-    for (name, files) in [(&more, &more_files), (&first, &files)] {
+    for (name, tars) in [(&more, &more_tars), (&first, &tars)] {
         ring.pull(name, None).await?;
-        ring.holds(name, files).await?;
+        ring.holds(name, tars).await?;
     }
     let pod = ring.sandbox("space", NamespaceMode::Container).await?;
     let id = ring.run(&pod, "main", &["true"]).await?;

@@ -7,14 +7,47 @@ use std::rc::Rc;
 use machine::socket::{
     Empty, Error, Exit, ExitKey, FdNames, Reply, Request, reply::Result as Answer, request::Call,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use prost::Message;
 use sys::framed::FramedSocket;
 use tokio::sync::Notify;
 
+/// A call at which the runtime dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It keeps the descriptors of a container.
+    Keeps,
+    /// It acknowledges the exit of this process.
+    Acknowledges(i32),
+    /// It gives up the descriptors of a container.
+    Forgets,
+}
+
+/// What is waited for, to kill the caller before it is carried out or after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trap {
+    pub moment: Moment,
+    pub carried_out: bool,
+}
+
+impl Trap {
+    fn is(self, call: &Call) -> bool {
+        let of_container = |name: &str| name.starts_with("container/");
+        match (self.moment, call) {
+            (Moment::Keeps, Call::FdPut(name)) | (Moment::Forgets, Call::FdRemove(name)) => {
+                of_container(&name.name)
+            }
+            (Moment::Acknowledges(pid), Call::AckExit(key)) => key.pid == pid,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     exits: Vec<Exit>,
-    told: usize,
+    trap: Option<Trap>,
     descriptors: BTreeMap<String, Vec<OwnedFd>>,
     /// The process that said so last.
     ready: Option<i32>,
@@ -36,6 +69,26 @@ impl Init {
     /// Exits that nobody has acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.state.borrow().exits.len()
+    }
+
+    /// Whether the exit of this process is in the ledger.
+    pub fn has_exit(&self, pid: i32) -> bool {
+        self.state.borrow().exits.iter().any(|exit| exit.pid == pid)
+    }
+
+    /// The next such call is the caller's last.
+    pub fn trap(&self, trap: Trap) {
+        self.state.borrow_mut().trap = Some(trap);
+    }
+
+    /// Whether a trap is set and nobody has been caught yet.
+    pub fn waits(&self) -> bool {
+        self.state.borrow().trap.is_some()
+    }
+
+    /// Containers whose descriptors are kept.
+    pub fn containers(&self) -> usize {
+        self.state.borrow().descriptors.keys().filter(|name| name.starts_with("container/")).count()
     }
 
     pub fn stored(&self) -> usize {
@@ -97,6 +150,14 @@ async fn serve(init: Init, mut socket: FramedSocket) {
         if matches!(call, Call::WatchExits(_)) {
             return watch(init, socket, request.id).await;
         }
+        let trap = init.state.borrow_mut().trap.take_if(|trap| trap.is(&call));
+        if let Some(trap) = trap {
+            let _ = kill(Pid::from_raw(caller), Signal::SIGKILL);
+            if trap.carried_out {
+                drop(answer(&init, caller, call, descriptors));
+            }
+            return;
+        }
         let (answer, raw) = answer(&init, caller, call, descriptors);
         let reply = Reply { id: request.id, more: false, result: Some(answer) };
         if socket.send(&reply.encode_to_vec(), &raw).await.is_err() {
@@ -112,7 +173,6 @@ fn answer(init: &Init, caller: i32, call: Call, descriptors: Vec<OwnedFd>) -> (A
         Call::Ready(_) => state.ready = Some(caller),
         Call::AckExit(ExitKey { pid, start_time }) => {
             state.exits.retain(|exit| (exit.pid, exit.start_time) != (pid, start_time));
-            state.told = 0;
         }
         Call::FdPut(name) => drop(state.descriptors.insert(name.name, descriptors)),
         Call::FdRemove(name) => drop(state.descriptors.remove(&name.name)),

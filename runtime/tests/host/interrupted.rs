@@ -30,7 +30,7 @@ pub async fn a_pull_that_is_killed_leaves_nothing_half(ring: &mut Ring) -> Outco
     let mut random = Random::new(seed);
     for round in 0..rounds()? {
         let says = |what: String| format!("round {round} of seed {seed}: {what}");
-        let (files, tars) = noise(1000 + round, 3, 60, 20_000);
+        let tars = noise(1000 + round, 3, 60, 20_000);
         let content = Content::new(&tars, json!({}));
         let name = fake.publish(&format!("killed{round}"), &content);
         let size: u64 = content.layers.iter().map(|layer| layer.len() as u64).sum();
@@ -51,13 +51,13 @@ pub async fn a_pull_that_is_killed_leaves_nothing_half(ring: &mut Ring) -> Outco
         let shown = ring.image_names().await?.contains(&name);
         check(shown || !told, says("an image that was pulled is not listed any more".into()))?;
         if shown {
-            ring.holds(&name, &files).await.map_err(says)?;
+            ring.holds(&name, &tars).await.map_err(says)?;
         }
         let kept = std::fs::read_dir(state.join("layers")).map_or(0, Iterator::count);
         check(kept <= 3, says(format!("{kept} layers of 3")))?;
         settled(state, kept).await.map_err(says)?;
         ring.pull(&name, None).await.map_err(says)?;
-        ring.holds(&name, &files).await.map_err(says)?;
+        ring.holds(&name, &tars).await.map_err(says)?;
         settled(state, 3).await.map_err(says)?;
         ring.remove_image(&name).await.map_err(says)?;
         settled(state, 0).await.map_err(says)?;
@@ -70,7 +70,7 @@ pub async fn a_pull_that_is_killed_leaves_nothing_half(ring: &mut Ring) -> Outco
 pub async fn what_was_whole_before_a_kill_is_not_fetched_again(ring: &mut Ring) -> Outcome {
     let state = Path::new(paths::RUNTIME_STATE);
     let fake = Fake::start("127.0.0.1").await?;
-    let (files, tars) = noise(2000, 2, 3, 60_000);
+    let tars = noise(2000, 2, 3, 60_000);
     let content = Content::new(&tars, json!({}));
     let name = fake.publish("resumed", &content);
     let [lower, upper] = &content.layer_paths()[..] else { return Err("two layers".into()) };
@@ -92,7 +92,7 @@ pub async fn what_was_whole_before_a_kill_is_not_fetched_again(ring: &mut Ring) 
     settled(state, 1).await?;
     fake.heal();
     ring.pull(&name, None).await?;
-    ring.holds(&name, &files).await?;
+    ring.holds(&name, &tars).await?;
     let times = |digest: &str| fake.seen().iter().filter(|seen| seen.path.contains(digest)).count();
     check((times(lower), times(upper)) == (1, 2), format!("{} and {} times", times(lower), times(upper)))?;
     ring.remove_image(&name).await?;

@@ -8,7 +8,7 @@ use machine::cri::{self, NamespaceMode};
 use machine::paths;
 use serde_json::json;
 
-use crate::content::{Content, Files, Tar, digest_of, gzip, noise, settled};
+use crate::content::{Content, Tar, digest_of, gzip, noise, settled};
 use crate::fake::{ALWAYS, Fake, Fault};
 use crate::ring::{Outcome, Ring, check, text};
 
@@ -119,13 +119,13 @@ struct Stage {
     case: Case,
     fake: Fake,
     name: String,
-    files: Vec<Files>,
+    tars: Vec<Vec<u8>>,
 }
 
 impl Stage {
     async fn set(case: Case, seed: u64) -> Result<Self, String> {
         let fake = Fake::start("127.0.0.1").await?;
-        let (files, tars) = noise(seed, 2, 4, 60_000);
+        let tars = noise(seed, 2, 4, 60_000);
         let content = Content::new(&tars, json!({}));
         let name = fake.publish(case.name, &content);
         let layers = content.layer_paths();
@@ -139,7 +139,7 @@ impl Stage {
         if case.name == "begun-again" {
             fake.know_no_ranges();
         }
-        Ok(Self { case, fake, name, files })
+        Ok(Self { case, fake, name, tars })
     }
 
     async fn play(&self, ring: &Ring) -> Outcome {
@@ -148,7 +148,7 @@ impl Stage {
             return Err(says(format!("no end within {BOUND:?}")));
         };
         match (&pulled, self.case.error) {
-            (Ok(_), []) => ring.holds(&self.name, &self.files).await.map_err(says)?,
+            (Ok(_), []) => ring.holds(&self.name, &self.tars).await.map_err(says)?,
             (Err(error), wanted) if !wanted.is_empty() => {
                 let named = error.contains(&self.name) && error.contains("failed to pull and unpack");
                 check(named && wanted.iter().all(|part| error.contains(part)), says(error.clone()))?;
@@ -184,7 +184,7 @@ async fn play_all(ring: &mut Ring) -> Outcome {
     for stage in &stages {
         stage.fake.heal();
         ring.pull(&stage.name, None).await?;
-        ring.holds(&stage.name, &stage.files).await?;
+        ring.holds(&stage.name, &stage.tars).await?;
     }
     for stage in &stages {
         ring.remove_image(&stage.name).await?;
@@ -197,7 +197,7 @@ async fn play_all(ring: &mut Ring) -> Outcome {
 pub async fn an_image_that_is_not_what_it_says_leaves_nothing(ring: &mut Ring) -> Outcome {
     let fake = Fake::start("127.0.0.1").await?;
     let baseline = ring.image_bytes().await?;
-    let (_, tars) = noise(100, 2, 3, 30_000);
+    let tars = noise(100, 2, 3, 30_000);
     let right = Content::new(&tars, json!({}));
     let name = fake.publish("layer", &right);
     let forged = gzip(&Tar::default().file("data/forged", &[7; 100]).0);
@@ -235,7 +235,7 @@ pub async fn an_image_that_is_not_what_it_says_leaves_nothing(ring: &mut Ring) -
 /// Whoever waits says for how long; afterwards nothing is under way any more.
 pub async fn a_pull_ends_with_its_deadline(ring: &mut Ring) -> Outcome {
     let fake = Fake::start("127.0.0.1").await?;
-    let content = Content::new(&noise(350, 3, 8, 60_000).1, json!({}));
+    let content = Content::new(&noise(350, 3, 8, 60_000), json!({}));
     let name = fake.publish("late", &content);
     fake.fail(&content.layer_paths(), ALWAYS, Fault::Stall(20_000));
     let image = Some(cri::ImageSpec { image: name.clone(), ..Default::default() });
@@ -259,7 +259,7 @@ async fn stall(ring: &mut Ring) -> Outcome {
     let (bad, good) = (Fake::start("127.0.0.1").await?, Fake::start("127.0.0.1").await?);
     let mut stalled = Vec::new();
     for seed in 200..204 {
-        let content = Content::new(&noise(seed, 3, 8, 60_000).1, json!({}));
+        let content = Content::new(&noise(seed, 3, 8, 60_000), json!({}));
         bad.fail(&content.layer_paths(), ALWAYS, Fault::Stall(20_000));
         let name = bad.publish(&format!("stalled{seed}"), &content);
         let images = ring.images.clone();
@@ -273,11 +273,11 @@ async fn stall(ring: &mut Ring) -> Outcome {
     while bad.seen().iter().filter(|seen| seen.path.contains("/blobs/")).count() < 4 * 4 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let (files, tars) = noise(300, 2, 2, 30_000);
+    let tars = noise(300, 2, 2, 30_000);
     let name = good.publish("good", &Content::new(&tars, json!({})));
     let others = async {
         ring.pull(&name, None).await?;
-        ring.holds(&name, &files).await?;
+        ring.holds(&name, &tars).await?;
         let pod = ring.sandbox("beside", NamespaceMode::Container).await?;
         let id = ring.run(&pod, "main", &["true"]).await?;
         check(ring.exited(&id).await?.exit_code == 0, "the container's code")?;

@@ -46,11 +46,15 @@ impl Ring {
     /// kill -9.
     pub async fn stop_runtime(&mut self) -> Outcome {
         self.runtime.kill().map_err(text)?;
-        // Our PID 1 reaps it, and starts it anew only then.
+        self.runtime_is_gone().await;
+        Ok(())
+    }
+
+    /// Our PID 1 has reaped it, and starts it anew only then.
+    pub async fn runtime_is_gone(&self) {
         while Path::new(&format!("/proc/{}", self.runtime.id())).exists() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(())
     }
 
     pub async fn start_runtime(&mut self) -> Outcome {

@@ -30,7 +30,7 @@ fn token() -> Option<AuthConfig> {
 }
 
 fn image(seed: u64) -> Content {
-    Content::new(&noise(seed, 2, 2, 20_000).1, json!({}))
+    Content::new(&noise(seed, 2, 2, 20_000), json!({}))
 }
 
 /// A registry that wants the password, and another host that it sends to; returns both and the image's name.

@@ -9,12 +9,14 @@ use crate::campaign::*;
 use crate::cni::*;
 use crate::config::*;
 use crate::escapes::*;
+use crate::exits::*;
 use crate::full::*;
 use crate::hostile::*;
 use crate::init::Init;
 use crate::interrupted::*;
 use crate::logs::*;
 use crate::mounts::*;
+use crate::power::no_power_cut_leaves_half_an_image;
 use crate::registry::*;
 use crate::ring::{Outcome, Ring, check, kill_launch, text};
 use crate::secrets::*;
@@ -324,6 +326,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         fast_output_survives_kills_whole_and_once,
         a_kill_between_pipe_and_log_loses_nothing,
         the_kill_campaign_breaks_no_promise,
+        the_exit_campaign_reports_each_end_once,
         pulls_from_faulty_registries_end_right_or_say_why,
         an_image_that_is_not_what_it_says_leaves_nothing,
         a_stalled_registry_holds_up_nobody_else,
@@ -348,6 +351,10 @@ pub async fn run(init: Init, filter: &str) -> usize {
         );
     } else if filter.is_empty() || "cni".contains(filter) {
         println!("SKIPPED: the stories with CNI plugins need a folder of them in PINTLE_CNI_PLUGINS");
+    }
+    // A suite of its own: `cargo xtask power-cuts`.
+    if crate::power::wanted() {
+        story!(no_power_cut_leaves_half_an_image);
     }
     story!(nothing_remains);
     let _ = ring.runtime.kill();

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use qemu_tests::random::Random;
 use qemu_tests::{Look, Vm};
 
 use super::inspector::Inspector;
@@ -31,7 +32,7 @@ pub fn rounds(stage: &mut Stage) -> Result<Outcome> {
         stage.wait_ready(NAMESPACE, &format!("app=count-{}", vm.name), COUNTERS)?;
     }
     let before = containers(stage)?;
-    let mut random = Random::new();
+    let mut random = Random::from_clock();
     for round in 0..stage.rounds {
         for service in SERVICES {
             let vm = &stage.nodes()[random.below(stage.nodes().len())];
@@ -172,21 +173,5 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Random moments; nothing depends on their quality.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self(now.subsec_nanos().into())
-    }
-
-    /// A number below `limit`.
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % limit.max(1)
     }
 }

@@ -15,12 +15,17 @@ const CLEAN: u16 = 1;
 /// `s_feature_incompat`: the journal holds what is not yet in its place.
 const NEEDS_RECOVERY: u16 = 4;
 
+/// Where a disk's first partition begins, in bytes.
+pub fn first_partition(disk: &File) -> Result<u64> {
+    let mut start = [0; 8];
+    disk.read_exact_at(&mut start, FIRST_ENTRY + 32).context("read the partition table")?;
+    Ok(u64::from_le_bytes(start) * SECTOR)
+}
+
 /// Checks that the ext4 file system of a disk's first partition was unmounted in good order.
 pub fn is_clean(disk: &Path) -> Result<()> {
     let file = File::open(disk).with_context(|| format!("open {}", disk.display()))?;
-    let mut start = [0; 8];
-    file.read_exact_at(&mut start, FIRST_ENTRY + 32).context("read the partition table")?;
-    let superblock = u64::from_le_bytes(start) * SECTOR + SUPERBLOCK;
+    let superblock = first_partition(&file)? + SUPERBLOCK;
     let field = |offset: u64| -> Result<u16> {
         let mut bytes = [0; 2];
         file.read_exact_at(&mut bytes, superblock + offset)?;

@@ -15,11 +15,11 @@ use crate::ring::{Outcome, Ring, channel, check, kill_launch};
 use crate::traces::Traces;
 
 mod calls;
-mod events;
+pub mod events;
 mod life;
 mod look;
 mod pod;
-mod world;
+pub mod world;
 
 use events::Events;
 use life::Client;
@@ -31,7 +31,7 @@ const SPAN: Duration = Duration::from_millis(900);
 /// No round takes this long.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-fn setting(name: &str) -> Option<u64> {
+pub fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
