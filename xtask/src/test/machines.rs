@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use qemu_tests::cluster::Programs;
 
-use super::{Arguments, Counts, counts_of};
-use crate::conformance::{self, Handful};
+use super::{Arguments, Counts, STOCK_KUBELET, counts_of};
+use crate::conformance::{self, Handful, StockKubelet};
 use crate::{artifacts, boot, host, up};
 
 /// What every case needs.
@@ -18,22 +18,28 @@ struct Built {
     inspector: PathBuf,
 }
 
+impl Built {
+    fn new(arguments: &Arguments, kubernetes: bool) -> Result<Self> {
+        let cases = artifacts::host_program("qemu-tests", "qemu-tests")?;
+        let image = match &arguments.image {
+            Some(folder) => folder.clone(),
+            None => {
+                let flavour = artifacts::Flavour { debug: false, without_kubernetes: !kubernetes };
+                boot::build(flavour, "none").context("build the image for the QEMU rings")?
+            }
+        };
+        Ok(Self {
+            cases,
+            image,
+            pintle: artifacts::host_program("ctl", "pintle")?,
+            inspector: artifacts::static_program("inspector", "node-inspector")?,
+        })
+    }
+}
+
 /// Builds, then runs the cases with machines of their own, the stories that share a cluster, or both.
 pub fn run(arguments: &Arguments, machines: bool, cluster: bool) -> Result<Counts> {
-    let cases_program = artifacts::host_program("qemu-tests", "qemu-tests")?;
-    let image = match &arguments.image {
-        Some(folder) => folder.clone(),
-        None => {
-            let flavour = artifacts::Flavour { debug: false, without_kubernetes: !cluster };
-            boot::build(flavour, "none").context("build the image for the QEMU rings")?
-        }
-    };
-    let built = Built {
-        cases: cases_program,
-        image,
-        pintle: artifacts::host_program("ctl", "pintle")?,
-        inspector: artifacts::static_program("inspector", "node-inspector")?,
-    };
+    let built = Built::new(arguments, cluster)?;
     let mut counts = Counts::default();
     if machines {
         counts.add(cases(&mut command(arguments, &built, "machine"), "machine: ")?);
@@ -42,6 +48,15 @@ pub fn run(arguments: &Arguments, machines: bool, cluster: bool) -> Result<Count
         counts.add(stories(arguments, &built)?);
     }
     Ok(counts)
+}
+
+/// Builds, then runs the stories of the stock kubelet.
+pub fn stock_kubelet(arguments: &Arguments) -> Result<Counts> {
+    let built = Built::new(arguments, true)?;
+    let stock = StockKubelet::prepare().context("build the stock kubelet and its images")?;
+    let mut command = of_cluster(arguments, &built, STOCK_KUBELET)?;
+    command.args(["--nodes", "2", "--mirror", &stock.mirror()]);
+    cases(&mut command, "stock-kubelet: ")
 }
 
 fn artifacts_folder() -> PathBuf {
@@ -59,15 +74,24 @@ fn command(arguments: &Arguments, built: &Built, ring: &str) -> Command {
     command
 }
 
-/// The stories, and in their cluster a handful of Kubernetes' specs, unless one story is written or run alone.
-fn stories(arguments: &Arguments, built: &Built) -> Result<Counts> {
-    let kubectl = up::tool(&artifacts::kubernetes()?, "kubectl")?;
-    let mut command = command(arguments, built, "cluster");
-    command.arg("--kubectl").arg(&kubectl);
-    command.args(["--nodes", &arguments.nodes.to_string(), "--rounds", &arguments.rounds.to_string()]);
+/// As [`command`], for a ring whose stories share a cluster.
+fn of_cluster(arguments: &Arguments, built: &Built, ring: &str) -> Result<Command> {
+    let mut command = command(arguments, built, ring);
+    command.arg("--kubectl").arg(kubectl()?);
     if arguments.reuse {
         command.args(["--reuse", "yes", "--keep", "yes"]);
     }
+    Ok(command)
+}
+
+fn kubectl() -> Result<PathBuf> {
+    up::tool(&artifacts::kubernetes()?, "kubectl")
+}
+
+/// The stories, and in their cluster a handful of Kubernetes' specs, unless one story is written or run alone.
+fn stories(arguments: &Arguments, built: &Built) -> Result<Counts> {
+    let mut command = of_cluster(arguments, built, "cluster")?;
+    command.args(["--nodes", &arguments.nodes.to_string(), "--rounds", &arguments.rounds.to_string()]);
     if arguments.reuse || arguments.only.is_some() {
         return cases(&mut command, "cluster: ");
     }
@@ -76,7 +100,7 @@ fn stories(arguments: &Arguments, built: &Built) -> Result<Counts> {
     let cluster = artifacts_folder().join("cluster");
     let ran = cases(&mut command, "cluster: ");
     let mut counts = ran.unwrap_or_else(|fault| failed("the cluster's stories", &fault));
-    counts.add(specs(&handful, &cluster, Programs { pintle: built.pintle.clone(), kubectl }));
+    counts.add(specs(&handful, &cluster, Programs { pintle: built.pintle.clone(), kubectl: kubectl()? }));
     Ok(counts)
 }
 
