@@ -51,8 +51,9 @@ pub fn prepare(stage: &Stage, inspector: &Path) -> Result<()> {
     ensure!(info["kubeletVersion"] == KUBERNETES_VERSION, "the node's kubelet is {info}");
     let runtime = info["containerRuntimeVersion"].as_str().unwrap_or_default();
     ensure!(runtime.starts_with("pintle://"), "the kubelet's runtime is {runtime:?}");
-    // The API server asks the kubelet itself, whose certificate it checks.
-    let config = raw(stage, vm, "configz")?;
+    let config = until("the kubelet to have a certificate that the API server trusts", within(60), || {
+        raw(stage, vm, "configz").map(Look::Done)
+    })?;
     let config: Value = serde_json::from_str(&config).context("the kubelet's config")?;
     let gates = &config["kubeletconfig"]["featureGates"];
     ensure!(gates["PodAndContainerStatsFromCRI"] == true, "the kubelet's feature gates are {gates}");
