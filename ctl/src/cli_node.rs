@@ -14,6 +14,7 @@ use tokio::io::AsyncReadExt;
 use crate::cli_health::health;
 use crate::cli_processes::processes;
 use crate::cli_rows::{Output, Rows};
+use crate::cli_service::{Service, service};
 
 /// Bytes of an image sent at once.
 const CHUNK: usize = 256 << 10;
@@ -67,6 +68,9 @@ pub enum Node {
     /// Services of each machine.
     #[command(after_help = "Example:\n  pintle services")]
     Services(Format),
+    /// Start, stop or restart a service.
+    #[command(subcommand)]
+    Service(Service),
     /// Memory and processor time of each machine's services.
     #[command(after_help = "Example:\n  pintle processes --output json")]
     Processes(Format),
@@ -243,6 +247,7 @@ async fn one(client: &mut Client, node: &str, command: &Node, rows: &mut Rows) -
             );
         }
         Node::Services(_) => services(client, node, rows).await?,
+        Node::Service(command) => service(client, node, command).await?,
         Node::Processes(_) => processes(client, node, rows).await?,
         Node::Apply { file, dry_run, mode, .. } => apply(client, node, file, *dry_run, *mode, rows).await?,
         Node::Get(Get::Config { with_secrets }) => {

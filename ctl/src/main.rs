@@ -8,6 +8,7 @@ mod cli_health;
 mod cli_node;
 mod cli_processes;
 mod cli_rows;
+mod cli_service;
 mod cli_validate;
 
 /// Manage Pintle machines: make their config, see what they do, change them.

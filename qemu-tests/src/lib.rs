@@ -16,6 +16,7 @@ pub mod progress;
 pub mod qmp;
 pub mod random;
 pub mod spec;
+pub mod stock_kubelet;
 pub mod transports;
 pub mod vm;
 pub mod write_log;

@@ -5,13 +5,13 @@ mod recording;
 mod report;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use bench::Bench;
-use cases::CASES;
-use cases::cluster::{STORIES, Stage, Wanted};
+use cases::cluster::{STORIES, Stage, Story, Wanted};
+use cases::{CASES, stock_kubelet};
 use qemu_tests::cluster::Programs;
 use qemu_tests::transports::{TRANSPORTS, Tools};
 use report::{Report, attempt};
@@ -19,6 +19,7 @@ use report::{Report, attempt};
 const USAGE: &str = "usage: qemu-tests names --ring machine|cluster|transports
        qemu-tests machine --image DIR --artifacts DIR [--pintle FILE --inspector FILE] [--only NAME]
        qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--mirror URL] [--reuse yes] [--keep yes] [--only NAME]
+       qemu-tests stock-kubelet … as cluster
        qemu-tests transports --image DIR --artifacts DIR --pintle FILE --kubectl FILE --image-builder FILE [--only NAME]
        qemu-tests record --image DIR --artifacts DIR --pintle FILE --inspector FILE
        qemu-tests replay --recording DIR --number N --seed N --disk FILE";
@@ -49,7 +50,8 @@ fn run() -> Result<usize> {
             return Ok(0);
         }
         "machine" => machines(&options)?,
-        "cluster" => stories(&options)?,
+        "cluster" => stories(&options, &CLUSTER)?,
+        "stock-kubelet" => stories(&options, &STOCK_KUBELET)?,
         "transports" => transports(&options)?,
         "record" => return record(&options).map(|()| 0),
         "replay" => return replay(&options).map(|()| 0),
@@ -140,16 +142,42 @@ fn transports(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
+/// Stories with the cluster that they share.
+struct Play {
+    /// The cluster's folder.
+    folder: &'static str,
+    start: fn(&Wanted) -> Result<Stage>,
+    /// What the first story is called: everything until the nodes are Ready and looked into.
+    first: &'static str,
+    prepare: fn(&Stage, &Path) -> Result<()>,
+    stories: &'static [Story],
+}
+
+const CLUSTER: Play = Play {
+    folder: "cluster",
+    start: Stage::start,
+    first: "a_cluster_boots_and_its_nodes_are_ready",
+    prepare: Stage::prepare,
+    stories: STORIES,
+};
+
+const STOCK_KUBELET: Play = Play {
+    folder: "stock-kubelet",
+    start: stock_kubelet::start,
+    first: "a_stock_kubelet_registers_its_node",
+    prepare: stock_kubelet::prepare,
+    stories: stock_kubelet::STORIES,
+};
+
 /// The stories that share a cluster.
-fn stories(options: &Options) -> Result<Report> {
+fn stories(options: &Options, play: &Play) -> Result<Report> {
     let mut report = Report::default();
-    let stories: Vec<_> = STORIES.iter().filter(|story| is_wanted(options, story.name)).collect();
+    let stories: Vec<_> = play.stories.iter().filter(|story| is_wanted(options, story.name)).collect();
     if stories.is_empty() {
         return Ok(report);
     }
     let number = |name: &str, default: usize| options.get(name).map_or(Ok(default), |text| text.parse());
     let artifacts = path(options, "artifacts")?;
-    let folder = artifacts.join("cluster");
     let stays = options.contains_key("keep");
     let wanted = Wanted {
         image: path(options, "image")?,
@@ -157,18 +185,18 @@ fn stories(options: &Options) -> Result<Report> {
         inspector: path(options, "inspector")?,
         nodes: u8::try_from(number("nodes", 2)?)?,
         rounds: number("rounds", 2)?,
-        folder,
+        folder: artifacts.join(play.folder),
         mirror: options.get("mirror").cloned(),
         reuse: options.contains_key("reuse"),
         keep: stays,
     };
-    let mut stage = Stage::start(&wanted)?;
+    let mut stage = (play.start)(&wanted)?;
     let ready = report.add(
-        "a_cluster_boots_and_its_nodes_are_ready",
-        attempt(|| stage.prepare(&wanted.inspector).map(|()| cases::Outcome::Passed)),
+        play.first,
+        attempt(|| (play.prepare)(&stage, &wanted.inspector).map(|()| cases::Outcome::Passed)),
     );
     if !ready {
-        keep(&stage, &artifacts.join("boot"))?;
+        keep(&stage, &artifacts.join(play.first))?;
     }
     for story in stories.into_iter().filter(|_| ready) {
         if !report.add(story.name, attempt(|| (story.run)(&mut stage))) {
@@ -183,7 +211,7 @@ fn stories(options: &Options) -> Result<Report> {
 }
 
 /// Keeps what helps to understand a failure, and says where.
-fn keep(stage: &Stage, folder: &std::path::Path) -> Result<()> {
+fn keep(stage: &Stage, folder: &Path) -> Result<()> {
     stage.collect(folder)?;
     println!("  consoles, services' logs, pods and events: {}", folder.display());
     Ok(())

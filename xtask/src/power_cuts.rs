@@ -37,7 +37,7 @@ pub fn power_cuts(arguments: &Arguments) -> Result<()> {
         "disks are mounted by root only: run `cargo xtask power-cuts` as root"
     );
     host::prepare()?;
-    let program = artifacts::host_program("qemu-tests", "qemu-tests")?;
+    let program = artifacts::host_program("qemu-tests")?;
     let folder = host::target().join("power-cuts");
     let mut settings = vec![
         ("PINTLE_POWER_PROGRAM", program.display().to_string()),
@@ -62,7 +62,7 @@ fn record(program: &Path, folder: &Path, image: Option<&Path>) -> Result<()> {
     };
     let mut command = Command::new(program);
     command.arg("record").arg("--image").arg(image).arg("--artifacts").arg(folder);
-    command.arg("--pintle").arg(artifacts::host_program("ctl", "pintle")?);
+    command.arg("--pintle").arg(artifacts::host_program("pintle")?);
     command.arg("--inspector").arg(artifacts::static_program("inspector", "node-inspector")?);
     let done = command.status().context("run qemu-tests record")?;
     ensure!(done.success(), "no recording; the machine's console is in {}", folder.display());

@@ -11,9 +11,9 @@ use crate::artifacts::cargo;
 use crate::{cni, fuzz, heavy, host, imports};
 
 /// Arguments of `test`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// Only tests whose name contains this.
+    /// Only tests whose name contains this. `stock-kubelet` is the ring of that name.
     #[arg(long)]
     only: Option<String>,
     /// Only this ring.
@@ -25,13 +25,17 @@ pub struct Arguments {
     /// Machines of the cluster's stories.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
-    /// Uses the cluster that the last such run left, and leaves it running, without Kubernetes' specs: for writing stories.
+    /// Uses the cluster that the last such run left (of ring cluster or stock-kubelet), and leaves it running, without Kubernetes' specs: for writing
+    /// stories.
     #[arg(long)]
     reuse: bool,
     /// Boots this image folder (with `image.json`) in the QEMU rings instead of building one.
     #[arg(long)]
     image: Option<PathBuf>,
 }
+
+/// The name of [`Ring::StockKubelet`].
+const STOCK_KUBELET: &str = "stock-kubelet";
 
 /// Where a test runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,6 +54,18 @@ pub enum Ring {
     Reproducible,
     /// In a cluster of virtual machines, which the stories share; at the end a handful of Kubernetes' own specs.
     Cluster,
+    /// A stock kubelet on our runtime, on a node of a cluster of virtual machines. Only when asked for: half an hour without KVM.
+    StockKubelet,
+}
+
+impl Arguments {
+    /// `--only stock-kubelet` is `--ring stock-kubelet`.
+    fn with_ring_of_its_name(mut self) -> Self {
+        if self.ring.is_none() && self.only.as_deref() == Some(STOCK_KUBELET) {
+            (self.ring, self.only) = (Some(Ring::StockKubelet), None);
+        }
+        self
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +88,7 @@ impl Counts {
 /// # Errors
 /// When a test failed.
 pub fn test(arguments: &Arguments) -> Result<()> {
+    let arguments = &arguments.clone().with_ring_of_its_name();
     host::prepare()?;
     let wanted = |ring| arguments.ring.is_none_or(|only| only == ring);
     let ahead = machines::Ahead::start(wanted(Ring::Cluster) && arguments.only.is_none() && !arguments.reuse);
@@ -103,6 +120,7 @@ pub fn test(arguments: &Arguments) -> Result<()> {
         counts.add(machines::run(arguments, wanted(Ring::Qemu), wanted(Ring::Cluster), ahead)?);
     }
     match arguments.ring {
+        Some(Ring::StockKubelet) => counts.add(machines::stock_kubelet(arguments)?),
         Some(Ring::Transports) => {
             let mut command = heavy::transports(arguments.only.as_deref(), arguments.image.as_deref())?;
             counts.add(machines::cases(&mut command, "transports: ")?);
@@ -266,6 +284,13 @@ fn counts_of(text: &str) -> Option<Counts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_stock_kubelet_s_ring_has_its_name() {
+        use clap::ValueEnum;
+        let value = Ring::StockKubelet.to_possible_value().unwrap();
+        assert_eq!(value.get_name(), STOCK_KUBELET);
+    }
 
     #[test]
     fn counts_are_read_from_both_kinds_of_line() {

@@ -90,6 +90,7 @@ fn lay_out() -> Result<()> {
     for folder in FOLDERS {
         fs::create_dir_all(folder).with_context(|| format!("create {folder}"))?;
     }
+    link_run(Path::new(paths::STATE))?;
     for (source, target) in BOUND {
         fs::create_dir_all(source).with_context(|| format!("create {source}"))?;
         sys::mount::bind(source, target)?;
@@ -100,6 +101,19 @@ fn lay_out() -> Result<()> {
         tracing::warn!("machine id and random seed: {error:#}");
     }
     Ok(())
+}
+
+/// `/var/run` is `/run`, as everywhere: D-Bus clients look for the system bus there, and what pods keep there must not outlive a boot.
+fn link_run(state: &Path) -> Result<()> {
+    let link = state.join("run");
+    if link.is_dir() && !link.is_symlink() {
+        // A pod made it for its sockets when there was no link; they died with that boot.
+        fs::remove_dir_all(&link).with_context(|| format!("empty {}", link.display()))?;
+    }
+    match std::os::unix::fs::symlink("../run", &link) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.with_context(|| format!("link {} to /run", link.display())),
+    }
 }
 
 /// Mounts each `Volume` document's file system. `Some` tells what one waits for; the others are mounted all the same.
@@ -150,4 +164,26 @@ async fn mount_volume(machine: &Machine, devices: &[Device], volume: &Volume) ->
     let message = format!("volume {} ({}) is mounted on {}", volume.name, part.display(), volume.mount_path);
     machine.events.note("disk", "VolumeMounted", &message);
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_var_run_lies_in_run() {
+        let root = tempfile::tempdir().unwrap();
+        let (run, state) = (root.path().join("run"), root.path().join("var"));
+        for folder in [&run, &state] {
+            fs::create_dir(folder).unwrap();
+        }
+        link_run(&state).unwrap();
+        link_run(&state).expect("a second boot finds it");
+        fs::write(state.join("run/socket"), "").unwrap();
+        assert!(run.join("socket").exists());
+        fs::remove_file(state.join("run")).unwrap();
+        fs::create_dir_all(state.join("run/old")).unwrap();
+        link_run(&state).unwrap();
+        assert!(state.join("run/socket").exists(), "a folder of earlier boots gives way");
+    }
 }

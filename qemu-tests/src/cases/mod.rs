@@ -3,6 +3,7 @@ pub mod bad_config;
 pub mod cluster;
 mod power;
 mod solo;
+pub mod stock_kubelet;
 mod verity;
 
 use anyhow::Result;

@@ -46,16 +46,27 @@ pub fn generate(pintle: &Path, folder: &Path, layout: &Layout) -> Result<()> {
 pub fn node_config(folder: &Path, number: u8, layout: &Layout) -> Result<String> {
     let control_plane = number <= layout.control_planes;
     let name = if control_plane { "control-plane.yaml" } else { "worker.yaml" };
+    on_lan(generated(folder, name)?, number, layout.mirror.as_deref())
+}
+
+/// A config that [`generate`] has written.
+///
+/// # Errors
+/// When it is not valid.
+pub fn generated(folder: &Path, name: &str) -> Result<MachineConfig> {
     let path = folder.join(name);
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     match parse(name, &text) {
-        Ok(config) => render(config, number, layout.mirror.as_deref()),
+        Ok(config) => Ok(config),
         Err(faults) => bail!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     }
 }
 
-/// Adds names, addresses and the mirror of every registry.
-fn render(mut config: MachineConfig, number: u8, mirror: Option<&str>) -> Result<String> {
+/// The config with the name, the addresses and the mirror of every registry that a node of this network has.
+///
+/// # Errors
+/// When it cannot be written as YAML.
+pub fn on_lan(mut config: MachineConfig, number: u8, mirror: Option<&str>) -> Result<String> {
     config.machine.hostname = Some(format!("{NAME}-{number}"));
     config.machine.api_cert_sans.push(Ipv4Addr::LOCALHOST.to_string());
     let lan = Ipv4Net::new(lan_address(number), 24)?;
@@ -70,11 +81,13 @@ fn render(mut config: MachineConfig, number: u8, mirror: Option<&str>) -> Result
     };
     let mut documents = vec![
         Document::Machine(config.machine),
+        Document::Runtime(config.runtime),
         Document::NodeAgent(config.node_agent),
         Document::Dhcp(dhcp),
         Document::Address(Address { link: by_mac(lan_mac(number)), address: IpNet::V4(lan) }),
     ];
     documents.extend(config.cluster.map(Document::Cluster));
+    documents.extend(config.static_pods.into_iter().map(Document::StaticPod));
     documents.extend(mirror.map(|url| {
         Document::Registry(Registry { host: "*".into(), mirrors: vec![url.into()], ..Registry::default() })
     }));
@@ -87,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_node_has_its_own_name_and_address() -> Result<()> {
-        let text = render(MachineConfig::default(), 2, Some("http://10.0.2.2:5000"))?;
+        let text = on_lan(MachineConfig::default(), 2, Some("http://10.0.2.2:5000"))?;
         let config = parse("node", &text).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
         assert_eq!(config.machine.hostname.as_deref(), Some("pintle-2"));
         assert_eq!(config.addresses[0].address.to_string(), "10.5.0.11/24");

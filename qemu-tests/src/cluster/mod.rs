@@ -3,12 +3,13 @@ mod config;
 mod state;
 mod wait;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-pub use config::{ENDPOINT, NAME, generate, node_config};
+pub use config::{ENDPOINT, NAME, generate, generated, node_config, on_lan};
 pub use state::State;
 
 use crate::network::{Forward, free_tcp_port, free_udp_port};
@@ -43,6 +44,8 @@ pub struct Layout {
     pub schedule_on_control_planes: bool,
     /// URL that the machines pull every image from, such as `http://10.0.2.2:5000`: a registry on the host's loopback.
     pub mirror: Option<String>,
+    /// Machine configs of nodes that are not to have the one that `pintle gen` makes.
+    pub configs: BTreeMap<u8, String>,
 }
 
 impl Default for Layout {
@@ -56,6 +59,7 @@ impl Default for Layout {
             ports: Vec::new(),
             schedule_on_control_planes: false,
             mirror: None,
+            configs: BTreeMap::new(),
         }
     }
 }
@@ -125,7 +129,10 @@ impl Cluster {
         spec.accel = layout.accel;
         spec.memory = if control_plane { layout.memory } else { layout.memory / 2 };
         spec.processors = layout.processors;
-        spec.config = Some(config::node_config(&self.folder, number, layout)?);
+        spec.config = Some(match layout.configs.get(&number) {
+            Some(config) => config.clone(),
+            None => config::node_config(&self.folder, number, layout)?,
+        });
         spec.lan = Some(self.state.lan);
         spec.forwards.push(Forward { host: free_tcp_port()?, guest: machine::paths::API_PORT });
         for guest in &layout.ports {

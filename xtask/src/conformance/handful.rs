@@ -7,7 +7,7 @@ use qemu_tests::cluster::Programs as ClusterPrograms;
 use qemu_tests::e2e::{Outcome, State};
 use qemu_tests::{Cluster, Progress, Vm};
 
-use super::programs::Programs;
+use super::programs::{Programs, Set};
 use super::{HOST, SMOKE, images, report, run};
 use crate::go;
 use crate::oci::registry::Registry;
@@ -37,7 +37,7 @@ impl Handful {
     /// # Errors
     /// When a part does not build.
     pub fn prepare() -> Result<Self> {
-        let programs = Programs::build()?;
+        let programs = Programs::build(Set::Tests)?;
         let images = images::registry_folder(&programs)?;
         let registry = Registry::serve(&go::build(&go::REGISTRY)?, &images)?;
         Ok(Self { programs, registry })

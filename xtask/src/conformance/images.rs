@@ -73,6 +73,7 @@ const PACKAGES: &[&str] = &[
 const TOOLS: &[&str] = &["usr/bin/curl", "usr/bin/dig", "usr/bin/getent", "bin/nc.openbsd"];
 const NGINX: &str = "usr/sbin/nginx";
 
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n\
                       user-defined-in-image:x:1000:1000::/home:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nuser-defined-in-image:x:1000:\n\
@@ -166,18 +167,11 @@ impl Layers {
             let jpg = format!("{name}.jpg");
             Ok(Layer::default().file(&jpg, file(&jpg)?, 0o644).file("data.json", file("data.json")?, 0o644))
         };
-        let porter = images.join("agnhost/porter");
-        let agnhost = Layer::default()
-            .program("agnhost", &programs.program("agnhost"))?
-            .link("agnhost-2", "agnhost")
-            .folder("uploads", 0o755)
-            .file("localhost.crt", std::fs::read(porter.join("localhost.crt"))?, 0o644)
-            .file("localhost.key", std::fs::read(porter.join("localhost.key"))?, 0o644);
         let nonewprivs = std::fs::read(programs.program("nonewprivs"))?;
         Ok(Self {
             busybox: busybox(packages)?,
             tools: executables(packages, TOOLS)?.link("usr/bin/nc", "/bin/nc.openbsd"),
-            agnhost,
+            agnhost: agnhost(programs)?,
             nginx: executables(packages, &[NGINX])?
                 .file("etc/nginx/nginx.conf", NGINX_CONFIG, 0o644)
                 .file("usr/share/nginx/html/index.html", NGINX_PAGE, 0o644)
@@ -205,12 +199,9 @@ impl Layers {
     }
 
     fn recipe(&self, name: &str) -> Option<(Vec<&Layer>, Value)> {
-        let path = json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
+        let path = json!([PATH]);
         Some(match name {
-            "agnhost" => (
-                vec![&self.busybox, &self.tools, &self.agnhost],
-                json!({"Env": path, "Entrypoint": ["/agnhost"], "Cmd": ["pause"]}),
-            ),
+            "agnhost" => (vec![&self.busybox, &self.tools, &self.agnhost], agnhost_config()),
             "kitten" | "nautilus" => (
                 vec![
                     &self.busybox,
@@ -236,8 +227,24 @@ impl Layers {
     }
 }
 
+/// What the image with [`agnhost`] runs.
+pub(super) fn agnhost_config() -> Value {
+    json!({"Env": [PATH], "Entrypoint": ["/agnhost"], "Cmd": ["pause"]})
+}
+
+/// The program that most specs use, with the files it looks for.
+pub(super) fn agnhost(programs: &Programs) -> Result<Layer> {
+    let porter = programs.source.join("test/images/agnhost/porter");
+    Ok(Layer::default()
+        .program("agnhost", &programs.program("agnhost"))?
+        .link("agnhost-2", "agnhost")
+        .folder("uploads", 0o755)
+        .file("localhost.crt", std::fs::read(porter.join("localhost.crt"))?, 0o644)
+        .file("localhost.key", std::fs::read(porter.join("localhost.key"))?, 0o644))
+}
+
 /// Debian's static busybox under all its names but `sh`: its shell drops variables whose names are no identifiers, which specs look for.
-fn busybox(packages: &Packages) -> Result<Layer> {
+pub(super) fn busybox(packages: &Packages) -> Result<Layer> {
     let program = packages.find("bin/busybox")?;
     let mut layer = Layer::default().program("bin/busybox", &program)?;
     for name in command_output(Command::new(&program).arg("--list"))?.lines() {
@@ -254,7 +261,7 @@ fn busybox(packages: &Packages) -> Result<Layer> {
 }
 
 /// Executables of the packages with the libraries they need.
-fn executables(packages: &Packages, paths: &[&str]) -> Result<Layer> {
+pub(super) fn executables(packages: &Packages, paths: &[&str]) -> Result<Layer> {
     let mut layer = Layer::default();
     for path in paths {
         layer = layer.program(path, &packages.find(path)?)?;

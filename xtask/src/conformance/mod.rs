@@ -3,6 +3,7 @@ mod handful;
 mod images;
 mod prepull;
 mod programs;
+mod stock_kubelet;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ use crate::artifacts::{self, Flavour};
 use crate::oci::registry::Registry;
 use crate::{go, host};
 pub use handful::{Handful, counts};
-use programs::Programs;
+use programs::{Programs, Set};
+pub use stock_kubelet::StockKubelet;
 
 /// One spec of every kind of duty, by its full name.
 const SMOKE: &str = include_str!("smoke.txt");
@@ -65,7 +67,7 @@ pub struct Arguments {
 pub fn conformance(arguments: &Arguments) -> Result<()> {
     let progress = Progress::start();
     progress.step("checking the host", host::prepare)?;
-    let programs = progress.step("building Kubernetes' tests", Programs::build)?;
+    let programs = progress.step("building Kubernetes' tests", || Programs::build(Set::Tests))?;
     let names = chosen(arguments, &e2e::names(&programs.program("e2e.test"))?)?;
     if arguments.list {
         names.iter().for_each(|name| println!("{name}"));
@@ -87,7 +89,7 @@ pub fn conformance(arguments: &Arguments) -> Result<()> {
 /// # Errors
 /// When the module does not build.
 pub fn build_programs() -> Result<()> {
-    Programs::build().map(drop)
+    Programs::build(Set::Tests).map(drop)
 }
 
 /// Where registries, results and the cluster lie.

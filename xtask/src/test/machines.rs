@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use qemu_tests::cluster::Programs;
 use qemu_tests::command::command_output;
 
-use super::{Arguments, Counts, counts_of};
-use crate::conformance::{self, Handful};
+use super::{Arguments, Counts, STOCK_KUBELET, counts_of};
+use crate::conformance::{self, Handful, StockKubelet};
 use crate::{artifacts, boot, host, up};
 
 /// What every case needs.
@@ -18,6 +18,24 @@ struct Built {
     image: PathBuf,
     pintle: PathBuf,
     inspector: PathBuf,
+}
+
+impl Built {
+    fn new(arguments: &Arguments, kubernetes: bool) -> Result<Self> {
+        let image = match &arguments.image {
+            Some(folder) => folder.clone(),
+            None => {
+                let flavour = artifacts::Flavour { debug: false, without_kubernetes: !kubernetes };
+                boot::build(flavour, "none").context("build the image for the QEMU rings")?
+            }
+        };
+        Ok(Self {
+            cases: artifacts::host_program("qemu-tests")?,
+            image,
+            pintle: artifacts::host_program("pintle")?,
+            inspector: artifacts::static_program("inspector", "node-inspector")?,
+        })
+    }
 }
 
 /// What Go builds for the cluster: ten minutes of two processors, nicely and from the start, so that it takes those that other rings leave idle.
@@ -45,9 +63,8 @@ impl Ahead {
 
 /// Builds, then runs the cases with machines of their own, the stories that share a cluster, or both.
 pub fn run(arguments: &Arguments, machines: bool, cluster: bool, ahead: Ahead) -> Result<Counts> {
-    let cases_program = artifacts::host_program("qemu-tests")?;
     let is_wanted = |ring: &str, wanted: bool| match &arguments.only {
-        Some(only) if wanted => has_case(&cases_program, ring, only),
+        Some(only) if wanted => has_case(ring, only),
         _ => Ok(wanted),
     };
     let (machines, cluster) = (is_wanted("machine", machines)?, is_wanted("cluster", cluster)?);
@@ -58,19 +75,7 @@ pub fn run(arguments: &Arguments, machines: bool, cluster: bool, ahead: Ahead) -
         artifacts::rust(false)?;
     }
     ahead.wait();
-    let image = match &arguments.image {
-        Some(folder) => folder.clone(),
-        None => {
-            let flavour = artifacts::Flavour { debug: false, without_kubernetes: !cluster };
-            boot::build(flavour, "none").context("build the image for the QEMU rings")?
-        }
-    };
-    let built = Built {
-        cases: cases_program,
-        image,
-        pintle: artifacts::host_program("pintle")?,
-        inspector: artifacts::static_program("inspector", "node-inspector")?,
-    };
+    let built = Built::new(arguments, cluster)?;
     let mut counts = Counts::default();
     if machines {
         counts.add(cases(&mut command(arguments, &built, "machine"), "machine: ")?);
@@ -82,9 +87,19 @@ pub fn run(arguments: &Arguments, machines: bool, cluster: bool, ahead: Ahead) -
 }
 
 /// Whether the ring has a case whose name contains this.
-fn has_case(program: &Path, ring: &str, only: &str) -> Result<bool> {
-    let names = command_output(Command::new(program).args(["names", "--ring", ring]))?;
+fn has_case(ring: &str, only: &str) -> Result<bool> {
+    let mut names = Command::new(artifacts::host_program("qemu-tests")?);
+    let names = command_output(names.args(["names", "--ring", ring]))?;
     Ok(names.lines().any(|name| name.contains(only)))
+}
+
+/// Builds, then runs the stories of the stock kubelet.
+pub fn stock_kubelet(arguments: &Arguments) -> Result<Counts> {
+    let built = Built::new(arguments, true)?;
+    let stock = StockKubelet::prepare().context("build the stock kubelet and its images")?;
+    let mut command = of_cluster(arguments, &built, STOCK_KUBELET)?;
+    command.args(["--nodes", "2", "--mirror", &stock.mirror()]);
+    cases(&mut command, "stock-kubelet: ")
 }
 
 fn artifacts_folder() -> PathBuf {
@@ -102,15 +117,24 @@ fn command(arguments: &Arguments, built: &Built, ring: &str) -> Command {
     command
 }
 
-/// The stories, and in their cluster a handful of Kubernetes' specs, unless one story is written or run alone.
-fn stories(arguments: &Arguments, built: &Built) -> Result<Counts> {
-    let kubectl = up::tool(&artifacts::kubernetes()?, "kubectl")?;
-    let mut command = command(arguments, built, "cluster");
-    command.arg("--kubectl").arg(&kubectl);
-    command.args(["--nodes", &arguments.nodes.to_string(), "--rounds", &arguments.rounds.to_string()]);
+/// As [`command`], for a ring whose stories share a cluster.
+fn of_cluster(arguments: &Arguments, built: &Built, ring: &str) -> Result<Command> {
+    let mut command = command(arguments, built, ring);
+    command.arg("--kubectl").arg(kubectl()?);
     if arguments.reuse {
         command.args(["--reuse", "yes", "--keep", "yes"]);
     }
+    Ok(command)
+}
+
+fn kubectl() -> Result<PathBuf> {
+    up::tool(&artifacts::kubernetes()?, "kubectl")
+}
+
+/// The stories, and in their cluster a handful of Kubernetes' specs, unless one story is written or run alone.
+fn stories(arguments: &Arguments, built: &Built) -> Result<Counts> {
+    let mut command = of_cluster(arguments, built, "cluster")?;
+    command.args(["--nodes", &arguments.nodes.to_string(), "--rounds", &arguments.rounds.to_string()]);
     if arguments.reuse || arguments.only.is_some() {
         return cases(&mut command, "cluster: ");
     }
@@ -119,7 +143,7 @@ fn stories(arguments: &Arguments, built: &Built) -> Result<Counts> {
     let cluster = artifacts_folder().join("cluster");
     let ran = cases(&mut command, "cluster: ");
     let mut counts = ran.unwrap_or_else(|fault| failed("the cluster's stories", &fault));
-    counts.add(specs(&handful, &cluster, Programs { pintle: built.pintle.clone(), kubectl }));
+    counts.add(specs(&handful, &cluster, Programs { pintle: built.pintle.clone(), kubectl: kubectl()? }));
     Ok(counts)
 }
 

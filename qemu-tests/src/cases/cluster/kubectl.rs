@@ -17,8 +17,19 @@ const NAMESPACE: &str = "daily";
 
 /// apply, rollout, get, describe, logs -f, exec with and without a terminal, cp, attach, port-forward, delete.
 pub fn daily(stage: &mut Stage) -> Result<Outcome> {
+    day(stage, &json!({}))
+}
+
+/// The same with all pods on the last node.
+pub fn daily_on_last(stage: &mut Stage) -> Result<Outcome> {
+    let node = stage.nodes().last().context("a node")?.name.clone();
+    day(stage, &json!({"kubernetes.io/hostname": node}))
+}
+
+fn day(stage: &Stage, nodes: &Value) -> Result<Outcome> {
     stage.namespace(NAMESPACE)?;
-    let spec = manifest::pod_spec(json!([manifest::container("main", &["serve"])]));
+    let mut spec = manifest::pod_spec(json!([manifest::container("main", &["serve"])]));
+    spec["nodeSelector"] = nodes.clone();
     stage.apply_in(NAMESPACE, &[manifest::deployment("web", 2, spec), manifest::service("web")])?;
     let rolled = stage.run(NAMESPACE, &["rollout", "status", "deployment/web", "--timeout=300s"])?;
     ensure!(rolled.contains("successfully rolled out"), "rollout status says {rolled}");

@@ -2,7 +2,7 @@
 mod config;
 pub mod inspector;
 mod kills;
-mod kubectl;
+pub mod kubectl;
 pub mod limits;
 pub mod manifest;
 mod network;

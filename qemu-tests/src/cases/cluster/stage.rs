@@ -1,9 +1,10 @@
 //! The cluster that stories share, and how they speak with it.
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use qemu_tests::cluster::{Layout, Programs};
+use qemu_tests::cluster::{self, Layout, Programs};
 use qemu_tests::command::command_output;
 use qemu_tests::{Accel, Cluster, Look, Progress, Vm};
 use serde_json::{Value, json};
@@ -49,7 +50,15 @@ pub struct Stage {
 impl Stage {
     /// Boots the machines, unless those of the last run are to be used and run.
     pub fn start(wanted: &Wanted) -> Result<Self> {
-        let layout = Layout {
+        Self::start_with(wanted, |_| Ok(BTreeMap::new()))
+    }
+
+    /// As [`Self::start`], with machine configs of their own for some nodes. `configs` is asked once the cluster's secrets are in its folder.
+    pub fn start_with(
+        wanted: &Wanted,
+        configs: impl FnOnce(&Layout) -> Result<BTreeMap<u8, String>>,
+    ) -> Result<Self> {
+        let mut layout = Layout {
             nodes: wanted.nodes,
             memory: 2560,
             ports: vec![inspector::PORT],
@@ -64,6 +73,8 @@ impl Stage {
                     std::fs::remove_dir_all(&wanted.folder)
                         .with_context(|| format!("empty {}", wanted.folder.display()))?;
                 }
+                cluster::generate(&wanted.programs.pintle, &wanted.folder, &layout)?;
+                layout.configs = configs(&layout)?;
                 Cluster::start(&wanted.folder, &layout, &wanted.image, wanted.programs.clone())?
             }
         };
