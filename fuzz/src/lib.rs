@@ -2,6 +2,7 @@
 //! a program of it: with libFuzzer around it (feature `libfuzzer`), or one that runs over the files that it is given. As a unit test
 //! each target runs over its part of `corpus/` and of `regressions/`.
 pub mod bpf;
+pub mod cni;
 pub mod config;
 pub mod layer;
 pub mod log;

@@ -68,11 +68,24 @@ struct Spec {
     root: Named,
     mounts: Vec<Named>,
     linux: Linux,
+    #[serde(default)]
+    hooks: Hooks,
 }
 
 #[derive(Debug, Deserialize)]
 struct Linux {
     namespaces: Vec<Named>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Hooks {
+    create_container: Vec<Hook>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Hook {
+    args: Vec<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,8 +96,9 @@ struct Named {
 
 impl Spec {
     fn paths(self) -> BTreeSet<PathBuf> {
-        let all = [self.root].into_iter().chain(self.mounts).chain(self.linux.namespaces);
-        all.filter_map(|named| named.path).filter(|path| path.is_absolute()).collect()
+        let named = [self.root].into_iter().chain(self.mounts).chain(self.linux.namespaces);
+        let arguments = self.hooks.create_container.into_iter().flat_map(|hook| hook.args);
+        named.filter_map(|named| named.path).chain(arguments).filter(|path| path.is_absolute()).collect()
     }
 }
 
@@ -149,11 +163,12 @@ mod tests {
             r#"{"ociVersion": "1.2.0", "root": {"path": "/c/rootfs", "readonly": true},
                 "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, {"destination": "/a", "source": "/c/mounts/0"},
                            {"destination": "/b", "source": "/c/mounts/0"}, {"destination": "/run", "type": "tmpfs"}],
-                "linux": {"cgroupsPath": "/x", "namespaces": [{"type": "mount"}, {"type": "network", "path": "/ns/net"}]}}"#,
+                "linux": {"cgroupsPath": "/x", "namespaces": [{"type": "mount"}, {"type": "network", "path": "/ns/net"}]},
+                "hooks": {"createContainer": [{"path": "/bin/launch", "args": ["launch", "attach", "/c/mounts/1", "/c/rootfs"]}]}}"#,
         )
         .unwrap();
         let paths: Vec<PathBuf> = spec.paths().into_iter().collect();
-        assert_eq!(paths, [Path::new("/c/mounts/0"), Path::new("/c/rootfs"), Path::new("/ns/net")]);
+        assert_eq!(paths, ["/c/mounts/0", "/c/mounts/1", "/c/rootfs", "/ns/net"].map(PathBuf::from));
     }
 
     #[test]

@@ -1,6 +1,4 @@
 //! `cargo xtask fuzz`, and the fuzz ring of `cargo xtask test`: libFuzzer around each target of the `fuzz` crate.
-//!
-//! Stable Rust is enough: libFuzzer asks for coverage counters and compared values, which rustc's own LLVM puts in.
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -13,11 +11,6 @@ mod merge;
 mod run;
 
 pub use run::ring;
-
-/// What libFuzzer needs of each crate; one unit per crate keeps its counters together.
-const RUSTFLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 
 /// Arguments of `fuzz`.
 #[derive(Debug, clap::Args)]
@@ -80,12 +73,30 @@ fn work() -> PathBuf {
 /// Builds every target; returns the folder of the programs.
 fn build() -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--quiet", "--locked", "--package", "fuzz", "--features", "libfuzzer", "--bins"]);
-    // Naming the target keeps build scripts and macros as they are.
-    command.args(["--profile", "fuzz", "--target", artifacts::TARGET]);
-    command.env("CARGO_TARGET_DIR", work()).env("RUSTFLAGS", RUSTFLAGS);
+    command.args(["build", "--quiet", "--locked", "--features", "fuzz/libfuzzer"]);
+    // Cargo chooses features by what is built, and would build every dependency once more for the targets alone. So this names the
+    // workspace, as the tests do, and its examples, of which there are none: they would be built with what tests depend on.
+    command.args(["--workspace", "--examples"]);
+    for name in targets()? {
+        command.args(["--bin", &name]);
+    }
+    command.env("RUSTC_WORKSPACE_WRAPPER", wrapper()?);
     ensure!(command.status().context("run cargo")?.success(), "building the fuzz targets failed");
-    Ok(work().join(artifacts::TARGET).join("fuzz"))
+    Ok(host::target().join("debug"))
+}
+
+/// What instruments the workspace's crates, under a name that follows its text: cargo builds again when the name is another.
+fn wrapper() -> Result<PathBuf> {
+    let script = host::workspace().join("fuzz/instrument");
+    let digest = artifacts::digest(&script)?;
+    let path = work().join(format!("instrument-{}", &digest[..16]));
+    if !path.exists() {
+        std::fs::create_dir_all(work()).with_context(|| format!("make {}", work().display()))?;
+        let part = path.with_extension("part");
+        std::fs::copy(&script, &part).with_context(|| format!("copy {}", script.display()))?;
+        std::fs::rename(&part, &path)?;
+    }
+    Ok(path)
 }
 
 /// One target with its files.

@@ -91,6 +91,7 @@ pub async fn attach(
         .execute()
         .await
         .map_err(|e| Error::netlink(format!("make the veth pair {host}"), e))?;
+    without_addresses(host)?;
     let port = index(handle, host)
         .await?
         .ok_or_else(|| Error::Io(format!("find {host}"), std::io::Error::from_raw_os_error(ENODEV)))?;
@@ -106,6 +107,16 @@ pub async fn attach(
         .await
         .map_err(|e| Error::netlink(format!("set up the bridge port {host}"), e))?;
     inside(netns, addresses).await
+}
+
+/// A port of the bridge needs no addresses. With them the kernel has IPv6 routes for each, and walks over all of them whenever any link changes.
+fn without_addresses(host: &str) -> Result<(), Error> {
+    let path = Path::new("/proc/sys/net/ipv6/conf").join(host).join("disable_ipv6");
+    match std::fs::write(&path, "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|error| Error::Io(format!("write 1 to {}", path.display()), error)),
+    }
 }
 
 /// Addresses and routes of `eth0`. A pod's address is a single one: its gateway is on the link, everybody else beyond.

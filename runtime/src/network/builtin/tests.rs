@@ -134,6 +134,10 @@ fn pods_reach_each_other_and_the_node_and_leave_nothing() {
     let stream = connect_from(&node.netns("aaaaaaaaaaaa1"), host.local_addr().unwrap()).unwrap();
     assert_eq!(host.accept().unwrap().1.ip(), a[0]);
     drop(stream);
+    // Of fe80::/64 and of multicasts: as many as there are pods, otherwise.
+    let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap();
+    let of_ports = routes.lines().filter(|line| line.ends_with("podaaaaaaaaaaa"));
+    assert_eq!(of_ports.count(), 0, "{routes}");
     node.delete("aaaaaaaaaaaa1");
     node.delete("bbbbbbbbbbbb1");
     node.delete("bbbbbbbbbbbb1");

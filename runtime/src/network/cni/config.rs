@@ -2,6 +2,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::foreign::{json, words};
 use super::version::{self, Version};
 
 /// Plugins in one chain; nobody needs more.
@@ -63,7 +64,7 @@ impl Plugin {
         let program = text(&config, "type")?.ok_or(Fault::Missing("type"))?;
         let bad = |c: char| c == '/' || c == '\\' || c.is_control();
         if program.is_empty() || program.len() > 255 || program.starts_with('.') || program.contains(bad) {
-            return Err(Fault::Type(program.into()));
+            return Err(Fault::Type(words(program)));
         }
         if config.get("capabilities").is_some_and(|capabilities| !capabilities.is_object()) {
             return Err(Fault::Kind { field: "capabilities", wanted: "an object" });
@@ -143,7 +144,7 @@ fn header(object: &Map<String, Value>) -> Result<NetworkConfig, Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(plain) || name.len() > 128
     {
-        return Err(Fault::Name(name.into()));
+        return Err(Fault::Name(words(name)));
     }
     Ok(NetworkConfig {
         name: name.into(),
@@ -170,14 +171,13 @@ fn versions(object: &Map<String, Value>) -> Result<Version, Fault> {
     if listed.is_empty() {
         return Err(Fault::Missing("cniVersion"));
     }
-    version::choose(listed.iter().copied()).ok_or_else(|| Fault::Version(listed.join(", ")))
+    version::choose(listed.iter().copied()).ok_or_else(|| Fault::Version(words(&listed.join(", "))))
 }
 
 fn object(bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
-    match serde_json::from_slice(bytes) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Fault::NotAnObject),
-        Err(error) => Err(Fault::Json(error.to_string())),
+    match json(bytes).map_err(Fault::Json)? {
+        Value::Object(object) => Ok(object),
+        _ => Err(Fault::NotAnObject),
     }
 }
 

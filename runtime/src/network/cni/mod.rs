@@ -16,22 +16,23 @@ mod add;
 mod arguments;
 mod bandwidth;
 mod check;
-mod config;
+pub(crate) mod config;
 mod delete;
 mod error;
 mod folder;
+mod foreign;
 mod gc;
 mod node;
 mod orphans;
-mod record;
-mod request;
-mod result;
+pub(crate) mod record;
+pub(crate) mod request;
+pub(crate) mod result;
 mod run;
 mod status;
 #[cfg(test)]
 mod tests;
 mod traffic;
-mod version;
+pub(crate) mod version;
 
 use config::{NetworkConfig, Plugin};
 pub use error::{Error, Failure};

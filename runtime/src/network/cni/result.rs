@@ -1,10 +1,12 @@
 //! What plugins answer (section 5 of the specification): results of ADD and errors. Pure.
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::foreign::{json, words};
 use super::version::Version;
 
 /// What is wrong with a result of ADD.
@@ -16,10 +18,12 @@ pub enum Fault {
     Json(String),
     #[error("its result is not as the specification has it: {0}")]
     Shape(String),
-    #[error("{0:?} in its result is no address")]
+    #[error("{0:?} in its result is no address that a pod can have")]
     Address(String),
     #[error("an address in its result is for the interface {index}, of {count}")]
     Interface { index: u64, count: usize },
+    #[error("it ended as if all were well, but printed an error: {0}")]
+    Error(String),
 }
 
 /// A result of ADD: passed on as it is, but for its version.
@@ -55,12 +59,15 @@ impl AddResult {
     /// Reads what a plugin printed.
     ///
     /// # Errors
-    /// When it is no result: the addresses in it are looked at, all else is between plugins.
+    /// When it is no result, but an error perhaps: the addresses in it are looked at, all else is between plugins.
     pub fn parse(bytes: &[u8], version: Version) -> Result<Self, Fault> {
         if bytes.trim_ascii().is_empty() {
             return Err(Fault::Empty);
         }
-        let value = serde_json::from_slice(bytes).map_err(|error| Fault::Json(error.to_string()))?;
+        let value = json(bytes).map_err(Fault::Json)?;
+        if let Some(error) = PluginError::read(&value).filter(|error| error.code > 0) {
+            return Err(Fault::Error(words(&error.describe())));
+        }
         let Value::Object(mut object) = value else { return Err(Fault::Shape("it is no object".into())) };
         // Old plugins leave it out; the next one in the chain would take the result for another version's.
         if object.get("cniVersion").and_then(Value::as_str).is_none_or(str::is_empty) {
@@ -76,14 +83,14 @@ impl AddResult {
         Value::Object(self.0.clone())
     }
 
-    /// The pod's addresses: those of the interface `name` inside the pod first, then those of further interfaces inside. Addresses of interfaces of
-    /// the host, which a result may hold too, are none of the pod's.
+    /// The pod's addresses, each once: those of the interface `name` inside the pod first, then those of further interfaces inside. Addresses of
+    /// interfaces of the host, which a result may hold too, are none of the pod's, and nobody else reaches it by those of its loopback.
     ///
     /// # Errors
     /// When the result has something else where addresses belong.
     pub fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Fault> {
         let shape = Shape::deserialize(Value::Object(self.0.clone()))
-            .map_err(|error| Fault::Shape(error.to_string()))?;
+            .map_err(|error| Fault::Shape(words(&error.to_string())))?;
         let interfaces = shape.interfaces.unwrap_or_default();
         let (mut first, mut further) = (Vec::new(), Vec::new());
         for ip in shape.ips.unwrap_or_default() {
@@ -102,31 +109,44 @@ impl AddResult {
                 }
             }
         }
-        first.extend(further.into_iter().filter(|address| !first.contains(address)).collect::<Vec<_>>());
+        first.append(&mut further);
+        let mut seen = BTreeSet::new();
+        first.retain(|address| !address.is_loopback() && seen.insert(*address));
         Ok(first)
     }
 }
 
 /// With a prefix length, or without, as some plugins have it.
 fn address(text: &str) -> Result<IpAddr, Fault> {
-    text.parse::<IpNet>()
-        .map(|net| net.addr())
-        .or_else(|_| text.parse())
-        .map_err(|_| Fault::Address(text.chars().take(64).collect()))
+    let (address, length) =
+        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let fits = |address: &IpAddr| {
+        length.is_none_or(|length| length.parse().is_ok_and(|length| IpNet::new(*address, length).is_ok()))
+    };
+    // Not by ipnet, which reads 010 as 10, where others read 8.
+    let address = address.parse().ok().filter(fits);
+    address
+        .filter(|address| !address.is_unspecified() && !address.is_multicast())
+        .ok_or_else(|| Fault::Address(text.chars().take(64).collect()))
 }
 
 /// An error as plugins print it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginError {
-    #[serde(default)]
     pub code: u64,
-    #[serde(default)]
     pub msg: String,
-    #[serde(default)]
     pub details: String,
 }
 
 impl PluginError {
+    /// An error that says anything.
+    fn read(printed: &Value) -> Option<Self> {
+        let text = |field| printed.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (msg, details) = (text("msg"), text("details"));
+        let code = printed.get("code").and_then(Value::as_u64).unwrap_or_default();
+        (!msg.is_empty() || !details.is_empty()).then_some(Self { code, msg, details })
+    }
+
     /// Its words, and what its code means (section 5, "Error").
     pub fn describe(&self) -> String {
         let meaning = match self.code {
@@ -147,29 +167,16 @@ impl PluginError {
     }
 }
 
-/// The most of a plugin's words that a message repeats.
-const MAX_WORDS: usize = 2048;
-
 /// Why a plugin failed, from what it printed: its error structure, or else its last words on either stream.
 pub fn reason(stdout: &[u8], stderr: &[u8]) -> String {
-    if let Ok(error) = serde_json::from_slice::<PluginError>(stdout)
-        && !(error.msg.is_empty() && error.details.is_empty())
-    {
-        return plain(error.describe().as_bytes());
+    if let Some(error) = json(stdout).ok().as_ref().and_then(PluginError::read) {
+        return words(&error.describe());
     }
     [stdout, stderr]
         .into_iter()
-        .map(plain)
+        .map(|bytes| words(&String::from_utf8_lossy(bytes)))
         .find(|text| !text.is_empty())
         .unwrap_or_else(|| "it did not say why".into())
-}
-
-/// One line without control characters, of bounded length.
-fn plain(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let words: Vec<&str> =
-        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
-    words.join(" ").chars().take(MAX_WORDS).collect()
 }
 
 #[cfg(test)]
@@ -197,6 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn an_address_counts_once_and_loopback_not_at_all() {
+        let text = r#"{"interfaces": [{"name": "eth0", "sandbox": "/run/x"}, {"name": "lo", "sandbox": "/run/x"}],
+            "ips": [{"address": "10.1.0.5/16", "interface": 0}, {"address": "10.1.0.5/24", "interface": 0},
+                    {"address": "127.0.0.1/8", "interface": 1}, {"address": "::1/128", "interface": 1}]}"#;
+        assert_eq!(ips(text), ["10.1.0.5"]);
+    }
+
+    #[test]
+    fn words_in_a_fault_are_few() {
+        for text in [
+            format!(r#"{{"ips": "{}"}}"#, "x".repeat(9000)),
+            format!(r#"{{"code": 7, "msg": "{}"}}"#, "x".repeat(9000)),
+        ] {
+            assert!(parse(&text).unwrap_err().to_string().len() < 4096);
+        }
+    }
+
+    #[test]
     fn a_result_that_is_none_is_refused() {
         for (text, wanted) in [
             (" \n", "printed no result"),
@@ -204,7 +229,12 @@ mod tests {
             ("[]", "no object"),
             (r#"{"ips": 7}"#, "not as the specification has it"),
             (r#"{"ips": [{"address": "nowhere"}]}"#, r#""nowhere" in its result is no address"#),
+            (r#"{"ips": [{"address": "010.0.0.1/8"}]}"#, r#""010.0.0.1/8" in its result is no address"#),
+            (r#"{"ips": [{"address": "10.0.0.1/33"}]}"#, r#""10.0.0.1/33" in its result is no address"#),
+            (r#"{"ips": [{"address": "0.0.0.0/0"}]}"#, r#""0.0.0.0/0" in its result is no address"#),
+            (r#"{"ips": [{"address": "ff02::1"}]}"#, r#""ff02::1" in its result is no address"#),
             (r#"{"ips": [{"address": "10.0.0.1/8", "interface": 3}]}"#, "for the interface 3, of 0"),
+            (r#"{"code": 11, "msg": "pool is empty"}"#, "an error: pool is empty, code 11 (try again later)"),
         ] {
             let fault = parse(text).unwrap_err().to_string();
             assert!(fault.contains(wanted), "{text}: {fault}");
@@ -224,7 +254,7 @@ mod tests {
         assert_eq!(reason(error, b"log"), "pool is empty: 10.0.0.0/30, code 11 (try again later)");
         assert_eq!(reason(b"", b"panic:\n\x1b[1m no link\n"), "panic: [1m no link");
         assert_eq!(reason(b"", b" "), "it did not say why");
-        assert_eq!(reason(&[b'x'; 9000], b"").len(), MAX_WORDS);
+        assert_eq!(reason(&[b'x'; 9000], b"").len(), crate::network::cni::foreign::MAX_WORDS);
     }
 
     proptest! {
