@@ -240,7 +240,8 @@ async fn runs(ring: &mut Ring, image: &str) -> Outcome {
     ring.remove(&pod.0).await
 }
 
-/// Every container's log is the beginning of what the container said: its numbers from 1 on, and the last line perhaps in part.
+/// Every container's log is the beginning of what the container said: its numbers from 1 on, and the last line perhaps in part. ext4 may have the length of an
+/// entry that goes into a block which is there already, and not yet its bytes.
 fn logs_are_beginnings() -> Outcome {
     let mut todo = vec![Path::new(MOUNTED).join("log/pods")];
     while let Some(folder) = todo.pop() {
@@ -258,7 +259,6 @@ fn logs_are_beginnings() -> Outcome {
 }
 
 fn is_beginning(log: &str) -> Outcome {
-    check(!log.contains('\0'), "zeros in the log")?;
     let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
     for (line, number) in whole.lines().zip(1..) {
         let said = line.splitn(4, ' ').nth(3).and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
