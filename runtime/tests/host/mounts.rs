@@ -48,7 +48,8 @@ pub async fn launches_see_no_mounts_of_pods(ring: &mut Ring) -> Outcome {
     ring.begin(&id).await?;
     shared_folder("/run/unseen")?;
     let (after, ours_now) = seen_by_launches()?;
-    check(ours_now > ours + 4, format!("a pod has {} mounts", ours_now - ours))?;
+    // The folder's, and at least one of the pod's.
+    check(ours_now > ours + 1, format!("{ours} mounts before, {ours_now} with a pod"))?;
     check(after == before, format!("launches see {after:?}, and saw {before:?}"))?;
     for needed in ["/", "/proc", "/sys/fs/cgroup"] {
         check(after.iter().any(|point| point == needed), format!("{needed} is missing from {after:?}"))?;
