@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// The most of a line in one entry; longer ones are split into partial entries.
 pub const MAX_LINE: usize = 16 << 10;
+/// How much of a log's end is looked at for an entry that is not whole.
+const TORN: usize = 2 * MAX_LINE;
 
 /// Which of a container's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,7 +193,28 @@ fn open(path: &Path) -> io::Result<(File, Position)> {
     }
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
     let metadata = file.metadata()?;
-    Ok((file, Position { inode: metadata.ino(), length: metadata.len() }))
+    let length = if metadata.is_file() { cut_torn_end(path, &file, metadata.len())? } else { 0 };
+    Ok((file, Position { inode: metadata.ino(), length }))
+}
+
+/// A power cut may leave an entry in part, or its length without its bytes, which are zeros then. The next entry would be taken for the rest of it. Returns
+/// the length that is left.
+fn cut_torn_end(path: &Path, file: &File, length: u64) -> io::Result<u64> {
+    use std::os::unix::fs::FileExt;
+    let begin = length.saturating_sub(TORN as u64);
+    let mut end = vec![0; usize::try_from(length - begin).unwrap_or(TORN)];
+    File::open(path)?.read_exact_at(&mut end, begin)?;
+    match end.iter().rposition(|byte| *byte == b'\n') {
+        // What is longer than an entry is not ours.
+        None if begin > 0 => Ok(length),
+        last => {
+            let whole = begin + last.map_or(0, |last| last as u64 + 1);
+            if whole < length {
+                file.set_len(whole)?;
+            }
+            Ok(whole)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -241,6 +264,24 @@ mod tests {
         let file = OpenOptions::new().append(true).open(&path).unwrap();
         assert_eq!(keep_whole(&file, 7, entries), 15);
         assert_eq!(std::fs::read(&path).unwrap(), b"before\nT stdout F one\n");
+    }
+
+    #[test]
+    fn what_a_power_cut_left_of_an_entry_is_gone_when_the_log_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        for torn in [b"T stdout F tw".as_slice(), &[0; 69], b""] {
+            std::fs::write(&path, [b"T stdout F one\n".as_slice(), torn].concat()).unwrap();
+            let log = LogFile::open(&path).unwrap();
+            assert_eq!(log.position().length, 15);
+            log.append(b"two\n", Stream::Stdout);
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with("T stdout F one\n2") && text.ends_with(" stdout F two\n"), "{text:?}");
+        }
+        std::fs::write(&path, [0; 100]).unwrap();
+        assert_eq!(LogFile::open(&path).unwrap().position().length, 0);
+        std::fs::write(&path, vec![b'x'; TORN + 1]).unwrap();
+        assert_eq!(LogFile::open(&path).unwrap().position().length, TORN as u64 + 1);
     }
 
     #[test]

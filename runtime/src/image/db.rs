@@ -184,8 +184,23 @@ impl Db {
     }
 }
 
-/// An open database that has our tables.
+/// An open database that has our tables. A new one gets its name when it is whole: one that a power cut has left half made would never open again.
 fn open(path: &Path) -> Result<Database, redb::Error> {
+    if !path.exists() {
+        let unfinished = path.with_extension("new");
+        match std::fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(redb::Error::Io(error)),
+            _ => drop(open_or_make(&unfinished)?),
+        }
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        std::fs::rename(&unfinished, path)
+            .and_then(|()| File::open(folder)?.sync_all())
+            .map_err(redb::Error::Io)?;
+    }
+    open_or_make(path)
+}
+
+fn open_or_make(path: &Path) -> Result<Database, redb::Error> {
     let database = Database::builder().set_cache_size(256 << 10).create(path)?;
     // Written once only: a full disk must not keep the runtime from starting.
     let transaction = database.begin_read()?;
@@ -278,6 +293,16 @@ mod tests {
         db.commit(&[image(number + 1)]).unwrap();
         drop(db);
         assert!(Db::open(&folder.path().join("db")).unwrap().images().unwrap().len() > ids.len() / 2);
+    }
+
+    #[test]
+    fn a_database_that_was_never_finished_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images.redb");
+        std::fs::write(path.with_extension("new"), [0; 8192]).unwrap();
+        Db::open(&path).unwrap().commit(&[image(1)]).unwrap();
+        assert_eq!(Db::open(&path).unwrap().images().unwrap().len(), 1);
+        assert!(!path.with_extension("new").exists());
     }
 
     /// For this thread alone.
