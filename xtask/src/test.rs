@@ -93,7 +93,7 @@ pub fn test(arguments: &Arguments) -> Result<()> {
     let wanted = |ring| arguments.ring.is_none_or(|only| only == ring);
     let ahead = machines::Ahead::start(wanted(Ring::Cluster) && arguments.only.is_none() && !arguments.reuse);
     let mut counts = Counts::default();
-    let mut compiler = Compiler::Rustc;
+    let mut compiler = if arguments.only.is_none() { Compiler::Clippy } else { Compiler::Rustc };
     if wanted(Ring::Unit) {
         if arguments.only.is_none() {
             let checks = checks()?;
