@@ -54,7 +54,8 @@ pub enum Ring {
     Reproducible,
     /// In a cluster of virtual machines, which the stories share; at the end a handful of Kubernetes' own specs.
     Cluster,
-    /// A stock kubelet on our runtime, on a node of a cluster of virtual machines. Only when asked for: half an hour without KVM.
+    /// A stock kubelet on our runtime, on a node of a cluster of virtual machines. Only when asked for: half an hour without KVM. New: its stories have
+    /// not yet run to their end.
     StockKubelet,
 }
 
