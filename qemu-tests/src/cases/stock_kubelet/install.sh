@@ -6,6 +6,13 @@ printf %s "$CA" >/node/ca.crt
 printf %s "$BOOTSTRAP" >/node/bootstrap.json
 printf %s "$CONFIG" >/node/config.json
 printf %s "$SERVE" >/node/serve
-setsid nsenter -t 1 -m -u -i -n -C "$HOME_ON_NODE/sh" "$HOME_ON_NODE/serve" </dev/null >/dev/null 2>&1 &
+setsid nsenter -t 1 -m -u -i -n -C "$HOME_ON_NODE/sh" "$HOME_ON_NODE/serve" </dev/null &
 # What is still in the pod's cgroup when the pod ends, ends with it.
-until grep -q . /proc/1/root/sys/fs/cgroup/system/kubelet/cgroup.procs 2>/dev/null; do sleep 0.1; done
+for _ in $(seq 600); do
+	if grep -q . /proc/1/root/sys/fs/cgroup/system/kubelet/cgroup.procs 2>/dev/null; then
+		exit 0
+	fi
+	sleep 0.1
+done
+echo "the kubelet has not been started on the node within a minute"
+exit 1
