@@ -6,7 +6,8 @@ printf %s "$CA" >/node/ca.crt
 printf %s "$BOOTSTRAP" >/node/bootstrap.json
 printf %s "$CONFIG" >/node/config.json
 printf %s "$SERVE" >/node/serve
-setsid nsenter -t 1 -m -u -i -n -C "$HOME_ON_NODE/sh" "$HOME_ON_NODE/serve" </dev/null &
+# By its path: busybox takes its own for a name.
+setsid /usr/bin/nsenter -t 1 -m -u -i -n -C "$HOME_ON_NODE/sh" "$HOME_ON_NODE/serve" </dev/null &
 # What is still in the pod's cgroup when the pod ends, ends with it.
 for _ in $(seq 600); do
 	if grep -q . /proc/1/root/sys/fs/cgroup/system/kubelet/cgroup.procs 2>/dev/null; then
