@@ -15,7 +15,12 @@ pub fn decide(stage: &mut Stage) -> Result<Outcome> {
     stage.namespace(NAMESPACE)?;
     let healthy = [
         probed("http", "exec /agnhost netexec --http-port 8081", &http(8081)),
-        probed("tcp", "exec /agnhost netexec --http-port 8082", &json!({"tcpSocket": {"port": 8082}})),
+        // Its neighbour has the default UDP port.
+        probed(
+            "tcp",
+            "exec /agnhost netexec --http-port 8082 --udp-port 8092",
+            &json!({"tcpSocket": {"port": 8082}}),
+        ),
         probed(
             "grpc",
             "exec /agnhost grpc-health-checking --port 5001 --http-port 8083",
