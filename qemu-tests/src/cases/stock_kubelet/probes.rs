@@ -33,7 +33,7 @@ pub fn decide(stage: &mut Stage) -> Result<Outcome> {
         probed(
             "http",
             "exec /agnhost netexec --http-port 8081",
-            &json!({"httpGet": {"path": "/no", "port": 8081}}),
+            &json!({"httpGet": {"path": "/echo?msg=no&code=500", "port": 8081}}),
         ),
         // Nobody listens.
         probed("tcp", "exec /agnhost pause", &json!({"tcpSocket": {"port": 8082}})),
