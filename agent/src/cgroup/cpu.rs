@@ -1,4 +1,4 @@
-//! CPU numbers (pkg/kubelet/cm/helpers_linux.go; the weight is that of opencontainers/cgroups).
+//! CPU numbers (pkg/kubelet/cm/helpers_linux.go and cgroup_manager_linux.go).
 
 /// The period that `cpu.max` quotas are measured against, in microseconds.
 pub const QUOTA_PERIOD_US: i64 = 100_000;
@@ -38,16 +38,13 @@ pub fn shares_of_weight(weight: u64) -> u64 {
     low
 }
 
-/// `cpu.weight` for the shares: the quadratic in log2 that maps 2 to 1, 1024 to 100 and 262,144 to 10,000.
+/// `cpu.weight` of a pod or a QoS class for the shares: 2 to 262,144 drawn out straight to 1 to 10,000 (KEP-2254). The runtime has another curve for its
+/// containers, as runc has beside a kubelet.
 #[must_use]
-pub fn cpu_weight(shares: u64) -> u64 {
+pub const fn cpu_weight(shares: u64) -> u64 {
     match shares {
         0..=MIN_SHARES => 1,
         MAX_SHARES.. => 10_000,
-        _ => {
-            let log = (shares as f64).log2();
-            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-            10_f64.powf(exponent).ceil() as u64
-        }
+        _ => 1 + (shares - MIN_SHARES) * 9999 / (MAX_SHARES - MIN_SHARES),
     }
 }

@@ -39,7 +39,7 @@ fn quantities_round_away_from_zero() {
 fn cpu_numbers_are_the_kubelets() {
     assert_eq!([0, 1, 2, 100, 1000, 300_000].map(milli_cpu_to_shares), [2, 2, 2, 102, 1024, 262_144]);
     assert_eq!([0, 1, 10, 15, 1000].map(milli_cpu_to_quota), [0, 1000, 1000, 1500, 100_000]);
-    assert_eq!([2, 1024, 102, 262_144].map(cpu_weight), [1, 100, 17, 10_000]);
+    assert_eq!([2, 1024, 512, 102, 262_144].map(cpu_weight), [1, 39, 20, 4, 10_000]);
     assert_eq!(shares_to_milli_cpu(102), 100);
 }
 
@@ -84,7 +84,7 @@ fn pod_limits_need_a_limit_on_every_container() {
     let all = pod(json!({"containers": [{"name": "a", "resources": limited}]}));
     let files = pod_config(&all, &node()).files();
     let value = |name: &str| files.iter().find(|file| file.0 == name).map(|file| file.1.as_str());
-    assert_eq!(value("cpu.weight"), Some("35"));
+    assert_eq!(value("cpu.weight"), Some("10"));
     assert_eq!(value("cpu.max"), Some("50000 100000"));
     assert_eq!(value("memory.max"), Some("67108864"));
     assert_eq!(value("hugetlb.2MB.max"), Some("0"));

@@ -134,17 +134,17 @@ impl Solo {
 }
 
 fn limits(solo: &Solo, processes: &BTreeMap<String, Value>) -> Result<()> {
-    for (command, settings) in [
-        ("/node-inspector serve 8101", ("59", "50000", "67108864")),
-        ("/node-inspector serve 8102", ("17", "25000", "67108864")),
-        ("/node-inspector count 50", ("1", "max", "max")),
+    for (command, pod_weight, settings) in [
+        ("/node-inspector serve 8101", "20", ("59", "50000", "67108864")),
+        ("/node-inspector serve 8102", "4", ("17", "25000", "67108864")),
+        ("/node-inspector count 50", "1", ("1", "max", "max")),
     ] {
         let process = processes.get(command).with_context(|| format!("{command} does not run"))?;
         let path = process["cgroup"].as_str().context("the cgroup")?;
         let (pod, _) = path.rsplit_once('/').context("the pod's cgroup")?;
         let uid = pod.rsplit_once("/pod").context("the pod's uid")?.1;
         let cgroups = solo.inspector.json(&["cgroups", uid])?;
-        limits::compare(pod, &cgroups[pod], settings)?;
+        limits::compare(pod, &cgroups[pod], (pod_weight, settings.1, settings.2))?;
         limits::compare(path, &cgroups[path], settings)?;
     }
     Ok(())

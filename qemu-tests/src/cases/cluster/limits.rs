@@ -11,8 +11,8 @@ const PERIOD: &str = "100000";
 /// cpu.weight, cpu.max and memory.max of one cgroup.
 pub type Settings = (&'static str, &'static str, &'static str);
 
-/// The figures are those of a v1.37 kubelet: shares = milli-CPUs * 1024 / 1000, at least 2, and
-/// weight = ceil(10^((l² + 125 l) / 612 - 7/34)) with l = log2(shares); a quota is milli-CPUs * period / 1000.
+/// The figures are those of a v1.37 kubelet with runc: shares = milli-CPUs * 1024 / 1000, at least 2; a pod's weight is
+/// 1 + (shares - 2) * 9999 / 262142, a container's ceil(10^((l² + 125 l) / 612 - 7/34)) with l = log2(shares); a quota is milli-CPUs * period / 1000.
 pub fn files(stage: &mut Stage) -> Result<Outcome> {
     stage.namespace(NAMESPACE)?;
     let half = json!({"cpu": "500m", "memory": "64Mi"});
@@ -21,7 +21,7 @@ pub fn files(stage: &mut Stage) -> Result<Outcome> {
         "guaranteed",
         &[json!({"requests": half, "limits": half})],
         "/kubepods/pod",
-        ("59", "50000", "67108864"),
+        ("20", "50000", "67108864"),
         &[("59", "50000", "67108864")],
     )?;
     let some =
@@ -31,7 +31,7 @@ pub fn files(stage: &mut Stage) -> Result<Outcome> {
         "burstable",
         &[some.clone(), json!({"requests": {"cpu": "50m"}})],
         "/kubepods/burstable/pod",
-        ("24", "max", "max"),
+        ("6", "max", "max"),
         &[("17", "25000", "67108864"), ("11", "max", "max")],
     )?;
     check(
@@ -39,7 +39,7 @@ pub fn files(stage: &mut Stage) -> Result<Outcome> {
         "limited",
         &[some.clone(), some],
         "/kubepods/burstable/pod",
-        ("29", "50000", "134217728"),
+        ("8", "50000", "134217728"),
         &[("17", "25000", "67108864"), ("17", "25000", "67108864")],
     )?;
     check(
