@@ -9,14 +9,16 @@ use super::{pod, script, vm};
 use crate::bench::within;
 
 const NAMESPACE: &str = "kube-system";
-/// A program that ends in its own time when it is told to, and leaves a word.
+/// A program that ends in its own time when it is told to, and leaves a word. A pod that ends with 0 has succeeded, shutdown or not.
 const HANDLER: &str =
-    "trap 'sleep 3; echo -n handled >/dev/termination-log; exit 0' TERM; while :; do sleep 0.2; done";
+    "trap 'sleep 3; echo -n handled >/dev/termination-log; exit 3' TERM; while :; do sleep 0.2; done";
+/// One that leaves the words to the hook.
+const SILENT: &str = "trap 'exit 3' TERM; while :; do sleep 0.2; done";
 
 /// The kubelet holds login1's delay inhibitor; its pods end by themselves, ordinary ones first, and their status says why.
 pub fn graceful(stage: &mut Stage) -> Result<Outcome> {
     let node = vm(stage)?.clone();
-    let mut hooked = script("main", "exec /agnhost pause");
+    let mut hooked = script("main", SILENT);
     hooked["lifecycle"] =
         json!({"preStop": {"exec": {"command": ["sh", "-c", "echo -n hooked >/dev/termination-log"]}}});
     let mut critical = patient(stage, "critical", script("main", HANDLER))?;
