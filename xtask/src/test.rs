@@ -55,7 +55,7 @@ pub enum Ring {
     /// In a cluster of virtual machines, which the stories share; at the end a handful of Kubernetes' own specs.
     Cluster,
     /// A stock kubelet on our runtime, on a node of a cluster of virtual machines. Only when asked for: ten minutes without KVM. Open: the story of
-    /// the stats fails, and the shutdown's has not run.
+    /// the stats fails.
     StockKubelet,
 }
 
