@@ -128,21 +128,14 @@ pub fn registry_folder(programs: &Programs) -> Result<PathBuf> {
     inputs.extend(SOURCES.map(str::to_owned));
     inputs.push(packages.key.clone());
     let folder = host::target().join("conformance").join(format!("registry-{}", key(&inputs)));
-    if folder.join("docker").exists() {
-        return Ok(folder);
-    }
-    let part = folder.with_extension("part");
-    if part.exists() {
-        std::fs::remove_dir_all(&part)?;
-    }
-    std::fs::create_dir_all(&part)?;
-    let layers = Layers::new(programs, &packages, &part)?;
-    for name in names(programs)? {
-        let image = layers.image(&name).with_context(|| format!("no recipe for the image {name}"))?;
-        registry::add(&part, &image).with_context(|| format!("add the image {name}"))?;
-    }
-    std::fs::rename(&part, &folder)?;
-    Ok(folder)
+    registry::filled(folder, |part| {
+        let layers = Layers::new(programs, &packages, part)?;
+        for name in names(programs)? {
+            let image = layers.image(&name).with_context(|| format!("no recipe for the image {name}"))?;
+            registry::add(part, &image).with_context(|| format!("add the image {name}"))?;
+        }
+        Ok(())
+    })
 }
 
 /// The parts that images share.

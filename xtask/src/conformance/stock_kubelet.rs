@@ -53,20 +53,13 @@ fn registry_folder(programs: &Programs) -> Result<PathBuf> {
     let mut inputs = vec![programs.folder.display().to_string(), packages.key.clone()];
     inputs.extend(SOURCES.map(str::to_owned));
     let folder = host::target().join("stock-kubelet").join(format!("registry-{}", key(&inputs)));
-    if folder.join("docker").exists() {
-        return Ok(folder);
-    }
-    let part = folder.with_extension("part");
-    if part.exists() {
-        std::fs::remove_dir_all(&part)?;
-    }
-    std::fs::create_dir_all(&part)?;
-    let busybox = busybox(&packages)?;
-    let kubelet = executables(&packages, &[NSENTER])?.program("kubelet", &programs.program("kubelet"))?;
-    registry::add(&part, &image(INSTALLER, &[&busybox, &kubelet], json!({}))?)?;
-    registry::add(&part, &image(AGNHOST, &[&busybox, &agnhost(programs)?], agnhost_config())?)?;
-    std::fs::rename(&part, &folder)?;
-    Ok(folder)
+    registry::filled(folder, |part| {
+        let busybox = busybox(&packages)?;
+        let kubelet = executables(&packages, &[NSENTER])?.program("kubelet", &programs.program("kubelet"))?;
+        registry::add(part, &image(INSTALLER, &[&busybox, &kubelet], json!({}))?)?;
+        registry::add(part, &image(AGNHOST, &[&busybox, &agnhost(programs)?], agnhost_config())?)?;
+        Ok(())
+    })
 }
 
 /// An image by its full name.

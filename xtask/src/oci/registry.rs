@@ -1,6 +1,6 @@
 //! A registry (CNCF distribution) on the host's loopback. Its folder is written directly in distribution's storage format, so that filling it takes no
 //! upload; guests of QEMU's user network reach it at 10.0.2.2.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,24 @@ use anyhow::{Context, Result, bail};
 use qemu_tests::network::free_tcp_port;
 
 use super::Image;
+
+/// A registry's folder, filled unless an earlier run has filled it whole; its name must follow what it is filled with.
+///
+/// # Errors
+/// Those of `fill`, and when a folder cannot be made.
+pub fn filled(folder: PathBuf, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    if folder.join("docker").exists() {
+        return Ok(folder);
+    }
+    let part = folder.with_extension("part");
+    if part.exists() {
+        std::fs::remove_dir_all(&part)?;
+    }
+    std::fs::create_dir_all(&part)?;
+    fill(&part)?;
+    std::fs::rename(&part, &folder)?;
+    Ok(folder)
+}
 
 /// A registry that runs; it ends with this value.
 #[derive(Debug)]
