@@ -1,8 +1,9 @@
 //! Profiles in the format of Docker and the OCI, as `Localhost` profiles of a node are written.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpSyscall};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Error, context};
 
@@ -14,7 +15,12 @@ pub struct Profile {
     default_errno_ret: Option<u32>,
     #[serde(default)]
     syscalls: Vec<Rule>,
+    #[serde(flatten)]
+    _others: Others,
 }
+
+/// Keys of no meaning here. A struct that keeps them is read from an object only, not from an array of its fields' values.
+type Others = BTreeMap<String, IgnoredAny>;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -31,6 +37,8 @@ struct Rule {
     includes: Conditions,
     #[serde(default)]
     excludes: Conditions,
+    #[serde(flatten)]
+    _others: Others,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -41,12 +49,16 @@ struct Argument {
     #[serde(default)]
     value_two: u64,
     op: String,
+    #[serde(flatten)]
+    _others: Others,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Conditions {
     #[serde(default)]
     caps: Option<Vec<String>>,
+    #[serde(flatten)]
+    _others: Others,
 }
 
 /// Compiles to BPF.
@@ -134,6 +146,19 @@ mod tests {
             let profile: Profile = serde_json::from_value(text).unwrap();
             assert_eq!(compile(&profile, &BTreeSet::new()).is_ok(), good, "{number}");
         }
+    }
+
+    #[test]
+    fn an_array_is_no_profile_and_no_rule() {
+        for text in [
+            r#"["SCMP_ACT_ALLOW", null, []]"#,
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [[null, ["mount"], "SCMP_ACT_ERRNO"]]}"#,
+        ] {
+            assert!(serde_json::from_str::<Profile>(text).is_err(), "{text}");
+        }
+        let known =
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "archMap": [{"architecture": "SCMP_ARCH_X86_64"}]}"#;
+        assert!(serde_json::from_str::<Profile>(known).is_ok());
     }
 
     proptest! {
