@@ -20,6 +20,7 @@ use crate::network::PodNetwork;
 use crate::seccomp;
 use crate::spec::Pid;
 use crate::state::{ContainerRecord, Phase, SandboxRecord};
+use crate::stats::LastCpu;
 use crate::transfer::Transfer;
 
 /// Events a slow listener may lag behind.
@@ -51,6 +52,7 @@ impl std::fmt::Debug for Runtime {
 pub struct Sandbox {
     pub busy: tokio::sync::Mutex<()>,
     record: Mutex<SandboxRecord>,
+    pub(crate) last_cpu: LastCpu,
 }
 
 /// A container. `busy` is held by whoever changes it.
@@ -62,6 +64,7 @@ pub struct Container {
     pub ended: watch::Sender<bool>,
     pub io: Mutex<Option<Arc<ContainerIo>>>,
     pub pidfd: Mutex<Option<Arc<AsyncFd<OwnedFd>>>>,
+    pub(crate) last_cpu: LastCpu,
 }
 
 /// A mutex whose data is whole after every statement, so that a panic elsewhere does not matter.
@@ -76,7 +79,11 @@ pub fn folder(kind: &str, id: &str) -> PathBuf {
 
 impl Sandbox {
     pub(crate) fn new(record: SandboxRecord) -> Arc<Self> {
-        Arc::new(Self { busy: tokio::sync::Mutex::default(), record: Mutex::new(record) })
+        Arc::new(Self {
+            busy: tokio::sync::Mutex::default(),
+            record: Mutex::new(record),
+            last_cpu: LastCpu::default(),
+        })
     }
 
     /// What is on record.
@@ -105,6 +112,7 @@ impl Container {
             ended,
             io: Mutex::default(),
             pidfd: Mutex::default(),
+            last_cpu: LastCpu::default(),
         })
     }
 

@@ -1,8 +1,10 @@
 //! Statistics of containers and pods, from a handful of files of their cgroups each.
+use std::sync::Mutex;
+
 use machine::cri;
 
 use crate::cgroup::{Cgroup, field};
-use crate::runtime::{Container, Runtime, folder};
+use crate::runtime::{Container, Runtime, Sandbox, folder, lock};
 use crate::state::{Phase, SandboxRecord, now};
 
 fn value(value: u64) -> Option<cri::UInt64Value> {
@@ -14,12 +16,52 @@ fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-fn cpu(cgroup: &Cgroup) -> cri::CpuUsage {
+/// The last count of a cgroup's processor time that a rate was told from.
+pub type LastCpu = Mutex<Option<CpuSample>>;
+
+/// Counts closer together than this, in nanoseconds, say little: several clients may ask at once.
+const APART: u64 = 1_000_000_000;
+
+/// A count of processor time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuSample {
+    /// Unix time in nanoseconds.
+    at: i64,
+    /// Since the cgroup's start, in nanoseconds.
+    used: u64,
+    /// Nanoseconds per second, between the count before and this one.
+    rate: Option<u64>,
+}
+
+impl CpuSample {
+    /// What is to be remembered after a count. The rate is unknown at first, and when a clock or the count went back.
+    fn after(last: Option<Self>, at: i64, used: u64) -> Self {
+        let first = Self { at, used, rate: None };
+        let Some(last) = last else { return first };
+        match (u64::try_from(at - last.at), used.checked_sub(last.used)) {
+            (Ok(elapsed), Some(_)) if elapsed < APART => last,
+            (Ok(elapsed), Some(more)) => {
+                let rate = u128::from(more) * u128::from(APART) / u128::from(elapsed);
+                Self { rate: u64::try_from(rate).ok(), ..first }
+            }
+            _ => first,
+        }
+    }
+}
+
+fn cpu(cgroup: &Cgroup, last: &LastCpu) -> cri::CpuUsage {
     let microseconds = field(&cgroup.read("cpu.stat"), "usage_usec").unwrap_or(0);
+    let (at, used) = (now(), microseconds * 1000);
+    let sample = {
+        let mut last = lock(last);
+        let next = CpuSample::after(*last, at, used);
+        *last = Some(next);
+        next
+    };
     cri::CpuUsage {
-        timestamp: now(),
-        usage_core_nano_seconds: value(microseconds * 1000),
-        usage_nano_cores: None,
+        timestamp: at,
+        usage_core_nano_seconds: value(used),
+        usage_nano_cores: sample.rate.and_then(value),
         psi: psi(&cgroup.read("cpu.pressure")),
     }
 }
@@ -102,7 +144,7 @@ impl Runtime {
         };
         if record.phase == Phase::Running {
             let cgroup = container.cgroup();
-            stats.cpu = Some(cpu(&cgroup));
+            stats.cpu = Some(cpu(&cgroup, &container.last_cpu));
             stats.memory = Some(memory(&cgroup));
             stats.swap = Some(swap(&cgroup));
             stats.io = Some(io(&cgroup));
@@ -128,7 +170,8 @@ impl Runtime {
     }
 
     /// A pod's statistics, with its containers'.
-    pub async fn sandbox_stats(&self, record: &SandboxRecord) -> cri::PodSandboxStats {
+    pub async fn sandbox_stats(&self, sandbox: &Sandbox) -> cri::PodSandboxStats {
+        let record = sandbox.record();
         let parent =
             record.config.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).unwrap_or_default();
         let cgroup = Cgroup::new(&parent, "");
@@ -147,9 +190,9 @@ impl Runtime {
                 annotations: record.config.annotations.clone(),
             }),
             linux: Some(cri::LinuxPodSandboxStats {
-                cpu: Some(cpu(&cgroup)),
+                cpu: Some(cpu(&cgroup, &sandbox.last_cpu)),
                 memory: Some(memory(&cgroup)),
-                network: self.network_usage(record).await,
+                network: self.network_usage(&record).await,
                 process: Some(cri::ProcessUsage { timestamp: now(), process_count: value(processes) }),
                 containers,
                 io: Some(io(&cgroup)),
@@ -162,6 +205,19 @@ impl Runtime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_told_between_two_counts() {
+        const SECOND: i64 = 1_000_000_000;
+        let first = CpuSample::after(None, 0, 5_000);
+        assert_eq!(first.rate, None);
+        let second = CpuSample::after(Some(first), 10 * SECOND, 5_000_005_000);
+        assert_eq!(second.rate, Some(500_000_000));
+        let soon = CpuSample::after(Some(second), 10 * SECOND + 1, 9_000_000_000);
+        assert_eq!(soon, second, "another client asked just before");
+        assert_eq!(CpuSample::after(Some(second), 20 * SECOND, 7).rate, None, "the count began anew");
+        assert_eq!(CpuSample::after(Some(second), SECOND, 6_000_000_000).rate, None, "the clock went back");
+    }
 
     #[test]
     fn pressure_is_read_in_nanoseconds() {

@@ -75,7 +75,7 @@ impl Service {
                 && record.id.starts_with(&filter.id)
                 && selected(&record.config.labels, &filter.label_selector)
             {
-                stats.push(self.runtime.sandbox_stats(&record).await);
+                stats.push(self.runtime.sandbox_stats(&sandbox).await);
             }
         }
         stats

@@ -300,8 +300,8 @@ impl RuntimeService for Service {
         &self,
         request: Request<cri::PodSandboxStatsRequest>,
     ) -> Answer<cri::PodSandboxStatsResponse> {
-        let record = self.runtime.sandbox(&request.into_inner().pod_sandbox_id)?.record();
-        answer(cri::PodSandboxStatsResponse { stats: Some(self.runtime.sandbox_stats(&record).await) })
+        let sandbox = self.runtime.sandbox(&request.into_inner().pod_sandbox_id)?;
+        answer(cri::PodSandboxStatsResponse { stats: Some(self.runtime.sandbox_stats(&sandbox).await) })
     }
 
     async fn list_pod_sandbox_stats(
