@@ -1,8 +1,12 @@
 //! Networks without root: a NIC behind QEMU's user-mode stack, and one on a LAN that the cluster's machines share.
+use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::random::Random;
 
 /// Group that the machines of a LAN send frames to; it never leaves the host's loopback.
 const GROUP: &str = "230.0.0.1";
@@ -14,20 +18,38 @@ pub struct Forward {
     pub guest: u16,
 }
 
-/// A TCP port nobody listens on now.
+/// Below the ports that the kernel gives to connections (ip_local_port_range in ip(7)): what is free here stays so until QEMU takes it, and while a
+/// machine is off.
+const PORTS: std::ops::Range<u16> = 10_240..32_768;
+
+/// Ports that this process has given out: QEMU takes them only later.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// A TCP port that nobody listens on and that was not given out before.
 ///
 /// # Errors
 /// When loopback has none.
 pub fn free_tcp_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0)).context("find a free TCP port on loopback")?.local_addr()?.port())
+    free_port("TCP", |port| TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
-/// A UDP port nobody listens on now; the machines of one LAN share it.
+/// A UDP port that nobody listens on and that was not given out before; the machines of one LAN share it.
 ///
 /// # Errors
 /// When loopback has none.
 pub fn free_udp_port() -> Result<u16> {
-    Ok(UdpSocket::bind(("127.0.0.1", 0)).context("find a free UDP port on loopback")?.local_addr()?.port())
+    free_port("UDP", |port| UdpSocket::bind(("127.0.0.1", port)).is_ok())
+}
+
+fn free_port(kind: &str, is_free: impl Fn(u16) -> bool) -> Result<u16> {
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut random = Random::from_clock();
+    let port = (0..PORTS.len())
+        .map(|_| PORTS.start + random.below(PORTS.len()) as u16)
+        .find(|port| !given.contains(port) && is_free(*port))
+        .with_context(|| format!("find a free {kind} port on loopback"))?;
+    given.insert(port);
+    Ok(port)
 }
 
 /// Hardware address of node `number` on the user-mode NIC.
@@ -72,6 +94,14 @@ pub fn lan(mac: &str, port: u16) -> [String; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_port_is_given_out_twice() -> Result<()> {
+        let ports = (0..500).map(|_| free_tcp_port()).collect::<Result<Vec<_>>>()?;
+        assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), ports.len());
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
+        Ok(())
+    }
 
     #[test]
     fn forwards_are_on_loopback_only() {

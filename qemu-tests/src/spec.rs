@@ -155,6 +155,12 @@ pub fn console(folder: &Path) -> PathBuf {
     folder.join("console.log")
 }
 
+/// What QEMU itself said, in a machine's folder.
+#[must_use]
+pub fn log(folder: &Path) -> PathBuf {
+    folder.join("qemu.log")
+}
+
 /// QEMU's control socket in a machine's folder.
 #[must_use]
 pub fn qmp(folder: &Path) -> PathBuf {

@@ -44,7 +44,7 @@ impl Vm {
         let mut arguments = spec.prepare(&folder)?;
         let short = qmp::ShortName::new(&socket)?;
         arguments.extend(["-qmp".into(), format!("unix:{},server=on,wait=off", short.path.display())]);
-        let log = folder.join("qemu.log");
+        let log = spec::log(&folder);
         let output = std::fs::File::create(&log)?;
         std::fs::write(folder.join("qemu.args"), arguments.join("\n"))?;
         let mut child = Command::new("qemu-system-x86_64")
@@ -82,6 +82,19 @@ impl Vm {
     #[must_use]
     pub fn runs(&self) -> bool {
         self.process.runs()
+    }
+
+    /// Fails when the machine has ended.
+    ///
+    /// # Errors
+    /// With QEMU's own words and the end of the console.
+    pub fn ensure_runs(&self) -> Result<()> {
+        if !self.runs() {
+            let words = std::fs::read_to_string(spec::log(&self.folder)).unwrap_or_default();
+            let words = if words.trim().is_empty() { "nothing" } else { words.trim() };
+            bail!("{} ended; QEMU said {words}; its console:\n{}", self.name, self.console().tail());
+        }
+        Ok(())
     }
 
     /// The console from its beginning.

@@ -57,7 +57,7 @@ fn start(bench: &Bench) -> Result<Solo> {
     })?;
     let inspector = Inspector { port: look, node: vm.name.clone() };
     until("the inspector to answer", within(60), || {
-        ensure!(vm.runs(), "the machine ended");
+        vm.ensure_runs()?;
         inspector.ask(&["resolve", "localhost"]).map(Look::Done)
     })?;
     Ok(Solo { vm, inspector })

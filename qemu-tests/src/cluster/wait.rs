@@ -21,7 +21,7 @@ impl Cluster {
                 if text.contains("its verity tree holds") {
                     return Ok(Look::Done(()));
                 }
-                ensure!(vm.runs(), "{} ended; its console: {}", vm.name, vm.console().tail());
+                vm.ensure_runs()?;
                 Ok(Look::Waiting(blocker(&text)))
             })?;
         }
@@ -79,10 +79,7 @@ impl Cluster {
     }
 
     fn alive(&self) -> Result<()> {
-        for vm in &self.state.nodes {
-            ensure!(vm.runs(), "{} ended; its console:\n{}", vm.name, vm.console().tail());
-        }
-        Ok(())
+        self.state.nodes.iter().try_for_each(Vm::ensure_runs)
     }
 
     /// The administrator's kubeconfig, from the machine, with the forwarded port as its server.

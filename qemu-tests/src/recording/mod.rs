@@ -5,7 +5,7 @@ mod images;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use machine::config::{Document, Registry, Role, StaticPod, parse, to_yaml};
 use qemu_tests::command::command_output;
 use qemu_tests::network::{Forward, free_tcp_port};
@@ -112,7 +112,7 @@ pub fn record(bench: &Bench) -> Result<()> {
     }
     let inspector = Inspector { port: look, node: vm.name.clone() };
     until("the pods of pulled images to run", within(300), || {
-        ensure!(vm.runs(), "the machine ended");
+        vm.ensure_runs()?;
         let snapshot = inspector.json(&["snapshot"])?;
         let processes = snapshot["processes"].as_array().context("processes")?;
         let counts = |process: &&Value| process["command"] == "/node-inspector count 20";
@@ -137,7 +137,7 @@ pub fn record(bench: &Bench) -> Result<()> {
 
 fn import(bench: &Bench, vm: &Vm, pintle: &Path, api: u16, archive: &Path) -> Result<()> {
     until("the machine API to take the image", within(180), || {
-        ensure!(vm.runs(), "the machine ended");
+        vm.ensure_runs()?;
         let mut command = Command::new(pintle);
         command.arg("--config").arg(bench.folder.join("pintleconfig"));
         command.args(["--nodes", &format!("127.0.0.1:{api}"), "image", "import"]).arg(archive);

@@ -229,7 +229,7 @@ fn accept(listener: &TcpListener, vm: &Vm, patience: Duration) -> Result<TcpStre
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
-        ensure!(vm.runs(), "the machine ended; its console:\n{}", vm.console().tail());
+        vm.ensure_runs()?;
         ensure!(
             start.elapsed() < patience,
             "the suite has not started within {} s; the console:\n{}",
