@@ -54,8 +54,7 @@ pub enum Ring {
     Reproducible,
     /// In a cluster of virtual machines, which the stories share; at the end a handful of Kubernetes' own specs.
     Cluster,
-    /// A stock kubelet on our runtime, on a node of a cluster of virtual machines. Only when asked for: ten minutes without KVM. Open: the story of
-    /// the stats fails.
+    /// A stock kubelet on our runtime, on a node of a cluster of virtual machines. Only when asked for: ten minutes without KVM.
     StockKubelet,
 }
 
