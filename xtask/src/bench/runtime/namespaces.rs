@@ -61,6 +61,9 @@ pub fn prepare() -> Result<()> {
     for folder in ["/run", "/var/lib", "/var/log"] {
         mount(&["-t", "tmpfs", "tmpfs", folder])?;
     }
+    if !Path::new("/etc/hosts").exists() {
+        give_hosts_file()?;
+    }
     mount(&["-t", "cgroup2", "cgroup2", CGROUPS])?;
     let own = Path::new(CGROUPS).join(CGROUP);
     // A leaf for the daemon and the driver: a cgroup with processes can hand no controllers down.
@@ -75,6 +78,15 @@ pub fn prepare() -> Result<()> {
         fs::write(Path::new(CGROUPS).join("daemon/cgroup.procs"), entry.to_string())?;
     }
     must(Command::new("ip").args(["link", "set", "lo", "up"]))
+}
+
+/// containerd makes each pod's hosts file from the host's, which the barest installations lack.
+fn give_hosts_file() -> Result<()> {
+    for folder in ["/run/etc", "/run/etc-work"] {
+        fs::create_dir(folder).with_context(|| format!("make {folder}"))?;
+    }
+    mount(&["-t", "overlay", "-o", "lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc-work", "etc", "/etc"])?;
+    fs::write("/etc/hosts", "127.0.0.1 localhost\n").context("write a hosts file of our own")
 }
 
 fn mount(arguments: &[&str]) -> Result<()> {
