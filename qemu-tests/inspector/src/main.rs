@@ -1,5 +1,5 @@
 //! The program of the cases' only test image. In a privileged pod it looks into its node (`snapshot`, `cgroups`, `sequence`) and
-//! kills services (`kill`); in a plain pod it is the workload: it prints, eats memory, ends with a code, answers and asks. Every
+//! kills services (`kill`); in a plain pod it is the workload: it prints, eats memory, ends with a code or by a signal, answers and asks. Every
 //! command that returns text can also be asked over HTTP from `serve`, as `/COMMAND?WORD&WORD`.
 mod archive;
 mod cgroups;
@@ -17,8 +17,8 @@ use anyhow::{Context, Result, bail};
 /// Where the node's root is mounted in a pod that looks into its node.
 const HOST: &str = "/host";
 
-const USAGE: &str = "usage: node-inspector serve [PORT] | snapshot | rules | kill NAME | cgroups POD-UID | sequence NAMESPACE POD CONTAINER \
-    | read FILE | append FILE TEXT | fetch URL | resolve NAME | echo | terminal | count PER-SECOND [LINES] | eat MIB | exit CODE [SECONDS]";
+const USAGE: &str = "usage: node-inspector serve [PORT] | snapshot | rules | kill NAME... | cgroups POD-UID | sequence NAMESPACE POD CONTAINER \
+    | read FILE | append FILE TEXT | fetch URL | resolve NAME | echo | terminal | count PER-SECOND [LINES] | eat MIB [SECONDS] | exit CODE [SECONDS] | terminate SECONDS";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
@@ -45,7 +45,9 @@ fn run(words: &[&str]) -> Result<u8> {
         ["terminal"] => workload::terminal().map(|()| 0),
         ["count", rate] => workload::count(rate, u64::MAX).map(|()| 0),
         ["count", rate, lines] => workload::count(rate, lines.parse()?).map(|()| 0),
-        ["eat", mebibytes] => workload::eat(mebibytes.parse()?),
+        ["eat", mebibytes] => workload::eat(mebibytes.parse()?, 0.0),
+        ["eat", mebibytes, seconds] => workload::eat(mebibytes.parse()?, seconds.parse()?),
+        ["terminate", seconds] => workload::terminate(seconds.parse()?),
         ["exit", code] => Ok(code.parse()?),
         ["exit", code, seconds] => workload::exit(code.parse()?, seconds.parse()?),
         ["rules"] => Err(look::exec_nft()),
@@ -60,7 +62,7 @@ fn run(words: &[&str]) -> Result<u8> {
 fn answer(words: &[&str]) -> Result<String> {
     match words {
         ["snapshot"] => look::snapshot().map(|value| value.to_string()),
-        ["kill", name] => processes::kill(name),
+        ["kill", names @ ..] => processes::kill(names),
         ["cgroups", uid] => cgroups::of_pod(uid).map(|value| value.to_string()),
         ["sequence", namespace, pod, container] => {
             logs::sequence(namespace, pod, container).map(|value| value.to_string())

@@ -34,22 +34,25 @@ pub fn all() -> Result<Vec<Value>> {
     Ok(processes)
 }
 
-/// Kills the service whose executable has this name with SIGKILL; returns its pid.
-pub fn kill(name: &str) -> Result<String> {
-    let path = format!("/usr/lib/pintle/{name}");
-    let mut killed = Vec::new();
-    for process in all()? {
+/// Kills the services whose executables have these names with SIGKILL, all at once; returns their pids.
+pub fn kill(names: &[&str]) -> Result<String> {
+    let processes = all()?;
+    let mut victims = Vec::new();
+    for name in names {
+        let path = format!("/usr/lib/pintle/{name}");
         // The service itself: what it started for a moment lies in the same cgroup with another executable.
-        if process["executable"] != path.as_str() {
-            continue;
+        let mut own = processes.iter().filter(|process| process["executable"] == path.as_str()).peekable();
+        ensure!(own.peek().is_some(), "no process runs {path}");
+        for process in own {
+            let pid = process["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+            victims.push(pid.and_then(Pid::from_raw).context("the process's id")?);
         }
-        let pid = process["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        let pid = pid.context("the process's id")?;
-        kill_process(pid, Signal::KILL).with_context(|| format!("kill {name}"))?;
-        killed.push(pid.as_raw_nonzero().to_string());
     }
-    ensure!(!killed.is_empty(), "no process runs {path}");
-    Ok(killed.join("\n"))
+    for pid in &victims {
+        kill_process(*pid, Signal::KILL).with_context(|| format!("kill {}", names.join(" or ")))?;
+    }
+    let pids: Vec<String> = victims.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
+    Ok(pids.join("\n"))
 }
 
 /// Name, state, flags and start time; the name may hold blanks and parentheses.

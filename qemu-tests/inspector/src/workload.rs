@@ -1,8 +1,9 @@
 //! What a plain pod does.
 use std::io::{BufRead, Write, stdin, stdout};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use rustix::process::{Signal, getpid, kill_process};
 use serde_json::json;
 
 /// Follows the number in each line of [`count`]; a torn line does not end with it.
@@ -59,8 +60,9 @@ pub fn count(rate: &str, lines: u64) -> Result<()> {
     Ok(())
 }
 
-/// Takes memory, touches it and keeps it.
-pub fn eat(mebibytes: usize) -> Result<u8> {
+/// After `seconds`, takes memory, touches it and keeps it.
+pub fn eat(mebibytes: usize, seconds: f64) -> Result<u8> {
+    wait(seconds)?;
     let mut held = Vec::new();
     for number in 0..mebibytes {
         held.push(vec![u8::try_from(number % 255)? + 1; 1 << 20]);
@@ -73,8 +75,24 @@ pub fn eat(mebibytes: usize) -> Result<u8> {
 
 /// Ends with `code` after `seconds`.
 pub fn exit(code: u8, seconds: f64) -> Result<u8> {
-    std::thread::sleep(Duration::try_from_secs_f64(seconds)?);
+    wait(seconds)?;
     Ok(code)
+}
+
+/// Ends by SIGTERM after `seconds`; not as the first process of a pid namespace, which takes no such signal.
+pub fn terminate(seconds: f64) -> Result<u8> {
+    wait(seconds)?;
+    kill_process(getpid(), Signal::TERM)?;
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Waits, and prints the time after it: Unix time in milliseconds.
+fn wait(seconds: f64) -> Result<()> {
+    std::thread::sleep(Duration::try_from_secs_f64(seconds)?);
+    println!("{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis());
+    Ok(())
 }
 
 /// Appends a line to a file and brings it to the disk.

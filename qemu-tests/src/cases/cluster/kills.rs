@@ -7,21 +7,22 @@ use anyhow::{Context, Result, ensure};
 use qemu_tests::random::Random;
 use qemu_tests::{Look, Vm};
 
+use super::ends::Ending;
 use super::inspector::Inspector;
 use super::{Stage, manifest};
 use crate::bench::{until, within};
 use crate::cases::Outcome;
 
 const NAMESPACE: &str = "kills";
-const SERVICES: [&str; 3] = ["pintle-runtime", "pintle-agent", "pintle-api"];
+/// What is killed at once.
+const VICTIMS: [&[&str]; 4] =
+    [&["pintle-runtime"], &["pintle-agent"], &["pintle-runtime", "pintle-agent"], &["pintle-api"]];
 /// Pods that print, per node, and their lines per second.
 const COUNTERS: usize = 2;
 const RATE: &str = "50";
-/// Pods per round that end, each with a code of its own.
-const ENDING: u8 = 4;
 
-/// Each round kills each service on one node while pods there print, end with a code and start: no container restarts, every exit code is
-/// reported once and right, no log line is missing or doubled.
+/// Each round kills each service on one node, and runtime and agent together, while pods there print, end in every way and start: no container restarts, every
+/// end is reported once, with the right code, reason and time, no log line is missing or doubled.
 pub fn rounds(stage: &mut Stage) -> Result<Outcome> {
     stage.namespace(NAMESPACE)?;
     for vm in stage.nodes() {
@@ -34,10 +35,10 @@ pub fn rounds(stage: &mut Stage) -> Result<Outcome> {
     let before = containers(stage)?;
     let mut random = Random::from_clock();
     for round in 0..stage.rounds {
-        for service in SERVICES {
+        for services in VICTIMS {
             let vm = &stage.nodes()[random.below(stage.nodes().len())];
-            one(stage, vm, service, round, &mut random)
-                .with_context(|| format!("round {round}, {service} on {}", vm.name))?;
+            one(stage, vm, services, round, &mut random)
+                .with_context(|| format!("round {round}, {} on {}", services.join(" and "), vm.name))?;
         }
     }
     unchanged(&before, &containers(stage)?)?;
@@ -49,33 +50,37 @@ pub fn rounds(stage: &mut Stage) -> Result<Outcome> {
 }
 
 /// Pods that end around the moment of the kill.
-fn one(stage: &Stage, vm: &Vm, service: &str, round: usize, random: &mut Random) -> Result<()> {
+fn one(stage: &Stage, vm: &Vm, services: &[&str], round: usize, random: &mut Random) -> Result<()> {
     let inspector = stage.inspector(vm)?;
-    let old = running(&inspector, service)?;
+    let starts = || services.iter().map(|service| running(&inspector, service)).collect::<Result<Vec<_>>>();
+    let old = starts()?;
     let watch = Watch::start(stage)?;
-    let codes: Vec<(String, u8)> =
-        (0..ENDING).map(|number| (format!("end-{round}-{service}-{number}"), 40 + number)).collect();
-    for (number, (name, code)) in codes.iter().enumerate() {
-        // The first ones have ended before the kill, the last ones are about to start.
-        let seconds = (number * 2).to_string();
-        let spec = manifest::once(&vm.name, &["exit", &code.to_string(), &seconds]);
-        stage.apply_in(NAMESPACE, &[manifest::pod(name, spec)])?;
+    let endings = Ending::several(&format!("end-{round}-{}", services.join("-")), round);
+    for ending in &endings {
+        stage.apply_in(NAMESPACE, &[ending.pod(&vm.name)])?;
     }
-    std::thread::sleep(Duration::from_millis(random.below(4000) as u64));
-    inspector.ask(&["kill", service])?;
-    for (name, code) in &codes {
-        let pod = stage.wait_ended(NAMESPACE, name)?;
-        let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
-        ensure!(ended["exitCode"] == *code, "{name} ended with {ended}, not with {code}");
-        ensure!(pod["status"]["containerStatuses"][0]["restartCount"] == 0, "{name} was started again");
-    }
-    until(&format!("{service} to run again"), within(60), || {
-        let new = running(&inspector, service)?;
-        Ok(if new == old { Look::Waiting(format!("it is still {old}")) } else { Look::Done(()) })
+    std::thread::sleep(Duration::from_millis(random.below(5000) as u64));
+    inspector.ask(&[&["kill"], services].concat())?;
+    let ended = endings.iter().map(|ending| stage.wait_ended(NAMESPACE, &ending.name));
+    let ended = ended.collect::<Result<Vec<_>>>()?;
+    until(&format!("{} to run again", services.join(" and ")), within(60), || match starts() {
+        Ok(new) if new.iter().zip(&old).all(|(new, old)| new != old) => Ok(Look::Done(())),
+        Ok(_) => Ok(Look::Waiting("one is still the old process".into())),
+        Err(error) => Ok(Look::Waiting(format!("{error:#}"))),
     })?;
-    watch.ends_once(&codes)?;
-    for (name, _) in &codes {
-        stage.run(NAMESPACE, &["delete", "pod", name, "--wait=false"])?;
+    for (ending, pod) in endings.iter().zip(&ended) {
+        let said = until(&format!("what {} said", ending.name), within(60), || {
+            // The agent that came back may not serve yet.
+            Ok(match stage.run(NAMESPACE, &["logs", &ending.name]) {
+                Ok(said) => Look::Done(said),
+                Err(error) => Look::Waiting(format!("{error:#}")),
+            })
+        })?;
+        ending.is_told(&pod["status"]["containerStatuses"][0], &said)?;
+    }
+    watch.ends_once(&endings)?;
+    for ending in &endings {
+        stage.run(NAMESPACE, &["delete", "pod", &ending.name, "--wait=false"])?;
     }
     Ok(())
 }
@@ -154,9 +159,9 @@ impl Watch {
     }
 
     /// Each pod's end was told once: one exit code, one time.
-    fn ends_once(&self, codes: &[(String, u8)]) -> Result<()> {
+    fn ends_once(&self, endings: &[Ending]) -> Result<()> {
         let text = std::fs::read_to_string(&self.output)?;
-        for (name, _) in codes {
+        for Ending { name, .. } in endings {
             let ends: BTreeSet<&str> = text
                 .lines()
                 .filter_map(|line| line.split_once(' '))

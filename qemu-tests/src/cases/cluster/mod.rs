@@ -1,5 +1,6 @@
 //! Stories that share one cluster, from harmless to destructive.
 mod config;
+mod ends;
 pub mod inspector;
 mod kills;
 pub mod kubectl;
