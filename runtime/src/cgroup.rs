@@ -102,11 +102,11 @@ impl Cgroup {
         Path::new(ROOT).join(&self.0)
     }
 
-    /// Makes it, with the controllers that its settings need.
+    /// Makes it, with every controller there is.
     ///
     /// # Errors
-    /// When the kernel refuses the folder or a value; on a host without cgroup v2 when it has no such folder at all.
-    pub fn create(&self, settings: &[Setting]) -> Result<(), Error> {
+    /// When the kernel refuses the folder; on a host without cgroup v2 when it has no such folder at all.
+    pub fn create(&self) -> Result<(), Error> {
         let mut folder = PathBuf::from(ROOT);
         for part in self.0.parent().into_iter().flat_map(Path::components) {
             enable_controllers(&folder);
@@ -114,8 +114,7 @@ impl Cgroup {
             make(&folder)?;
         }
         enable_controllers(&folder);
-        make(&self.folder())?;
-        self.write(settings)
+        make(&self.folder())
     }
 
     /// Writes limits.
@@ -184,6 +183,18 @@ impl Cgroup {
     }
 }
 
+/// The folder of the cgroup that a process is in: in a container that made cgroups of its own, the container's cgroup takes no processes.
+pub fn of_process(pid: i32) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    Some(Cgroup::new(unified(&text)?, "").folder())
+}
+
+/// The path in cgroup v2, from /proc/PID/cgroup (cgroups(7)); none above what we see.
+fn unified(text: &str) -> Option<&str> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    (!path.split('/').any(|part| part == "..")).then_some(path)
+}
+
 /// The value of `name` in a flat keyed file.
 pub fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
@@ -202,13 +213,20 @@ fn make(folder: &Path) -> Result<(), Error> {
     }
 }
 
-/// Best effort, one by one: what is missing shows when a limit is set.
+/// Best effort: what is missing shows when a limit is set.
 fn enable_controllers(folder: &Path) {
     let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
     let enabled = read("cgroup.subtree_control");
-    for controller in read("cgroup.controllers").split_ascii_whitespace() {
-        if !enabled.split_ascii_whitespace().any(|other| other == controller) {
-            let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
+    let missing: Vec<String> = read("cgroup.controllers")
+        .split_ascii_whitespace()
+        .filter(|controller| !enabled.split_ascii_whitespace().any(|other| other == *controller))
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    let file = folder.join("cgroup.subtree_control");
+    // One write each costs as much as one for all, which fails when one does.
+    if !missing.is_empty() && fs::write(&file, missing.join(" ")).is_err() {
+        for controller in missing {
+            let _ = fs::write(&file, controller);
         }
     }
 }
@@ -264,6 +282,13 @@ mod tests {
                 "memory.oom.group=1"
             ]
         );
+    }
+
+    #[test]
+    fn the_cgroup_of_a_process_is_that_of_version_2() {
+        assert_eq!(unified("4:cpu:/a\n0::/kubepods/pod1/c/app\n"), Some("/kubepods/pod1/c/app"));
+        assert_eq!(unified("0::/../other\n"), None);
+        assert!(of_process(std::process::id() as i32).is_none_or(|folder| folder.starts_with(ROOT)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
 use tonic::Status;
 
+use crate::cgroup;
 use crate::exits::Exit;
 use crate::io::{Ours, Pipes, read, watch};
 use crate::launch::{self, Request, launch};
@@ -104,6 +105,7 @@ impl Runtime {
                 id: record.id.clone(),
                 root: root.clone(),
                 bundle,
+                cgroup: container.cgroup().folder(),
                 seccomp: record.seccomp.clone(),
                 console: terminal.then(|| root.join("c.sock")),
             },
@@ -114,14 +116,17 @@ impl Runtime {
         let failed = |error: launch::Failure| {
             Status::unknown(format!("failed to exec in container {id:?}: {}", error.message))
         };
+        let cgroups: Vec<PathBuf> =
+            std::iter::once(container.cgroup().folder()).chain(cgroup::of_process(record.pid)).collect();
+        let mut theirs = self.base.raw().to_vec();
         let (mut launched, ours) = if terminal {
-            (launch(&request, &[]).await.map_err(failed)?, None)
+            (launch(&request, &theirs, &cgroups).await.map_err(failed)?, None)
         } else {
             let (uid, gid) = self.host_ids(&record);
             let pipes =
                 Pipes::new(stdin, uid, gid).map_err(|error| internal("make pipes for an exec", &error))?;
-            let theirs = [pipes.stdin.as_raw_fd(), pipes.stdout.as_raw_fd(), pipes.stderr.as_raw_fd()];
-            (launch(&request, &theirs).await.map_err(failed)?, Some(pipes.ours))
+            theirs.extend([&pipes.stdin, &pipes.stdout, &pipes.stderr].map(AsRawFd::as_raw_fd));
+            (launch(&request, &theirs, &cgroups).await.map_err(failed)?, Some(pipes.ours))
         };
         let ours = match (ours, launched.terminal.take()) {
             (Some(ours), _) => ours,

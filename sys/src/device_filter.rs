@@ -133,6 +133,9 @@ pub fn restrict(cgroup: impl AsFd, rules: &[Allow]) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How often a load that a signal interrupted is tried again.
+const LOAD_RETRIES: usize = 10;
+
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     let license = c"Apache-2.0";
     let attributes = LoadAttributes {
@@ -142,18 +145,27 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         license: license.as_ptr() as u64,
         ..LoadAttributes::default()
     };
-    // SAFETY: the attributes are a live prefix of the kernel's union; instructions and license outlive the call, which copies them.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_LOAD,
-            &raw const attributes,
-            std::mem::size_of::<LoadAttributes>(),
-        )
+    let load = || {
+        // SAFETY: the attributes are a live prefix of the kernel's union; instructions and license outlive the call, which copies them.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_LOAD,
+                &raw const attributes,
+                std::mem::size_of::<LoadAttributes>(),
+            )
+        };
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
     };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+    let interrupted = |error: &io::Error| error.raw_os_error() == Some(libc::EAGAIN);
+    let mut loaded = load();
+    // The kernel gives up verifying a program when a signal arrives, and says so by EAGAIN.
+    for _ in 0..LOAD_RETRIES {
+        if loaded.as_ref().is_err_and(interrupted) {
+            loaded = load();
+        }
     }
+    let fd = loaded?;
     // SAFETY: the kernel has just returned this descriptor to us, so it is open and owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

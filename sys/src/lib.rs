@@ -3,6 +3,7 @@
 
 pub mod beneath;
 pub mod block;
+pub mod child;
 pub mod clock;
 pub mod device_filter;
 pub mod dm;

@@ -2,7 +2,7 @@
 use std::io::ErrorKind;
 
 use super::mounts;
-use super::start::{give_word, restrict_devices, runs};
+use super::start::{give_word, limit, runs};
 use super::stop::KILL_DEADLINE;
 use crate::pod;
 use crate::runtime::{Container, Runtime, folder};
@@ -33,7 +33,7 @@ impl Runtime {
 }
 
 fn go_on(container: &Container) -> Result<(), String> {
-    restrict_devices(container).map_err(|failure| failure.message)?;
+    limit(container).map_err(|failure| failure.message)?;
     match give_word(container) {
         Ok(()) => {}
         // It had the word already; how it goes on is told by its end.

@@ -2,6 +2,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,17 +99,14 @@ impl Runtime {
     async fn launch(&self, container: &Container) -> Result<Launched, Failure> {
         let record = container.record();
         let failed = |what: &str, error: &dyn std::fmt::Display| Failure::other(format!("{what}: {error}"));
-        let resources =
-            record.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         let cgroup = container.cgroup();
-        cgroup
-            .create(&cgroup::settings(&resources, true))
-            .map_err(|error| failed("limit the container", &error))?;
+        cgroup.create().map_err(|error| failed("make the container's cgroup", &error))?;
         let bundle = folder("containers", &record.id);
         let request = Request::Create(launch::Container {
             id: record.id.clone(),
             root: folder("launch", ""),
             bundle: bundle.clone(),
+            cgroup: cgroup.folder(),
             seccomp: record.seccomp.clone(),
             console: record.config.tty.then(|| bundle.join("c.sock")),
         });
@@ -123,7 +121,7 @@ impl Runtime {
         let laid = mounts::lay(&bundle, owner.as_ref())
             .map_err(|error| failed("prepare the container's volumes", &error));
         let launched = match laid {
-            Ok(()) => self.start_init(&record, &request).await,
+            Ok(()) => self.start_init(&record, &request, &[cgroup.folder()]).await,
             Err(failure) => Err(failure),
         };
         // By now libcontainer has copies of its own.
@@ -152,9 +150,10 @@ impl Runtime {
         &self,
         record: &ContainerRecord,
         request: &Request,
+        cgroups: &[PathBuf],
     ) -> Result<(Launched, Ours), Failure> {
         if record.config.tty {
-            let mut launched = launch::launch(request, &self.base.raw()).await?;
+            let mut launched = launch::launch(request, &self.base.raw(), cgroups).await?;
             let terminal = launched.terminal.take().ok_or_else(|| Failure::other("no terminal arrived"))?;
             return Ok((launched, Ours { outputs: vec![terminal], stdin: None }));
         }
@@ -163,7 +162,7 @@ impl Runtime {
             .map_err(|error| Failure::other(format!("make the container's pipes: {error}")))?;
         let mut theirs = self.base.raw().to_vec();
         theirs.extend([&pipes.stdin, &pipes.stdout, &pipes.stderr].map(AsRawFd::as_raw_fd));
-        Ok((launch::launch(request, &theirs).await?, pipes.ours))
+        Ok((launch::launch(request, &theirs, cgroups).await?, pipes.ours))
     }
 
     /// The container's user as the host knows it.
@@ -176,9 +175,9 @@ impl Runtime {
         }
     }
 
-    /// Restricts devices, gives the word, and waits until the program runs.
+    /// Sets the limits, gives the word, and waits until the program runs.
     async fn begin(&self, container: &Container, starting: launch::Starting) -> Result<(), Failure> {
-        restrict_devices(container)?;
+        limit(container)?;
         give_word(container)
             .map_err(|error| Failure::other(format!("tell the container's init to go on: {error}")))?;
         runs(container)?;
@@ -245,8 +244,16 @@ impl Runtime {
     }
 }
 
-pub(super) fn restrict_devices(container: &Container) -> Result<(), Failure> {
+/// Limits resources and restricts devices. The container's init is in the cgroup and has not yet run anything of the user's; the launch, which was there too and needs
+/// memory of its own, has ended.
+pub(super) fn limit(container: &Container) -> Result<(), Failure> {
     let record = container.record();
+    let resources =
+        record.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    container
+        .cgroup()
+        .write(&cgroup::settings(&resources, true))
+        .map_err(|error| Failure::other(format!("limit the container: {error}")))?;
     if record.privileged {
         return Ok(());
     }

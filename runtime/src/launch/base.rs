@@ -102,20 +102,27 @@ impl Spec {
     }
 }
 
-/// Puts the calling process, which has no other thread, into a copy of a base of its own, with those mounts that the spec in `bundle` names. The first of the
+/// What the spec in `bundle` names on the host.
+///
+/// # Errors
+/// When the spec cannot be read or understood.
+pub fn named_in(bundle: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let spec: Spec = serde_json::from_slice(&std::fs::read(bundle.join("config.json"))?)?;
+    Ok(spec.paths())
+}
+
+/// Puts the calling process, which has no other thread, into a copy of a base of its own, with those of the paths on which something is mounted. The first of the
 /// descriptors are the base; returns the others.
 ///
 /// # Errors
 /// Names the step that the kernel refused.
-pub fn enter(mut descriptors: Vec<OwnedFd>, bundle: &Path) -> io::Result<Vec<OwnedFd>> {
+pub fn enter(mut descriptors: Vec<OwnedFd>, paths: BTreeSet<PathBuf>) -> io::Result<Vec<OwnedFd>> {
     if descriptors.len() < Base::DESCRIPTORS {
         return Err(io::Error::other("it did not come with the request"));
     }
     let others = descriptors.split_off(Base::DESCRIPTORS);
-    let spec = std::fs::read(bundle.join("config.json"))?;
-    let spec: Spec = serde_json::from_slice(&spec)?;
     let mut taken = Vec::new();
-    for path in spec.paths().into_iter().filter(|path| is_mounted(path)) {
+    for path in paths.into_iter().filter(|path| is_mounted(path)) {
         taken.push((Tree::copy(&path).map_err(|error| named("copy the mount", &path, &error))?, path));
     }
     setns(&descriptors[0], CloneFlags::CLONE_NEWNS)?;
@@ -126,6 +133,19 @@ pub fn enter(mut descriptors: Vec<OwnedFd>, bundle: &Path) -> io::Result<Vec<Own
         tree.attach(&path).map_err(|error| named("take along the mount", &path, &error))?;
     }
     Ok(others)
+}
+
+/// Keeps libcontainer from moving what it forks into `cgroup`, where it is already, and from killing this process when it clears away after a failure.
+///
+/// # Errors
+/// As mount(2).
+pub fn hide_members(cgroup: &Path) -> io::Result<()> {
+    for name in ["cgroup.procs", "cgroup.kill"] {
+        let file = cgroup.join(name);
+        mount(Some("/dev/null"), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|error| named("cover", &file, &error.into()))?;
+    }
+    Ok(())
 }
 
 fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {

@@ -1,13 +1,14 @@
 //! Starts `pintle-launch` and hears from it.
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sys::framed::FramedSocket;
 
-use super::{Failure, MAX_FRAME, Reply, Request};
+use super::child::Child;
+use super::{Failure, MAX_FRAME, Order, Reply, Request};
 
 /// No healthy launch takes this long, also not on a loaded emulated machine.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
@@ -56,18 +57,25 @@ impl Starting {
     }
 }
 
-/// Launches with the descriptors that the request asks for.
+/// Launches with the descriptors that the request asks for, in the first of the cgroups that takes a process; if none does, libcontainer moves what it forks.
 ///
 /// # Errors
 /// When the process could not be made. None of libcontainer's processes is left then, but other things are the caller's to remove: the cgroup with
 /// everything in it, and the state folder.
-pub async fn launch(request: &Request, descriptors: &[RawFd]) -> Result<Launched, Failure> {
+pub async fn launch(
+    request: &Request,
+    descriptors: &[RawFd],
+    cgroups: &[PathBuf],
+) -> Result<Launched, Failure> {
     let (ours, theirs) = UnixStream::pair()
         .map_err(|error| Failure::other(format!("make a socket for pintle-launch: {error}")))?;
     let inode = nix::sys::stat::fstat(&theirs)
         .map_err(|error| Failure::other(format!("look at pintle-launch's socket: {error}")))?
         .st_ino;
-    match converse(request, descriptors, ours, theirs).await {
+    let (child, joined) = start(theirs.as_fd(), cgroups)
+        .map_err(|error| Failure::other(format!("start pintle-launch: {error}")))?;
+    drop(theirs);
+    match converse(&Order { request, joined }, descriptors, ours, child).await {
         Ok(Conversation { reply: Reply::Started { pid, start_time }, descriptors, socket }) => {
             let mut descriptors = descriptors.into_iter();
             let pidfd = descriptors.next().ok_or_else(|| Failure::other("pintle-launch sent no pidfd"))?;
@@ -82,6 +90,21 @@ pub async fn launch(request: &Request, descriptors: &[RawFd]) -> Result<Launched
     }
 }
 
+/// Starts the process; returns whether it is in one of the cgroups.
+fn start(stdin: BorrowedFd<'_>, cgroups: &[PathBuf]) -> io::Result<(Child, bool)> {
+    let program = program();
+    for folder in cgroups {
+        let cgroup = std::fs::File::open(folder);
+        match cgroup.and_then(|cgroup| sys::child::start(&program, stdin, Some(cgroup.as_fd()))) {
+            Ok(child) => return Ok((Child::new(child)?, true)),
+            Err(error) => {
+                tracing::debug!(cgroup = %folder.display(), %error, "start pintle-launch in a cgroup")
+            }
+        }
+    }
+    Ok((Child::new(sys::child::start(&program, stdin, None)?)?, false))
+}
+
 /// What `pintle-launch` said before it ended.
 struct Conversation {
     reply: Reply,
@@ -90,24 +113,15 @@ struct Conversation {
 }
 
 async fn converse(
-    request: &Request,
+    order: &Order<&Request>,
     descriptors: &[RawFd],
     ours: UnixStream,
-    theirs: UnixStream,
+    mut child: Child,
 ) -> Result<Conversation, Failure> {
     let failed = |what: &str, error: io::Error| Failure::other(format!("{what}: {error}"));
-    let mut child = tokio::process::Command::new(program())
-        .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed("start pintle-launch", error))?;
     let mut socket =
         FramedSocket::new(ours, MAX_FRAME).map_err(|error| failed("speak to pintle-launch", error))?;
-    let body = serde_json::to_vec(request).map_err(|error| Failure::other(error.to_string()))?;
+    let body = serde_json::to_vec(order).map_err(|error| Failure::other(error.to_string()))?;
     let talk = async {
         socket.send(&body, descriptors).await?;
         tokio::select! {
@@ -131,7 +145,8 @@ async fn converse(
     let (frame, descriptors) = match heard {
         Ok(heard) => heard,
         Err(failure) => {
-            let _ = child.kill().await;
+            child.kill();
+            let _ = child.wait().await;
             return Err(failure);
         }
     };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 mod attach;
 pub mod base;
+mod child;
 mod client;
 mod enter;
 mod executor;
@@ -32,10 +33,18 @@ pub enum Request {
     /// Makes a container's init, which waits for the word on its notify socket. Descriptors: those of the [`base::Base`], then stdin, stdout and stderr,
     /// unless it has a terminal.
     Create(Container),
-    /// Runs a process in a container. Descriptors: stdin, stdout and stderr, unless it has a terminal.
+    /// Runs a process in a container. Descriptors: as for a container.
     Exec { container: Container, process: PathBuf, enter: Option<Enter> },
     /// Starts a pause process in a new pid namespace, which belongs to the user namespace at `user`; it ends unless it is told to stay. No descriptors.
     Pause { root: PathBuf, user: Option<PathBuf> },
+}
+
+/// A request with what the launch has to know about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Order<R> {
+    request: R,
+    /// Whether it is in the container's cgroup already.
+    joined: bool,
 }
 
 /// The container a request speaks of.
@@ -45,6 +54,8 @@ pub struct Container {
     /// libcontainer's state folder; the container's own lies below it under its id.
     pub root: PathBuf,
     pub bundle: PathBuf,
+    /// The folder of its cgroup.
+    pub cgroup: PathBuf,
     /// The compiled system call filter.
     pub seccomp: Option<PathBuf>,
     /// Where to receive the terminal, when it has one: a socket path below 108 bytes.

@@ -1,4 +1,5 @@
 //! The body of `pintle-launch`: one libcontainer call, then the end.
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -11,7 +12,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::enter::Entrance;
 use super::executor::Program;
-use super::{Container, Enter, Failure, MAX_FRAME, Reply, Request, attach, base, namespaces, pause};
+use super::{Container, Failure, MAX_FRAME, Order, Reply, Request, attach, base, namespaces, pause};
 
 /// Runs `pintle-launch`: what its first argument names (the pause process, the maker of namespaces, the hook that
 /// attaches mounts), otherwise one request from the socket on stdin.
@@ -42,17 +43,28 @@ pub fn main() -> std::process::ExitCode {
 }
 
 fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
-    let (request, descriptors) =
+    let (Order { request, joined }, descriptors) =
         receive(socket).map_err(|error| Failure::other(format!("read the launch request: {error}")))?;
+    let enter_base = |container: &Container, paths: io::Result<_>| {
+        let stdio = paths.and_then(|paths| base::enter(descriptors, paths));
+        let entered = stdio.and_then(|stdio| {
+            if joined {
+                base::hide_members(&container.cgroup)?;
+            }
+            Ok(stdio)
+        });
+        entered.map_err(|error| Failure::other(format!("enter the mount namespace for launches: {error}")))
+    };
     match request {
         Request::Create(container) => {
-            let stdio = base::enter(descriptors, &container.bundle).map_err(|error| {
-                Failure::other(format!("enter the mount namespace for launches: {error}"))
-            })?;
+            let stdio = enter_base(&container, base::named_in(&container.bundle))?;
             create(&container, stdio, socket)
         }
         Request::Exec { container, process, enter } => {
-            exec(&container, &process, enter.as_ref(), descriptors, socket)
+            // Pinned where the base has no pins.
+            let entrance = enter.as_ref().map(Entrance::open).transpose()?.map(Rc::new);
+            let stdio = enter_base(&container, Ok(BTreeSet::new()))?;
+            exec(&container, &process, entrance, stdio, socket)
         }
         Request::Pause { root, user } => {
             let pid = pause::start(&root, user.as_deref(), socket)
@@ -106,12 +118,11 @@ fn create(
 fn exec(
     container: &Container,
     process: &Path,
-    enter: Option<&Enter>,
+    entrance: Option<Rc<Entrance>>,
     stdio: Vec<OwnedFd>,
     socket: &Rc<OwnedFd>,
 ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
     let console = Console::listen(container)?;
-    let entrance = enter.map(Entrance::open).transpose()?.map(Rc::new);
     let pid = builder(container, entrance, stdio, socket)?
         .as_tenant()
         .with_detach(true)
@@ -143,6 +154,10 @@ fn explain(error: libcontainer::error::LibcontainerError) -> Failure {
         }
         cause = inner.source();
     }
+    // It cannot remove the cgroup that this process is in. The runtime does.
+    if let Some(at) = text.find(". error during cleanup: ") {
+        text.truncate(at);
+    }
     Failure::other(text)
 }
 
@@ -167,7 +182,7 @@ impl Console {
     }
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<(Request, Vec<OwnedFd>)> {
+fn receive(socket: &OwnedFd) -> io::Result<(Order<Request>, Vec<OwnedFd>)> {
     let mut length = [0; 4];
     let (read, descriptors) = receive_part(socket, &mut length)?;
     let size = u32::from_be_bytes(length) as usize;
