@@ -14,6 +14,8 @@ use crate::task::blocking;
 const LOAD_DEADLINE: Duration = Duration::from_secs(120);
 /// Devices come in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
+/// The longest that what the processor asks for waits for the services to be up.
+const PROCESSOR_DELAY: Duration = Duration::from_secs(20);
 /// What pods, their networks and init itself need before anybody could ask the kernel for it. Expressions of nftables, ciphers and file
 /// systems load when they are first used.
 const WANTED: [&str; 18] = [
@@ -44,16 +46,35 @@ pub async fn follow(machine: Machine) -> Result<()> {
     // First the socket, then sysfs: what appears in between is seen twice and not missed.
     let events = AsyncFd::new(UeventSocket::open().context("open the device event socket")?)?;
     let modules = Arc::new(Mutex::new(Modules::of_running_kernel()));
-    load(&modules, WANTED.map(String::from).to_vec()).await?;
-    super::sysctls::apply_late_defaults();
-    machine.condition("Drivers", true, "Loaded", "");
     let aliases = blocking("read sysfs", LOAD_DEADLINE, || Ok(device_aliases())).await?;
-    // Disks and links first: the processor asks for a dozen ciphers and hypervisors that nobody waits for.
+    // Disks and links first: everything waits for them. The processor asks for a dozen ciphers and hypervisors that nobody waits for.
     let (processor, devices): (Vec<_>, Vec<_>) =
         aliases.into_iter().partition(|alias| alias.starts_with("cpu:"));
     load(&modules, devices).await?;
     machine.devices.send_modify(|generation| *generation += 1);
-    load(&modules, processor).await?;
+    load(&modules, WANTED.map(String::from).to_vec()).await?;
+    super::sysctls::apply_late_defaults();
+    machine.condition("Drivers", true, "Loaded", "");
+    let later = load_later(machine.clone(), modules.clone(), processor);
+    let following = follow_events(&machine, &modules, &events);
+    tokio::try_join!(later, following).map(drop)
+}
+
+/// Loads once the services are up, or do not come up.
+async fn load_later(machine: Machine, modules: Arc<Mutex<Modules>>, wanted: Vec<String>) -> Result<()> {
+    let mut services = machine.supervisor.watch();
+    let up = services.wait_for(|services| {
+        services.iter().any(|service| service.name == "agent" && service.state == "Ready")
+    });
+    let _ = tokio::time::timeout(PROCESSOR_DELAY, up).await;
+    load(&modules, wanted).await
+}
+
+async fn follow_events(
+    machine: &Machine,
+    modules: &Arc<Mutex<Modules>>,
+    events: &AsyncFd<UeventSocket>,
+) -> Result<()> {
     loop {
         let mut ready = events.readable().await?;
         tokio::time::sleep(SETTLE).await;
@@ -73,7 +94,7 @@ pub async fn follow(machine: Machine) -> Result<()> {
             }
         }
         ready.clear_ready();
-        load(&modules, aliases).await?;
+        load(modules, aliases).await?;
         if changed {
             machine.devices.send_modify(|generation| *generation += 1);
         }
