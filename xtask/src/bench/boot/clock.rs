@@ -25,10 +25,14 @@ struct Seen {
 impl Clock {
     /// Follows it until the machine ends.
     pub fn start(vm: &Vm) -> Self {
+        Self::follow(vm, vm.console())
+    }
+
+    /// Follows it from where `console` is until the machine ends.
+    pub fn follow(vm: &Vm, mut console: Console) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (shared, vm) = (Arc::clone(&seen), vm.clone());
         std::thread::spawn(move || {
-            let mut console: Console = vm.console();
             while vm.runs() {
                 let lines = console.lines().unwrap_or_default();
                 shared.lock().unwrap_or_else(PoisonError::into_inner).add(lines, Instant::now());

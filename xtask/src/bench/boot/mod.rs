@@ -52,7 +52,10 @@ pub struct Figures {
     pub machine: String,
     pub accel: String,
     pub control_plane: Boot,
+    /// The first boot of a worker: it makes its state disk and asks for its certificates.
     pub worker: Option<Boot>,
+    /// The same machine switched on again after a power cut.
+    pub worker_again: Option<Boot>,
     pub pods: pods::Figures,
     /// The services' share of memory without pods of users and with `pods.idle` of them.
     pub empty: processes::Usage,
@@ -138,7 +141,7 @@ fn measure(
     let kubeconfig = cluster.wait_for_api(progress, patience)?;
     let mut control_plane = Boot { api_server: Some(clock.kernel(kubeconfig)?), ..Boot::default() };
     let nodes = watch::Watch::start(&cluster.kubectl(), "nodes")?;
-    control_plane.node_ready = node_ready(&nodes, &first, &clock, patience, progress)?;
+    control_plane.node_ready = node_ready(&nodes, &first, "", &clock, patience, progress)?.0;
     (control_plane.pid1, control_plane.runtime) = (clock.of(PID1)?, clock.of(RUNTIME)?);
     let mut figures = Figures { control_plane, idle_seconds: arguments.idle, ..Figures::default() };
     let counts = [arguments.one_by_one, arguments.at_once, arguments.pods];
@@ -154,14 +157,21 @@ fn measure(
     (figures.full, figures.idle_cpu) = loaded;
     if !arguments.without_worker {
         let vm = cluster.add(layout, 2)?;
+        let worker = |clock: &Clock, node_ready| -> Result<Boot> {
+            Ok(Boot { pid1: clock.of(PID1)?, runtime: clock.of(RUNTIME)?, api_server: None, node_ready })
+        };
         let clock = Clock::start(&vm);
-        let ready = node_ready(&nodes, &vm, &clock, patience, progress)?;
-        figures.worker = Some(Boot {
-            pid1: clock.of(PID1)?,
-            runtime: clock.of(RUNTIME)?,
-            api_server: None,
-            node_ready: ready,
-        });
+        let (ready, boot_id) = node_ready(&nodes, &vm, "", &clock, patience, progress)?;
+        figures.worker = Some(worker(&clock, ready)?);
+        // What the machine wrote since it was Ready counts as lost otherwise.
+        std::thread::sleep(SETTLE);
+        vm.power_cut()?;
+        let console = vm.console_from_now();
+        cluster.start_again(layout, 2)?;
+        let vm = cluster.node(&vm.name)?.clone();
+        let clock = Clock::follow(&vm, console);
+        let (ready, _) = node_ready(&nodes, &vm, &boot_id, &clock, patience, progress)?;
+        figures.worker_again = Some(worker(&clock, ready)?);
     }
     Ok(figures)
 }
@@ -171,25 +181,33 @@ const PID1: &str = "INFO Pintle ";
 /// On the console when the runtime serves CRI.
 const RUNTIME: &str = "runtime: ready";
 
-/// Kernel time of a machine at which its Node became Ready.
+/// How long a machine that has just become Ready is left alone before its power is cut.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// Kernel time of a machine at which its Node became Ready in another boot than `last`, and that boot's id.
 fn node_ready(
     nodes: &watch::Watch,
     vm: &Vm,
+    last: &str,
     clock: &Clock,
     patience: u32,
     progress: &Progress,
-) -> Result<f64> {
+) -> Result<(f64, String)> {
+    let boot_id = |event: &watch::Event| {
+        event.object["status"]["nodeInfo"]["bootID"].as_str().unwrap_or_default().to_owned()
+    };
     let seen = progress.step(&format!("waiting for {} to be Ready", vm.name), || {
         nodes.wait(Duration::from_secs(120) * patience, |event| {
             let conditions = event.object["status"]["conditions"].as_array().map(Vec::as_slice);
             event.name() == vm.name
+                && boot_id(event) != last
                 && conditions
                     .unwrap_or_default()
                     .iter()
                     .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
         })
     })?;
-    clock.kernel(seen.at)
+    Ok((clock.kernel(seen.at)?, boot_id(&seen)))
 }
 
 fn sizes(image: &Path, kubernetes: &Path, iso: Option<&Path>) -> Result<Vec<(String, u64)>> {

@@ -28,8 +28,13 @@ fn boots(figures: &Figures) -> Vec<Vec<String>> {
     ];
     if let Some(worker) = &figures.worker {
         let ready = worker.node_ready - worker.pid1;
-        rows.push(row("PID 1 to Node Ready, worker", "s", ready, "4", "20"));
-        rows.push(row("kernel start to Node Ready, worker", "s", worker.node_ready, "", ""));
+        rows.push(row("PID 1 to Node Ready, worker's first boot", "s", ready, "4", "20"));
+        rows.push(row("kernel start to the same", "s", worker.node_ready, "", ""));
+    }
+    if let Some(worker) = &figures.worker_again {
+        let ready = worker.node_ready - worker.pid1;
+        rows.push(row("PID 1 to Node Ready, worker after a power cut", "s", ready, "4", "20"));
+        rows.push(row("kernel start to the same", "s", worker.node_ready, "", ""));
     }
     rows
 }
