@@ -2,4 +2,5 @@
 pub mod capacity;
 pub mod lease;
 pub mod object;
+mod pod_range;
 pub mod run;

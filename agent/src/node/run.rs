@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::capacity::{Hardware, Resources, resources};
 use super::object::{self, Facts, Identity, Pressure, Runtime};
+use super::pod_range;
 use crate::cgroup::{Amounts, NodeFacts};
 use crate::context::Context;
 use crate::machine_socket;
@@ -36,11 +37,16 @@ struct Reporter {
     told_at: tokio::time::Instant,
     ready: Option<(bool, String)>,
     warned: String,
-    pod_cidrs: String,
 }
 
 /// Runs for as long as the agent lives.
-pub async fn run(ctx: Context, mut inputs: Inputs) {
+pub async fn run(ctx: Context, inputs: Inputs) {
+    let (told, ranges) = watch::channel(String::new());
+    // A report takes several answers of the API server; the range does not wait for them.
+    tokio::join!(pod_range::follow(&ctx, &told), report(&ctx, inputs, ranges));
+}
+
+async fn report(ctx: &Context, mut inputs: Inputs, mut ranges: watch::Receiver<String>) {
     let mut reporter = Reporter {
         ctx: ctx.clone(),
         identity: Identity::read(),
@@ -48,11 +54,9 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
         told_at: tokio::time::Instant::now(),
         ready: None,
         warned: String::new(),
-        pod_cidrs: String::new(),
     };
     let mut node = ctx.node.clone();
     let mut settings = ctx.settings.clone();
-    let mut begun = ctx.cri.begun();
     let mut wait = Duration::ZERO;
     loop {
         let connected = ctx.api.client().is_some();
@@ -61,8 +65,7 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
             Some(_) = ctx.api.ready(), if !connected => {}
             Ok(()) = node.changed() => {}
             Ok(()) = settings.changed() => {}
-            // A runtime that has begun anew may have forgotten the pods' range.
-            Ok(()) = begun.changed() => reporter.pod_cidrs.clear(),
+            Ok(()) = ranges.changed() => {}
             Ok(()) = inputs.pressure.changed() => {}
             Ok(()) = inputs.shutting_down.changed() => {}
         }
@@ -73,7 +76,6 @@ pub async fn run(ctx: Context, mut inputs: Inputs) {
         }
         let pressure = *inputs.pressure.borrow_and_update();
         let shutting_down = *inputs.shutting_down.borrow_and_update();
-        reporter.pod_range().await;
         wait = match reporter.report(&available, pressure, shutting_down).await {
             Ok(()) => LOOK,
             Err(error) => {
@@ -153,23 +155,6 @@ impl Reporter {
         match machine_socket::node_ready(ok, &reason, &message, since).await {
             Ok(()) => self.ready = Some((ok, message)),
             Err(error) => tracing::debug!("{error:#}"),
-        }
-    }
-
-    /// The runtime gives pods addresses from the node's range.
-    async fn pod_range(&mut self) {
-        let cidrs = self.ctx.node.borrow().as_ref().and_then(|node| {
-            let spec = node.spec.as_ref()?;
-            let all = spec.pod_cidrs.clone().filter(|c| !c.is_empty());
-            all.map(|c| c.join(",")).or_else(|| spec.pod_cidr.clone())
-        });
-        let Some(cidrs) = cidrs.filter(|c| !c.is_empty() && *c != self.pod_cidrs) else { return };
-        match self.ctx.cri.update_runtime_config(cidrs.clone()).await {
-            Ok(()) => {
-                tracing::info!("pods get addresses from {cidrs}");
-                self.pod_cidrs = cidrs;
-            }
-            Err(error) => tracing::warn!("{error}"),
         }
     }
 }
