@@ -76,14 +76,15 @@ pub fn write(format: Format, image: &Image, append: &str, out: &Path) -> Result<
 fn unified(image: &Image, initramfs: &Path, command_line: &str) -> Result<Vec<u8>> {
     let stub = std::fs::read(STUB).with_context(|| format!("read {STUB}; is systemd-boot-efi installed?"))?;
     let release = format!("ID=pintle\nNAME=Pintle\nVERSION_ID={}\n", env!("CARGO_PKG_VERSION"));
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
     uki::append(
         &stub,
         &[
             (".osrel", release.as_bytes()),
             (".uname", image.release.as_bytes()),
             (".cmdline", command_line.as_bytes()),
-            (".initrd", &std::fs::read(initramfs)?),
-            (".linux", &std::fs::read(&image.kernel)?),
+            (".initrd", &read(initramfs)?),
+            (".linux", &read(&image.kernel)?),
         ],
     )
     .context("build the unified kernel image")

@@ -13,6 +13,8 @@ const HYBRID_MBR: &str = "/usr/lib/ISOLINUX/isohdpfx.bin";
 const LDLINUX: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
 /// Volume label of the ISO.
 const LABEL: &str = "PINTLE";
+/// Of everything in the ISO, as xorriso writes it: year, month, day, hour, minute, second and hundredths.
+const DATE: &str = "1980010100000000";
 /// Room of FAT's own structures.
 const FAT_OVERHEAD: usize = 2 << 20;
 
@@ -42,19 +44,11 @@ pub fn build(path: &Path, image: &Image, command_line: &str, uki: &[u8], seed: &
 
     let guid = crate::digest::uuid(seed, "iso").simple().to_string();
     let mut xorriso = Command::new("xorriso");
-    xorriso.args([
-        "-as",
-        "mkisofs",
-        "-quiet",
-        "-V",
-        LABEL,
-        "-R",
-        "-J",
-        "--set_all_file_dates",
-        "set_to_mtime",
-    ]);
+    // The dates are in local time.
+    xorriso.env("TZ", "UTC").args(["-as", "mkisofs", "-quiet", "-V", LABEL, "-R", "-J"]);
     xorriso
-        .args(["--modification-date=1980010100000000", "-gid", "0", "-uid", "0"])
+        .args(["--set_all_file_dates", DATE, &format!("--modification-date={DATE}")])
+        .args(["-gid", "0", "-uid", "0"])
         .arg("--gpt_disk_guid")
         .arg(guid);
     xorriso.args([
