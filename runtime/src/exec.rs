@@ -116,17 +116,18 @@ impl Runtime {
         let failed = |error: launch::Failure| {
             Status::unknown(format!("failed to exec in container {id:?}: {}", error.message))
         };
-        let cgroups: Vec<PathBuf> =
-            std::iter::once(container.cgroup().folder()).chain(cgroup::of_process(record.pid)).collect();
+        // The second is looked up only when the first takes no process.
+        let cgroups = std::iter::once(container.cgroup().folder())
+            .chain(std::iter::once_with(|| cgroup::of_process(record.pid)).flatten());
         let mut theirs = self.base.raw().to_vec();
         let (mut launched, ours) = if terminal {
-            (launch(&request, &theirs, &cgroups).await.map_err(failed)?, None)
+            (launch(&request, &theirs, cgroups).await.map_err(failed)?, None)
         } else {
             let (uid, gid) = self.host_ids(&record);
             let pipes =
                 Pipes::new(stdin, uid, gid).map_err(|error| internal("make pipes for an exec", &error))?;
             theirs.extend([&pipes.stdin, &pipes.stdout, &pipes.stderr].map(AsRawFd::as_raw_fd));
-            (launch(&request, &theirs, &cgroups).await.map_err(failed)?, Some(pipes.ours))
+            (launch(&request, &theirs, cgroups).await.map_err(failed)?, Some(pipes.ours))
         };
         let ours = match (ours, launched.terminal.take()) {
             (Some(ours), _) => ours,

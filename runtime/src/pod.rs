@@ -142,7 +142,7 @@ impl Runtime {
         fs::create_dir_all(&root).map_err(|error| internal("make an empty folder", &error))?;
         let launching = self.exits.launching();
         let user = Some(folder("ns", &id).join("user")).filter(|path| path.exists());
-        let launched = launch(&Request::Pause { root, user }, &[], &[])
+        let launched = launch(&Request::Pause { root, user }, &[], None)
             .await
             .map_err(|error| internal("start a pause process", &error))?;
         sandbox.update(|record| record.pause = Some((launched.pid, launched.start_time)))?;

@@ -121,7 +121,7 @@ impl Runtime {
         let laid = mounts::lay(&bundle, owner.as_ref())
             .map_err(|error| failed("prepare the container's volumes", &error));
         let launched = match laid {
-            Ok(()) => self.start_init(&record, &request, &[cgroup.folder()]).await,
+            Ok(()) => self.start_init(&record, &request, cgroup.folder()).await,
             Err(failure) => Err(failure),
         };
         // By now libcontainer has copies of its own.
@@ -150,10 +150,10 @@ impl Runtime {
         &self,
         record: &ContainerRecord,
         request: &Request,
-        cgroups: &[PathBuf],
+        cgroup: PathBuf,
     ) -> Result<(Launched, Ours), Failure> {
         if record.config.tty {
-            let mut launched = launch::launch(request, &self.base.raw(), cgroups).await?;
+            let mut launched = launch::launch(request, &self.base.raw(), [cgroup]).await?;
             let terminal = launched.terminal.take().ok_or_else(|| Failure::other("no terminal arrived"))?;
             return Ok((launched, Ours { outputs: vec![terminal], stdin: None }));
         }
@@ -162,7 +162,7 @@ impl Runtime {
             .map_err(|error| Failure::other(format!("make the container's pipes: {error}")))?;
         let mut theirs = self.base.raw().to_vec();
         theirs.extend([&pipes.stdin, &pipes.stdout, &pipes.stderr].map(AsRawFd::as_raw_fd));
-        Ok((launch::launch(request, &theirs, cgroups).await?, pipes.ours))
+        Ok((launch::launch(request, &theirs, [cgroup]).await?, pipes.ours))
     }
 
     /// The container's user as the host knows it.

@@ -65,7 +65,7 @@ impl Starting {
 pub async fn launch(
     request: &Request,
     descriptors: &[RawFd],
-    cgroups: &[PathBuf],
+    cgroups: impl IntoIterator<Item = PathBuf>,
 ) -> Result<Launched, Failure> {
     let (ours, theirs) = UnixStream::pair()
         .map_err(|error| Failure::other(format!("make a socket for pintle-launch: {error}")))?;
@@ -91,10 +91,10 @@ pub async fn launch(
 }
 
 /// Starts the process; returns whether it is in one of the cgroups.
-fn start(stdin: BorrowedFd<'_>, cgroups: &[PathBuf]) -> io::Result<(Child, bool)> {
+fn start(stdin: BorrowedFd<'_>, cgroups: impl IntoIterator<Item = PathBuf>) -> io::Result<(Child, bool)> {
     let program = program();
     for folder in cgroups {
-        let cgroup = std::fs::File::open(folder);
+        let cgroup = std::fs::File::open(&folder);
         match cgroup.and_then(|cgroup| sys::child::start(&program, stdin, Some(cgroup.as_fd()))) {
             Ok(child) => return Ok((Child::new(child)?, true)),
             Err(error) => {
