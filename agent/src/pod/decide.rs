@@ -223,10 +223,14 @@ fn run(
     }
 }
 
-/// A container that was made but never started, as its start was interrupted, gives its number to the one that takes its place.
+/// A container that was made but never started, as its start was interrupted, gives its number to the one that takes its place; what is remembered of that number
+/// is its log, which is opened before the start.
 fn next_attempt(name: &str, observed: &Observed, memory: &Memory) -> u32 {
-    let seen = observed.container(name).map(|c| c.restarts + u32::from(c.state != State::Created));
-    seen.into_iter().chain(memory.restarts.get(name).map(|n| n + 1)).max().unwrap_or(0)
+    let newest = observed.container(name);
+    let unstarted = newest.filter(|c| c.state == State::Created).map(|c| c.restarts);
+    let seen = unstarted.or(newest.map(|c| c.restarts + 1));
+    let remembered = memory.restarts.get(name).filter(|n| unstarted != Some(**n)).map(|n| n + 1);
+    seen.max(remembered).unwrap_or(0)
 }
 
 fn new_sandbox(

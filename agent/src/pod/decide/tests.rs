@@ -226,3 +226,19 @@ fn one_end_can_start_all_containers_anew() {
     let empty = with_sandbox(vec![]);
     assert_eq!(decide(&pod, &Intent::Run, &empty, &memory, 0).actions, [start("a", 1)]);
 }
+
+#[test]
+fn a_start_that_was_interrupted_takes_no_number() {
+    let pod = pod(serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
+    let next = |restarts, logged: Option<u32>| {
+        let made = Container { restarts, ..seen("a", State::Created, 0) };
+        let restarts = logged.map(|n| ("a".to_owned(), n)).into_iter().collect();
+        let memory = Memory { restarts, ..Memory::default() };
+        decide(&pod, &Intent::Run, &with_sandbox(vec![made]), &memory, 0).actions
+    };
+    for (restarts, logged, attempt) in
+        [(0, None, 0), (0, Some(0), 0), (3, Some(3), 3), (3, Some(2), 3), (3, Some(4), 5)]
+    {
+        assert_eq!(next(restarts, logged), [start("a", attempt)], "{restarts} {logged:?}");
+    }
+}
