@@ -35,7 +35,8 @@ impl Runtime {
             if creating {
                 half_made.push(record.id.clone());
             }
-            if let Some(pause) = record.pause {
+            // Of a sandbox that was stopped it has ended, and PID 1 has been told that this is on record.
+            if let Some(pause) = record.pause.filter(|_| record.ready) {
                 let (exit, exits) = (self.exits.wait(pause, None), self.exits.clone());
                 tokio::spawn(async move {
                     exit.await;
