@@ -90,11 +90,18 @@ impl Vm {
     /// With QEMU's own words and the end of the console.
     pub fn ensure_runs(&self) -> Result<()> {
         if !self.runs() {
-            let words = std::fs::read_to_string(spec::log(&self.folder)).unwrap_or_default();
-            let words = if words.trim().is_empty() { "nothing" } else { words.trim() };
-            bail!("{} ended; QEMU said {words}; its console:\n{}", self.name, self.console().tail());
+            bail!("{}", self.last_words());
         }
         Ok(())
+    }
+
+    /// Whether it runs, QEMU's own words and the end of the console.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let state = if self.runs() { "still runs" } else { "ended" };
+        let words = std::fs::read_to_string(spec::log(&self.folder)).unwrap_or_default();
+        let words = if words.trim().is_empty() { "nothing" } else { words.trim() };
+        format!("{} {state}; QEMU said {words}; its console:\n{}", self.name, self.console().tail())
     }
 
     /// The console from its beginning.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::cluster::inspector::{IMAGE, Inspector, PORT};
 use super::cluster::{limits, manifest, processes, superblock};
-use crate::bench::{Bench, until, within};
+use crate::bench::{Bench, until_on, within};
 
 /// What a config must name; nobody answers there, and the machine does not ask.
 const ENDPOINT: &str = "https://10.0.2.100:6443";
@@ -49,15 +49,14 @@ fn start(bench: &Bench) -> Result<Solo> {
     let vm = bench.start(&spec)?;
     let image = bench.folder.join("node-inspector.tar");
     archive::write(&tools.inspector, IMAGE, &["/bin/tar"], &image)?;
-    until("the machine API to take the image", within(60), || {
+    until_on(&vm, "the machine API to take the image", within(60), || {
         let mut pintle = Command::new(&tools.pintle);
         pintle.arg("--config").arg(bench.folder.join("pintleconfig"));
         pintle.args(["--nodes", &format!("127.0.0.1:{api}"), "image", "import"]).arg(&image);
         command_output(&mut pintle).map(Look::Done)
     })?;
     let inspector = Inspector { port: look, node: vm.name.clone() };
-    until("the inspector to answer", within(60), || {
-        vm.ensure_runs()?;
+    until_on(&vm, "the inspector to answer", within(60), || {
         inspector.ask(&["resolve", "localhost"]).map(Look::Done)
     })?;
     Ok(Solo { vm, inspector })
@@ -113,7 +112,7 @@ fn on_host(arguments: &[&str], resources: &Value) -> Value {
 impl Solo {
     /// The pods' processes by their command, once all run and nobody else does.
     fn settled(&self) -> Result<BTreeMap<String, Value>> {
-        until("the pods to run, and nothing strange", within(60), || {
+        until_on(&self.vm, "the pods to run, and nothing strange", within(60), || {
             let snapshot = self.inspector.json(&["snapshot"])?;
             let all = snapshot["processes"].as_array().context("processes")?;
             let strange = processes::strangers(all);
@@ -156,7 +155,7 @@ fn kills(solo: &Solo, before: &BTreeMap<String, Value>) -> Result<()> {
         for service in SERVICES {
             let old: i64 =
                 solo.inspector.ask(&["kill", service])?.trim().parse().context("the pid of the killed")?;
-            until(&format!("{service} to run again"), within(60), || {
+            until_on(&solo.vm, &format!("{service} to run again"), within(60), || {
                 let snapshot = solo.inspector.json(&["snapshot"])?;
                 let executable = format!("/usr/lib/pintle/{service}");
                 let again = snapshot["processes"]
@@ -177,7 +176,7 @@ fn kills(solo: &Solo, before: &BTreeMap<String, Value>) -> Result<()> {
         );
     }
     let pod = "count-50-solo";
-    until("the counter's log to be whole", within(30), || {
+    until_on(&solo.vm, "the counter's log to be whole", within(30), || {
         let seen = solo.inspector.json(&["sequence", NAMESPACE, pod, "main"])?;
         let empty = |field: &str| seen[field].as_array().is_some_and(Vec::is_empty);
         let whole = seen["first"] == 1 && empty("missing") && empty("doubled") && empty("odd");

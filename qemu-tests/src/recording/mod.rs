@@ -16,7 +16,7 @@ use qemu_tests::{Look, Vm, spec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, until, within};
+use crate::bench::{Bench, until_on, within};
 use crate::cases::cluster::inspector::{Inspector, PORT};
 use crate::cases::cluster::{manifest, superblock};
 use images::Image;
@@ -111,8 +111,7 @@ pub fn record(bench: &Bench) -> Result<()> {
         promise(image)?;
     }
     let inspector = Inspector { port: look, node: vm.name.clone() };
-    until("the pods of pulled images to run", within(300), || {
-        vm.ensure_runs()?;
+    until_on(&vm, "the pods of pulled images to run", within(300), || {
         let snapshot = inspector.json(&["snapshot"])?;
         let processes = snapshot["processes"].as_array().context("processes")?;
         let counts = |process: &&Value| process["command"] == "/node-inspector count 20";
@@ -136,8 +135,7 @@ pub fn record(bench: &Bench) -> Result<()> {
 }
 
 fn import(bench: &Bench, vm: &Vm, pintle: &Path, api: u16, archive: &Path) -> Result<()> {
-    until("the machine API to take the image", within(180), || {
-        vm.ensure_runs()?;
+    until_on(vm, "the machine API to take the image", within(180), || {
         let mut command = Command::new(pintle);
         command.arg("--config").arg(bench.folder.join("pintleconfig"));
         command.args(["--nodes", &format!("127.0.0.1:{api}"), "image", "import"]).arg(archive);
