@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::io::{ContainerIo, Ours, open_log};
-use crate::logs::LogFile;
 use crate::runtime::{Container, Runtime, Sandbox, folder, lock};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
 use crate::transfer;
@@ -45,12 +44,10 @@ impl Runtime {
             }
             lock(&self.sandboxes).insert(record.id, sandbox);
         }
+        // Before anything is read on, which goes through the same pipe.
+        self.finish_chunk(&containers);
         for record in containers {
             self.adopt(record).await;
-        }
-        // Whatever is left now is of a container that is gone.
-        if let Err(error) = self.transfer.forget() {
-            tracing::error!(%error, "empty the pipe for output on its way");
         }
         self.exits.start();
         if let Err(error) = self.network.resume(&crate::settings::cluster_cidrs()).await {
@@ -139,7 +136,6 @@ impl Runtime {
             tracing::error!(container = record.id, %error, "open a container's log; its output is lost");
             None
         });
-        self.finish_chunk(&record.id, log.as_ref());
         ContainerIo::start(&record.id, Ours { outputs: kept, stdin }, log, Arc::clone(&self.transfer))
             .map_err(
                 |error| tracing::error!(container = record.id, %error, "read on from a container's output"),
@@ -147,16 +143,22 @@ impl Runtime {
             .ok()
     }
 
-    /// Brings a chunk to its log that was on its way when our former life ended.
-    fn finish_chunk(&self, container: &str, log: Option<&LogFile>) {
-        let left = match self.transfer.left() {
-            Ok(Some(left)) if left.note.container == container => left,
-            Ok(_) => return,
-            Err(error) => return tracing::error!(container, %error, "look for output that was on its way"),
+    /// Brings a chunk to its log that was on its way when our former life ended. One of a container that is gone is thrown away.
+    fn finish_chunk(&self, containers: &[ContainerRecord]) {
+        let finish = || -> std::io::Result<()> {
+            if let Some(left) = self.transfer.left()?
+                && let Some(record) = containers.iter().find(|record| record.id == left.note.container)
+                && let Some(log) = open_log(&record.log_path)?
+            {
+                transfer::finish(&left, &log)?;
+            }
+            Ok(())
         };
-        let Some(log) = log else { return };
-        if let Err(error) = transfer::finish(&left, log).and_then(|()| self.transfer.forget()) {
-            tracing::error!(container, %error, "bring output to its log that was on its way");
+        if let Err(error) = finish() {
+            tracing::error!(%error, "bring output to its log that was on its way");
+        }
+        if let Err(error) = self.transfer.forget() {
+            tracing::error!(%error, "empty the pipe for output on its way");
         }
     }
 

@@ -43,6 +43,9 @@ pub async fn fast_output_survives_kills_whole_and_once(ring: &mut Ring) -> Outco
     ring.remove(&pod.0).await
 }
 
+/// Counts to 150 within three seconds or more.
+const OTHER: &str = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo $i; sleep 0.02; done; exit 7";
+
 /// The log is a FIFO that nobody reads, so the write stands still when it is full: the runtime is killed between taking a chunk out of the
 /// container's pipe and having it in the log.
 pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outcome {
@@ -52,6 +55,12 @@ pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outco
     // Both ends, so that opening does not wait.
     let fifo = fs::File::options().read(true).write(true).open(path).map_err(text)?;
     let pod = ring.sandbox("between", NamespaceMode::Container).await?;
+    // Others print all the time, so that they have something to say, too, when the runtime comes back.
+    let mut others = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        let id = ring.run(&pod, name, &["sh", "-c", OTHER]).await?;
+        others.push((name, id));
+    }
     let script = "sleep 0.3; seq 1 40000; sleep 3; exit 6";
     let id = ring.run(&pod, "main", &["sh", "-c", script]).await?;
     // By then it stands in write(2).
@@ -79,6 +88,10 @@ pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outco
     )?;
     let wanted: Vec<String> = (first..=40_000).map(|number| number.to_string()).collect();
     check(lines[1..] == wanted, format!("{} lines instead of {}", lines.len() - 1, wanted.len()))?;
+    for (name, id) in others {
+        check(ring.exited(&id).await?.exit_code == 7, format!("the code of {name}"))?;
+        counted(&format!("/var/log/pods/between/{name}.log"), 150)?;
+    }
     ring.remove(&pod.0).await
 }
 
