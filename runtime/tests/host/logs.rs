@@ -55,14 +55,15 @@ pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outco
     // Both ends, so that opening does not wait.
     let fifo = fs::File::options().read(true).write(true).open(path).map_err(text)?;
     let pod = ring.sandbox("between", NamespaceMode::Container).await?;
-    // Others print all the time, so that they have something to say, too, when the runtime comes back.
+    let script = "sleep 0.3; seq 1 40000; sleep 3; exit 6";
+    let id = ring.create(&pod, "main", &["sh", "-c", script], |_| {}).await?;
+    // Others print all the time, so that they have something to say, too, when the runtime comes back. It takes up the youngest first, as a tmpfs lists them.
     let mut others = Vec::new();
     for name in ["a", "b", "c", "d", "e"] {
         let id = ring.run(&pod, name, &["sh", "-c", OTHER]).await?;
         others.push((name, id));
     }
-    let script = "sleep 0.3; seq 1 40000; sleep 3; exit 6";
-    let id = ring.run(&pod, "main", &["sh", "-c", script]).await?;
+    ring.begin(&id).await?;
     // By then it stands in write(2).
     let stuck = format!("/proc/{}/wchan", ring.runtime.id());
     for _ in 0..200 {
