@@ -1,6 +1,6 @@
 //! Running commands in a container that runs.
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,23 @@ struct ExecFolder(PathBuf);
 impl Drop for ExecFolder {
     fn drop(&mut self) {
         let _ = crate::pod::remove_folder(&self.0);
+    }
+}
+
+/// A process that does not run its program yet. Nobody hears of it if the call is cancelled or takes too long, so it is killed then.
+struct Unfinished(Option<Arc<AsyncFd<OwnedFd>>>);
+
+impl Unfinished {
+    fn let_go(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.0 {
+            let _ = sys::pidfd::signal(pidfd.get_ref(), nix::libc::SIGKILL);
+        }
     }
 }
 
@@ -79,37 +96,27 @@ impl Runtime {
         if command.is_empty() {
             return Err(Status::invalid_argument("no command to execute"));
         }
-        let bundle = folder("containers", &record.id);
         let name = state::new_id().map_err(|error| internal("name an exec", &error))?;
-        let root = folder("exec", &name[..16]);
-        let files = ExecFolder(root.clone());
-        let users = crate::runtime::folder("ns", &record.sandbox_id).join("user");
+        let files = ExecFolder(folder("exec", &name[..16]));
+        let description = files.0.join("process.json");
+        let users = folder("ns", &record.sandbox_id).join("user");
         let mut enter = None;
         let mut write = || -> std::io::Result<()> {
-            let spec: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
+            let spec = fs::read(folder("containers", &record.id).join("config.json"))?;
+            let spec: Value = serde_json::from_slice(&spec)?;
             let mut process = process(&spec["process"], command, terminal);
             if users.exists() {
                 enter = Some(outside(&mut process, users.clone()));
             }
-            fs::create_dir_all(root.join(&record.id))?;
-            let state = json!({
-                "ociVersion": "1.2.0", "id": record.id, "status": "running", "pid": record.pid,
-                "bundle": bundle, "annotations": {}, "useSystemd": false, "intelRdtDir": null,
-            });
-            fs::write(root.join(&record.id).join("state.json"), state.to_string())?;
-            fs::write(root.join("process.json"), process.to_string())
+            fs::create_dir_all(&files.0)?;
+            fs::write(&description, process.to_string())
         };
         write().map_err(|error| internal("prepare an exec", &error))?;
         let request = Request::Exec {
-            container: launch::Container {
-                id: record.id.clone(),
-                root: root.clone(),
-                bundle,
-                cgroup: container.cgroup().folder(),
-                seccomp: record.seccomp.clone(),
-                console: terminal.then(|| root.join("c.sock")),
-            },
-            process: root.join("process.json"),
+            cgroup: container.cgroup().folder(),
+            first: (record.pid, record.start_time),
+            process: description,
+            seccomp: record.seccomp.clone(),
             enter,
         };
         let launching = self.exits.launching();
@@ -119,21 +126,15 @@ impl Runtime {
         // The second is looked up only when the first takes no process.
         let cgroups = std::iter::once(container.cgroup().folder())
             .chain(std::iter::once_with(|| cgroup::of_process(record.pid)).flatten());
-        let mut theirs = self.base.raw().to_vec();
-        let (mut launched, ours) = if terminal {
-            (launch(&request, &theirs, cgroups).await.map_err(failed)?, None)
+        let pipes = if terminal {
+            None
         } else {
             let (uid, gid) = self.host_ids(&record);
-            let pipes =
-                Pipes::new(stdin, uid, gid).map_err(|error| internal("make pipes for an exec", &error))?;
-            theirs.extend([&pipes.stdin, &pipes.stdout, &pipes.stderr].map(AsRawFd::as_raw_fd));
-            (launch(&request, &theirs, cgroups).await.map_err(failed)?, Some(pipes.ours))
+            Some(Pipes::new(stdin, uid, gid).map_err(|error| internal("make pipes for an exec", &error))?)
         };
-        let ours = match (ours, launched.terminal.take()) {
-            (Some(ours), _) => ours,
-            (None, Some(terminal)) => Ours { outputs: vec![terminal], stdin: None },
-            (None, None) => return Err(Status::internal("no terminal arrived for an exec")),
-        };
+        let theirs: Vec<RawFd> = pipes.iter().flat_map(Pipes::theirs).collect();
+        let launched = launch(&request, &theirs, cgroups).await.map_err(failed)?;
+        let ours = pipes.map(|pipes| pipes.ours);
         let key = (launched.pid, launched.start_time);
         let pidfd = watch(launched.pidfd).map_err(|error| internal("watch an exec", &error))?;
         let exit = tokio::spawn(self.exits.wait(key, Some(Arc::clone(&pidfd))));
@@ -144,6 +145,14 @@ impl Runtime {
             exits.acknowledge(key);
             exit
         });
+        let unfinished = Unfinished(Some(Arc::clone(&pidfd)));
+        launched.starting.finished().await.map_err(failed)?;
+        unfinished.let_go();
+        let ours = match (ours, launched.terminal) {
+            (Some(ours), _) => ours,
+            (None, Some(terminal)) => Ours { outputs: vec![terminal], stdin: None },
+            (None, None) => return Err(Status::internal("no terminal arrived for an exec")),
+        };
         Ok(Running { ours, pidfd, key, exit: watched, folder: files })
     }
 

@@ -71,6 +71,11 @@ impl Pipes {
         let ours = Ours { outputs: vec![stdout, stderr], stdin };
         Ok(Self { stdin: stdin_theirs, stdout: stdout_theirs, stderr: stderr_theirs, ours })
     }
+
+    /// Numbers of the container's ends: stdin, stdout, stderr.
+    pub fn theirs(&self) -> [RawFd; 3] {
+        [&self.stdin, &self.stdout, &self.stderr].map(AsRawFd::as_raw_fd)
+    }
 }
 
 impl Ours {

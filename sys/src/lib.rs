@@ -8,6 +8,7 @@ pub mod clock;
 pub mod device_filter;
 pub mod dm;
 pub mod entropy;
+pub mod fork;
 pub mod framed;
 pub mod inherited;
 pub mod loop_device;

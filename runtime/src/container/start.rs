@@ -161,7 +161,7 @@ impl Runtime {
         let pipes = Pipes::new(record.config.stdin, uid, gid)
             .map_err(|error| Failure::other(format!("make the container's pipes: {error}")))?;
         let mut theirs = self.base.raw().to_vec();
-        theirs.extend([&pipes.stdin, &pipes.stdout, &pipes.stderr].map(AsRawFd::as_raw_fd));
+        theirs.extend(pipes.theirs());
         Ok((launch::launch(request, &theirs, [cgroup]).await?, pipes.ours))
     }
 

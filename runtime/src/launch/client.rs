@@ -12,6 +12,8 @@ use super::{Failure, MAX_FRAME, Order, Reply, Request};
 
 /// No healthy launch takes this long, also not on a loaded emulated machine.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
+/// From its reply until its end.
+const EXIT_DEADLINE: Duration = Duration::from_secs(10);
 /// From the word to start until execve.
 const EXEC_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -150,11 +152,14 @@ async fn converse(
             return Err(failure);
         }
     };
-    // It has nothing left to do; the container is handed on to the reaper when it is gone.
-    let _ = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
-    match serde_json::from_slice(&frame) {
-        Ok(reply) => Ok(Conversation { reply, descriptors, socket }),
-        Err(error) => Err(Failure::other(format!("pintle-launch's reply cannot be understood: {error}"))),
+    let reply = serde_json::from_slice(&frame)
+        .map_err(|error| Failure::other(format!("pintle-launch's reply cannot be understood: {error}")))?;
+    // What it has forked is handed on to the reaper when it is gone, and a further process has the word by then.
+    match tokio::time::timeout(EXIT_DEADLINE, child.wait()).await {
+        Ok(Ok(status)) if status.success() => Ok(Conversation { reply, descriptors, socket }),
+        Ok(Ok(status)) => Err(Failure::other(format!("pintle-launch ended too early ({status})"))),
+        Ok(Err(error)) => Err(failed("wait for the end of pintle-launch", error)),
+        Err(_) => Err(Failure::other("pintle-launch has not ended within 10 s after its reply")),
     }
 }
 

@@ -1,4 +1,5 @@
 //! The last step in the container's init: find the program, load the system call filter, execve.
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -6,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::oci_spec::runtime::{Process, Spec};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
 use super::enter::Entrance;
@@ -22,11 +23,34 @@ pub struct Program {
     pub seccomp: Option<Rc<Vec<u8>>>,
     /// To the runtime. It closes at execve.
     pub socket: Rc<OwnedFd>,
-    /// Where it still has to go in.
-    pub entrance: Option<Rc<Entrance>>,
 }
 
 impl Program {
+    /// Becomes the program; goes in at the entrance, if there is one, before.
+    ///
+    /// # Errors
+    /// With the exit code that a shell would give it.
+    pub fn run(&self, process: &Process, entrance: Option<&Entrance>) -> Result<Infallible, Failure> {
+        let (path, arguments) = find(process)?;
+        let environment = process.env().iter().flatten().map(|entry| text(entry.as_bytes()));
+        let environment = environment.collect::<Result<Vec<_>, _>>()?;
+        sys::pidfd::default_sigpipe();
+        if let Some(entrance) = entrance {
+            entrance.enter()?;
+        }
+        if let Some(program) = &self.seccomp {
+            sys::seccomp::install(program)
+                .map_err(|error| Failure::other(format!("load the seccomp filter: {error}")))?;
+        }
+        let Err(error) = nix::unistd::execve(&path, &arguments, &environment);
+        let exit_code = match error {
+            nix::Error::ENOENT => 127,
+            nix::Error::EACCES | nix::Error::ENOEXEC => 126,
+            _ => 128,
+        };
+        Err(Failure { message: format!("exec {}: {}", path.to_string_lossy(), words(error)), exit_code })
+    }
+
     fn fail(&self, failure: Failure) -> String {
         let message = failure.message.clone();
         // Whoever cannot be told any more has gone; the exit status still says that it failed.
@@ -37,32 +61,16 @@ impl Program {
 
 impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        match find(spec) {
+        match process(spec).and_then(find) {
             Ok(_) => Ok(()),
             Err(failure) => Err(ExecutorValidationError::ArgValidationError(self.fail(failure))),
         }
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let run = || -> Result<(), Failure> {
-            let (path, arguments) = find(spec)?;
-            sys::pidfd::default_sigpipe();
-            if let Some(entrance) = &self.entrance {
-                entrance.enter()?;
-            }
-            if let Some(program) = &self.seccomp {
-                sys::seccomp::install(program)
-                    .map_err(|error| Failure::other(format!("load the seccomp filter: {error}")))?;
-            }
-            let Err(error) = nix::unistd::execv(&path, &arguments);
-            let exit_code = match error {
-                nix::Error::ENOENT => 127,
-                nix::Error::EACCES | nix::Error::ENOEXEC => 126,
-                _ => 128,
-            };
-            Err(Failure { message: format!("exec {}: {}", path.to_string_lossy(), words(error)), exit_code })
-        };
-        run().map_err(|failure| ExecutorError::Other(self.fail(failure)))
+        let process = process(spec).map_err(|failure| ExecutorError::Other(self.fail(failure)))?;
+        let Err(failure) = self.run(process, None);
+        Err(ExecutorError::Other(self.fail(failure)))
     }
 }
 
@@ -74,8 +82,15 @@ fn words(error: nix::Error) -> String {
     }
 }
 
-fn find(spec: &Spec) -> Result<(CString, Vec<CString>), Failure> {
-    let process = spec.process().as_ref().ok_or_else(|| Failure::other("the spec has no process"))?;
+fn process(spec: &Spec) -> Result<&Process, Failure> {
+    spec.process().as_ref().ok_or_else(|| Failure::other("the spec has no process"))
+}
+
+fn text(bytes: &[u8]) -> Result<CString, Failure> {
+    CString::new(bytes).map_err(|_| Failure::other("an argument or a variable holds a zero byte"))
+}
+
+fn find(process: &Process) -> Result<(CString, Vec<CString>), Failure> {
     let arguments = process.args().clone().unwrap_or_default();
     let name = arguments.first().ok_or_else(|| Failure::other("no command specified"))?;
     // The last one counts.
@@ -84,8 +99,6 @@ fn find(spec: &Spec) -> Result<(CString, Vec<CString>), Failure> {
         let metadata = std::fs::metadata(candidate).map_err(|error| error.raw_os_error().unwrap_or(0))?;
         Ok(metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     })?;
-    let text =
-        |bytes: &[u8]| CString::new(bytes).map_err(|_| Failure::other("an argument holds a zero byte"));
     let arguments = arguments.iter().map(|argument| text(argument.as_bytes())).collect::<Result<_, _>>()?;
     Ok((text(found.as_os_str().as_bytes())?, arguments))
 }

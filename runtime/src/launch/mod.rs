@@ -3,7 +3,7 @@
 //! libcontainer forks, changes its caller and deadlocks when other threads hold locks, so it is called only in a fresh single-threaded process
 //! that does one thing and ends. The process gets a socket as its stdin, reads one [`Request`] with the container's stdio as descriptors, and answers
 //! with one [`Reply`]. The container's init keeps the socket until it has become the user's program: it closes without a word when that
-//! worked, and carries a second reply when it did not.
+//! worked, and carries a second reply when it did not. So does a further process in a container, which is made without libcontainer.
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ mod child;
 mod client;
 mod enter;
 mod executor;
+mod further;
 mod namespaces;
 pub mod pause;
 mod strays;
@@ -33,8 +34,9 @@ pub enum Request {
     /// Makes a container's init, which waits for the word on its notify socket. Descriptors: those of the [`base::Base`], then stdin, stdout and stderr,
     /// unless it has a terminal.
     Create(Container),
-    /// Runs a process in a container. Descriptors: as for a container.
-    Exec { container: Container, process: PathBuf, enter: Option<Enter> },
+    /// Makes a further process in a container, as the file `process` (OCI's `process`) describes it; it runs its program once the reply is sent. Descriptors:
+    /// stdin, stdout and stderr, unless it has a terminal.
+    Exec { cgroup: PathBuf, first: First, process: PathBuf, seccomp: Option<PathBuf>, enter: Option<Enter> },
     /// Starts a pause process in a new pid namespace, which belongs to the user namespace at `user`; it ends unless it is told to stay. No descriptors.
     Pause { root: PathBuf, user: Option<PathBuf> },
 }
@@ -62,8 +64,11 @@ pub struct Container {
     pub console: Option<PathBuf>,
 }
 
-/// The last step into a pod's user namespace. libcontainer leaves it out when it runs a further process in a container, which would be the host's root then; so it
-/// gets a process of root with every capability, and this is what that becomes before it runs its program.
+/// A container's first process: its pid, and its start time in clock ticks since boot.
+pub type First = (i32, u64);
+
+/// The last step of a further process into a pod's user namespace. Until then it is root on the host with every capability, and this is what it becomes before it
+/// runs its program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enter {
     /// Where the user namespace is pinned.

@@ -1,5 +1,4 @@
-//! The body of `pintle-launch`: one libcontainer call, then the end.
-use std::collections::BTreeSet;
+//! The body of `pintle-launch`: one container or one further process, then the end.
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -12,6 +11,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::enter::Entrance;
 use super::executor::Program;
+use super::further::{self, Waiting, Word};
 use super::{Container, Failure, MAX_FRAME, Order, Reply, Request, attach, base, namespaces, pause};
 
 /// Runs `pintle-launch`: what its first argument names (the pause process, the maker of namespaces, the hook that
@@ -31,40 +31,50 @@ pub fn main() -> std::process::ExitCode {
         Ok(socket) => Rc::new(socket),
         Err(_) => return std::process::ExitCode::FAILURE,
     };
-    let (reply, descriptors) = match serve(&socket) {
-        Ok((reply, descriptors)) => (reply, descriptors),
-        Err(failure) => (Reply::Failed(failure), Vec::new()),
-    };
+    let Answer { reply, descriptors, word } = serve(&socket).unwrap_or_else(|failure| Answer {
+        reply: Reply::Failed(failure),
+        descriptors: Vec::new(),
+        word: None,
+    });
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    match send(&socket, &reply, &raw) {
+    let sent = send(&socket, &reply, &raw).and_then(|()| word.map_or(Ok(()), Word::give));
+    match sent {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(_) => std::process::ExitCode::FAILURE,
     }
 }
 
-fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+/// What to reply, and the word to give to a further process afterwards.
+struct Answer {
+    reply: Reply,
+    descriptors: Vec<OwnedFd>,
+    word: Option<Word>,
+}
+
+fn serve(socket: &Rc<OwnedFd>) -> Result<Answer, Failure> {
     let (Order { request, joined }, descriptors) =
         receive(socket).map_err(|error| Failure::other(format!("read the launch request: {error}")))?;
-    let enter_base = |container: &Container, paths: io::Result<_>| {
-        let stdio = paths.and_then(|paths| base::enter(descriptors, paths));
-        let entered = stdio.and_then(|stdio| {
-            if joined {
-                base::hide_members(&container.cgroup)?;
-            }
-            Ok(stdio)
-        });
-        entered.map_err(|error| Failure::other(format!("enter the mount namespace for launches: {error}")))
-    };
     match request {
         Request::Create(container) => {
-            let stdio = enter_base(&container, base::named_in(&container.bundle))?;
+            let stdio = base::named_in(&container.bundle).and_then(|paths| base::enter(descriptors, paths));
+            let entered = stdio.and_then(|stdio| {
+                if joined {
+                    base::hide_members(&container.cgroup)?;
+                }
+                Ok(stdio)
+            });
+            let stdio = entered.map_err(|error| {
+                Failure::other(format!("enter the mount namespace for launches: {error}"))
+            })?;
             create(&container, stdio, socket)
         }
-        Request::Exec { container, process, enter } => {
-            // Pinned where the base has no pins.
-            let entrance = enter.as_ref().map(Entrance::open).transpose()?.map(Rc::new);
-            let stdio = enter_base(&container, Ok(BTreeSet::new()))?;
-            exec(&container, &process, entrance, stdio, socket)
+        Request::Exec { cgroup, first, process, seccomp, enter } => {
+            let program = Program { seccomp: filter(seccomp.as_deref())?, socket: Rc::clone(socket) };
+            let entrance = enter.as_ref().map(Entrance::open).transpose()?;
+            let cgroup = (!joined).then_some(cgroup);
+            let Waiting { pid, terminal, word } =
+                further::start(cgroup.as_deref(), first, &process, descriptors, program, entrance)?;
+            Ok(Answer { word: Some(word), ..started(pid, terminal)? })
         }
         Request::Pause { root, user } => {
             let pid = pause::start(&root, user.as_deref(), socket)
@@ -74,37 +84,28 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
     }
 }
 
-fn builder(
-    container: &Container,
-    entrance: Option<Rc<Entrance>>,
-    stdio: Vec<OwnedFd>,
-    socket: &Rc<OwnedFd>,
-) -> Result<ContainerBuilder, Failure> {
-    let seccomp = container
-        .seccomp
-        .as_ref()
-        .map(|path| std::fs::read(path).map(Rc::new))
+/// The compiled system call filter.
+fn filter(path: Option<&Path>) -> Result<Option<Rc<Vec<u8>>>, Failure> {
+    path.map(|path| std::fs::read(path).map(Rc::new))
         .transpose()
-        .map_err(|error| Failure::other(format!("read the compiled seccomp filter: {error}")))?;
+        .map_err(|error| Failure::other(format!("read the compiled seccomp filter: {error}")))
+}
+
+fn create(container: &Container, stdio: Vec<OwnedFd>, socket: &Rc<OwnedFd>) -> Result<Answer, Failure> {
+    let console = Console::listen(container)?;
+    let program = Program { seccomp: filter(container.seccomp.as_deref())?, socket: Rc::clone(socket) };
     let mut builder = ContainerBuilder::new(container.id.clone(), SyscallType::default())
         .with_root_path(container.root.clone())
         .map_err(explain)?
         .with_console_socket(container.console.clone())
-        .with_executor(Program { seccomp, socket: Rc::clone(socket), entrance });
+        .with_executor(program);
     let mut stdio = stdio.into_iter();
     if let (Some(stdin), Some(stdout), Some(stderr)) = (stdio.next(), stdio.next(), stdio.next()) {
         builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
     }
-    builder.validate_id().map_err(explain)
-}
-
-fn create(
-    container: &Container,
-    stdio: Vec<OwnedFd>,
-    socket: &Rc<OwnedFd>,
-) -> Result<(Reply, Vec<OwnedFd>), Failure> {
-    let console = Console::listen(container)?;
-    let made = builder(container, None, stdio, socket)?
+    let made = builder
+        .validate_id()
+        .map_err(explain)?
         .as_init(&container.bundle)
         .with_systemd(false)
         .with_detach(true)
@@ -115,31 +116,13 @@ fn create(
     started(pid.as_raw(), console.receive()?)
 }
 
-fn exec(
-    container: &Container,
-    process: &Path,
-    entrance: Option<Rc<Entrance>>,
-    stdio: Vec<OwnedFd>,
-    socket: &Rc<OwnedFd>,
-) -> Result<(Reply, Vec<OwnedFd>), Failure> {
-    let console = Console::listen(container)?;
-    let pid = builder(container, entrance, stdio, socket)?
-        .as_tenant()
-        .with_detach(true)
-        .as_sibling(false)
-        .with_process(Some(process))
-        .build()
-        .map_err(explain)?;
-    started(pid.as_raw(), console.receive()?)
-}
-
 /// The process is our child until we end, so its pid cannot be another's yet.
-fn started(pid: i32, terminal: Option<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+fn started(pid: i32, terminal: Option<OwnedFd>) -> Result<Answer, Failure> {
     let failed = |error: io::Error| Failure::other(format!("take hold of process {pid}: {error}"));
     let start_time = sys::pidfd::start_time(pid).map_err(failed)?;
     let mut descriptors = vec![sys::pidfd::open(pid).map_err(failed)?];
     descriptors.extend(terminal);
-    Ok((Reply::Started { pid, start_time }, descriptors))
+    Ok(Answer { reply: Reply::Started { pid, start_time }, descriptors, word: None })
 }
 
 /// libcontainer's error with its causes; the innermost says what happened.

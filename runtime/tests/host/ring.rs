@@ -259,13 +259,19 @@ fn spawn_runtime() -> Result<Child, String> {
     runtime_command().spawn().map_err(text)
 }
 
-/// kill -9 of one `pintle-launch` that is at work; false when there is none.
+/// kill -9 of one `pintle-launch` that is at work; false when there is none. What it has forked is none: it is the container's.
 pub fn kill_launch() -> bool {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut launches = processes.filter(|entry| {
         std::fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| {
+            let rest = stat.split_once(" (pintle-launch) ").map(|(_, rest)| rest).unwrap_or_default();
+            let mut fields = rest.split(' ');
             // One that has ended cannot be killed any more.
-            stat.contains("(pintle-launch)") && !stat.contains("(pintle-launch) Z")
+            let works = fields.next().is_some_and(|state| !state.is_empty() && state != "Z");
+            let parent = fields.next().unwrap_or_default();
+            works
+                && std::fs::read_to_string(format!("/proc/{parent}/comm"))
+                    .is_ok_and(|name| name == "pintle-runtime\n")
         })
     });
     let Some(pid) = launches.next().and_then(|entry| entry.file_name().to_str()?.parse().ok()) else {
