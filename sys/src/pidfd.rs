@@ -2,7 +2,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::stat::Mode;
 
 /// A descriptor of the process `pid`; readable once it has ended.
 ///
@@ -67,7 +69,21 @@ pub fn default_sigpipe() {
 /// # Errors
 /// When there is no such process.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    parse_start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?).ok_or_else(|| {
+    read_start_time(pid, std::fs::File::open(format!("/proc/{pid}/stat"))?)
+}
+
+/// As [`start_time`], of a process in the procfs `proc`: for who sees another one at /proc.
+///
+/// # Errors
+/// As [`start_time`]'s.
+pub fn start_time_in(proc: impl AsFd, pid: i32) -> io::Result<u64> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let stat = nix::fcntl::openat(proc, format!("{pid}/stat").as_str(), flags, Mode::empty())?;
+    read_start_time(pid, stat.into())
+}
+
+fn read_start_time(pid: i32, stat: std::fs::File) -> io::Result<u64> {
+    parse_start_time(&io::read_to_string(stat)?).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be understood"))
     })
 }
@@ -93,5 +109,7 @@ mod tests {
         let pid = std::process::id() as i32;
         signal(open(pid).unwrap(), 0).unwrap();
         assert!(start_time(pid).unwrap() > 0);
+        let proc = std::fs::File::open("/proc").unwrap();
+        assert_eq!(start_time_in(&proc, pid).unwrap(), start_time(pid).unwrap());
     }
 }

@@ -20,10 +20,11 @@ use super::executor::Program;
 use super::worker::send;
 use super::{Failure, First, Reply};
 
-/// What processes of a container share beside their pids. A namespace that the container has not for itself is the host's, and joining it changes nothing. Its user
-/// namespace comes last, see [`Entrance`].
-const NAMESPACES: [CloneFlags; 5] = [
+/// What processes of a container share. A namespace that the container has not for itself is the host's, and joining it changes nothing. Its user namespace comes
+/// last, see [`Entrance`].
+const NAMESPACES: [CloneFlags; 6] = [
     CloneFlags::CLONE_NEWNS,
+    CloneFlags::CLONE_NEWPID,
     CloneFlags::CLONE_NEWNET,
     CloneFlags::CLONE_NEWIPC,
     CloneFlags::CLONE_NEWUTS,
@@ -34,6 +35,8 @@ const NAMESPACES: [CloneFlags; 5] = [
 #[derive(Debug)]
 pub struct Waiting {
     pub pid: i32,
+    /// Clock ticks since boot.
+    pub start_time: u64,
     /// The master side of its terminal, if it has one.
     pub terminal: Option<OwnedFd>,
     pub word: Word,
@@ -76,35 +79,31 @@ pub fn start(
     }
     // Nobody in the container may look into this process, which still is the host's.
     prctl::set_dumpable(false).map_err(|error| failed("hide from the container", &error))?;
-    let first = hold(first)
-        .and_then(|first| {
-            // For what is forked.
-            setns(&first, CloneFlags::CLONE_NEWPID)?;
-            Ok(first)
-        })
-        .map_err(|error| failed("join the container's processes", &error))?;
+    let proc = fs::File::open("/proc").map_err(|error| failed("open /proc", &error))?;
+    // All before the fork: what the container's processes see has nothing of the host any more.
+    join(first).map_err(|error| failed("join the container's namespaces", &error))?;
     let console = process.terminal().unwrap_or_default().then(UnixStream::pair).transpose();
     let (ours, theirs) = console.map_err(|error| failed("make a way for the terminal", &error))?.unzip();
     let (waits, writer) = io::pipe().map_err(|error| failed("make a pipe", &error))?;
-    let (pid, (ours, word)) = sys::fork::fork((ours, Word(writer)), || {
-        let joined = setns(first, NAMESPACES.into_iter().collect())
-            .map_err(|error| failed("join the container's namespaces", &error));
-        let ready = joined.and_then(|()| prepare(&process, stdio, theirs));
+    let (pid, (ours, word, proc)) = sys::fork::fork((ours, Word(writer), proc), || {
+        let ready = prepare(&process, stdio, theirs);
         run(&process, ready, waits, &program, entrance.as_ref())
     })
     .map_err(|error| failed("fork", &error))?;
+    let start_time = sys::pidfd::start_time_in(&proc, pid)
+        .map_err(|error| failed(&format!("take hold of process {pid}"), &error))?;
     let terminal = ours.map(receive).transpose().map_err(|error| failed("receive the terminal", &error))?;
-    Ok(Waiting { pid, terminal: terminal.flatten(), word })
+    Ok(Waiting { pid, start_time, terminal: terminal.flatten(), word })
 }
 
-/// A descriptor of the container's first process.
-fn hold((pid, start_time): First) -> io::Result<OwnedFd> {
+/// Joins the namespaces of the container's first process.
+fn join((pid, start_time): First) -> io::Result<()> {
     let pidfd = sys::pidfd::open(pid)?;
     // From here on the pid is no other's.
     if sys::pidfd::start_time(pid)? != start_time {
         return Err(nix::Error::ESRCH.into());
     }
-    Ok(pidfd)
+    Ok(setns(pidfd, NAMESPACES.into_iter().collect())?)
 }
 
 /// None when the process could not make one; it tells why once it has the word.

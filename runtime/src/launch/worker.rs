@@ -72,14 +72,14 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<Answer, Failure> {
             let program = Program { seccomp: filter(seccomp.as_deref())?, socket: Rc::clone(socket) };
             let entrance = enter.as_ref().map(Entrance::open).transpose()?;
             let cgroup = (!joined).then_some(cgroup);
-            let Waiting { pid, terminal, word } =
+            let Waiting { pid, start_time, terminal, word } =
                 further::start(cgroup.as_deref(), first, &process, descriptors, program, entrance)?;
-            Ok(Answer { word: Some(word), ..started(pid, terminal)? })
+            Ok(Answer { word: Some(word), ..started(pid, start_time, terminal)? })
         }
         Request::Pause { root, user } => {
             let pid = pause::start(&root, user.as_deref(), socket)
                 .map_err(|error| Failure::other(format!("start a pause process: {error}")))?;
-            started(pid, None)
+            started(pid, start_time(pid)?, None)
         }
     }
 }
@@ -113,16 +113,22 @@ fn create(container: &Container, stdio: Vec<OwnedFd>, socket: &Rc<OwnedFd>) -> R
         .build()
         .map_err(explain)?;
     let pid = made.pid().ok_or_else(|| Failure::other("libcontainer made a container without a process"))?;
-    started(pid.as_raw(), console.receive()?)
+    started(pid.as_raw(), start_time(pid.as_raw())?, console.receive()?)
 }
 
 /// The process is our child until we end, so its pid cannot be another's yet.
-fn started(pid: i32, terminal: Option<OwnedFd>) -> Result<Answer, Failure> {
-    let failed = |error: io::Error| Failure::other(format!("take hold of process {pid}: {error}"));
-    let start_time = sys::pidfd::start_time(pid).map_err(failed)?;
-    let mut descriptors = vec![sys::pidfd::open(pid).map_err(failed)?];
+fn started(pid: i32, start_time: u64, terminal: Option<OwnedFd>) -> Result<Answer, Failure> {
+    let mut descriptors = vec![sys::pidfd::open(pid).map_err(|error| unheld(pid, &error))?];
     descriptors.extend(terminal);
     Ok(Answer { reply: Reply::Started { pid, start_time }, descriptors, word: None })
+}
+
+fn start_time(pid: i32) -> Result<u64, Failure> {
+    sys::pidfd::start_time(pid).map_err(|error| unheld(pid, &error))
+}
+
+fn unheld(pid: i32, error: &io::Error) -> Failure {
+    Failure::other(format!("take hold of process {pid}: {error}"))
 }
 
 /// libcontainer's error with its causes; the innermost says what happened.

@@ -139,14 +139,18 @@ pub async fn a_false_null_device_masks_nothing(ring: &mut Ring) -> Outcome {
     ring.remove(&pod.0).await
 }
 
-/// CVE-2016-9962: descriptors of the host in a process that is entering the container. What keeps them is that the process cannot be dumped; a container with
-/// SYS_PTRACE sees through that (`LIBCONTAINER.md`).
+/// CVE-2016-9962: descriptors of the host in a process that is entering the container. That the process cannot be dumped does not keep them from a container with
+/// SYS_PTRACE.
 pub async fn a_process_that_enters_brings_nothing_along(ring: &mut Ring) -> Outcome {
     victim()?;
     let pod = ring.sandbox("enter", NamespaceMode::Container).await?;
     let script = "while :; do for f in /proc/[0-9]*/fd/* /proc/[0-9]*/cwd /proc/[0-9]*/root; do \
                   [ -e \"$f/run/victim/ptmx\" ] && echo LEAK $f; done; done 2>/dev/null";
-    let id = ring.create(&pod, "watcher", &["sh", "-c", script], |_| {}).await?;
+    let ptrace = |config: &mut cri::ContainerConfig| {
+        let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+        security.capabilities.get_or_insert_default().add_capabilities.push("SYS_PTRACE".into());
+    };
+    let id = ring.create(&pod, "watcher", &["sh", "-c", script], ptrace).await?;
     ring.begin(&id).await?;
     for _ in 0..50 {
         let (_, code) = ring.exec(&id, &["true"]).await?;
