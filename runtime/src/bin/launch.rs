@@ -1,4 +1,4 @@
-//! `pintle-launch`: one libcontainer call, see `runtime::launch`.
+//! `pintle-launch`: one container or one further process in one, see `runtime::launch`.
 fn main() -> std::process::ExitCode {
     runtime::launch::main()
 }

@@ -59,7 +59,8 @@ impl Starting {
     }
 }
 
-/// Launches with the descriptors that the request asks for, in the first of the cgroups that takes a process; if none does, libcontainer moves what it forks.
+/// Launches with the descriptors that the request asks for, in the first of the cgroups that takes a process; if none does, libcontainer moves what it forks,
+/// and a launch of a further process moves itself.
 ///
 /// # Errors
 /// When the process could not be made. None of libcontainer's processes is left then, but other things are the caller's to remove: the cgroup with

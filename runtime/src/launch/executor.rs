@@ -1,4 +1,4 @@
-//! The last step in the container's init: find the program, load the system call filter, execve.
+//! The last step of a container's init, and of a further process: find the program, load the system call filter, execve.
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
