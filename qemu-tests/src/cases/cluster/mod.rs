@@ -10,6 +10,7 @@ mod network;
 mod power;
 pub mod processes;
 mod programs;
+mod resync;
 mod stage;
 pub mod superblock;
 mod trace;

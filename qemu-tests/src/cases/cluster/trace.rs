@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use qemu_tests::{Look, Vm};
 use serde_json::{Value, json};
 
+use super::resync::Resync;
 use super::{Stage, manifest, processes};
 use crate::bench::{until, within};
 use crate::cases::Outcome;
@@ -14,8 +15,10 @@ const PODS: usize = 30;
 
 /// Thirty pods with volumes, a Service and a host port become Ready; deleted, every node is as before.
 pub fn thirty(stage: &mut Stage) -> Result<Outcome> {
+    let stage = &*stage;
+    let mut kube_proxy = Resync::prepare(stage)?;
     // A moment of rest: what the story before removed may still be on its way out.
-    let before = settled(stage)?;
+    let before = settled(stage, &mut kube_proxy)?;
     let mut names = containers(stage)?;
     stage.namespace(NAMESPACE)?;
     let config =
@@ -40,6 +43,7 @@ pub fn thirty(stage: &mut Stage) -> Result<Outcome> {
     for (vm, before) in stage.nodes().iter().zip(&before) {
         let inspector = stage.inspector(vm)?;
         until(&format!("{} to be as before the pods", vm.name), within(60), || {
+            kube_proxy.prompt()?;
             names.extend(containers(stage)?);
             let difference = difference(before, &inspector.json(&["snapshot"])?, &names);
             if difference.is_empty() {
@@ -48,6 +52,7 @@ pub fn thirty(stage: &mut Stage) -> Result<Outcome> {
             Ok(Look::Waiting(difference.join("; ")))
         })?;
     }
+    kube_proxy.end()?;
     Ok(Outcome::Passed)
 }
 
@@ -73,11 +78,12 @@ fn spec() -> Value {
 }
 
 /// A snapshot of each node that did not change from one look to the next.
-fn settled(stage: &Stage) -> Result<Vec<Value>> {
-    let look = |vm: &Vm| -> Result<Value> {
+fn settled(stage: &Stage, kube_proxy: &mut Resync) -> Result<Vec<Value>> {
+    let mut look = |vm: &Vm| -> Result<Value> {
         let inspector = stage.inspector(vm)?;
         let mut last = inspector.json(&["snapshot"])?;
         until(&format!("{} to be quiet", vm.name), within(60), || {
+            kube_proxy.prompt()?;
             let next = inspector.json(&["snapshot"])?;
             let difference = difference(&last, &next, &BTreeMap::new());
             last = next;
@@ -88,7 +94,7 @@ fn settled(stage: &Stage) -> Result<Vec<Value>> {
             })
         })
     };
-    stage.nodes().iter().map(look).collect()
+    stage.nodes().iter().map(&mut look).collect()
 }
 
 /// Ids of the containers that belong to pods that are still there, with what they are for: one that was started again is no trace.
