@@ -92,6 +92,10 @@ impl<R: Read> TarReader<R> {
     ) -> io::Result<Entry> {
         let old = header.as_old();
         let stored = pax.number(b"size", || field(&old.size, || header.entry_size()))?;
+        // The kernel's sizes are signed. What is beyond them would overflow with its padding.
+        if i64::try_from(stored).is_err() {
+            return Err(invalid(format!("entry of {stored} bytes, more than a file can have")));
+        }
         let path = pax.get(b"path").map(<[u8]>::to_vec).or(name);
         let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
         let link = pax.get(b"linkpath").map(<[u8]>::to_vec).or(link);
@@ -331,11 +335,11 @@ fn timestamp(text: &[u8]) -> io::Result<(i64, i64)> {
     let seconds: i64 = whole.parse().map_err(|_| invalid("bad time"))?;
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     let nanos: i64 = digits.parse().map_err(|_| invalid("bad time"))?;
-    Ok(if whole.starts_with('-') && nanos > 0 {
-        (seconds - 1, 1_000_000_000 - nanos)
-    } else {
-        (seconds, nanos)
-    })
+    if whole.starts_with('-') && nanos > 0 {
+        let before = seconds.checked_sub(1).ok_or_else(|| invalid("bad time"))?;
+        return Ok((before, 1_000_000_000 - nanos));
+    }
+    Ok((seconds, nanos))
 }
 
 fn pairs(numbers: &[u64]) -> io::Result<Vec<(u64, u64)>> {
@@ -359,4 +363,29 @@ fn check_extents(extents: Vec<(u64, u64)>, size: u64, stored: u64) -> io::Result
         return Err(invalid("sparse extents exceed the file"));
     }
     Ok(extents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_fractions_of_either_sign() {
+        assert_eq!(timestamp(b"1.25").unwrap(), (1, 250_000_000));
+        assert_eq!(timestamp(b"-1.25").unwrap(), (-2, 750_000_000));
+        assert_eq!(timestamp(b"-3").unwrap(), (-3, 0));
+        for bad in ["", "x", "1.x", "-9223372036854775808.5"] {
+            assert!(timestamp(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_no_file_can_have_is_refused() {
+        let mut header = Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_size(u64::MAX - 100);
+        header.set_cksum();
+        let fault = TarReader::new(header.as_bytes().as_slice()).next_entry().unwrap_err();
+        assert_eq!(fault.to_string(), "tar: entry of 18446744073709551515 bytes, more than a file can have");
+    }
 }
