@@ -165,6 +165,13 @@ impl Ring {
         Ok(self.images.clone().pull_image(request).await.map_err(text)?.into_inner().image_ref)
     }
 
+    /// What the runtime says of an image, if it has it.
+    pub async fn image(&self, name: &str) -> Result<Option<cri::Image>, String> {
+        let image = Some(cri::ImageSpec { image: name.into(), ..Default::default() });
+        let request = cri::ImageStatusRequest { image, verbose: false };
+        Ok(self.images.clone().image_status(request).await.map_err(text)?.into_inner().image)
+    }
+
     /// Names of images that are not of the bundle.
     pub async fn image_names(&self) -> Result<Vec<String>, String> {
         let images = self.images.clone().list_images(cri::ListImagesRequest::default()).await;

@@ -232,6 +232,35 @@ pub async fn an_image_that_is_not_what_it_says_leaves_nothing(ring: &mut Ring) -
     settled(Path::new(paths::RUNTIME_STATE), 0).await
 }
 
+/// An image pulled by its digest has that name and no tag, gets a tag by a pull of one, and is removed with both.
+pub async fn an_image_is_pulled_by_its_digest(ring: &mut Ring) -> Outcome {
+    let fake = Fake::start("127.0.0.1").await?;
+    let baseline = ring.image_bytes().await?;
+    let tars = noise(400, 2, 3, 30_000);
+    let content = Content::new(&tars, json!({}));
+    let tagged = fake.publish("exact", &content);
+    let by_digest = format!("{}/exact@{}", fake.address, digest_of(&content.manifest));
+    let pulled = ring.pull(&by_digest, None).await?;
+    ring.holds(&by_digest, &tars).await?;
+    let names = async |name: &str| -> Result<_, String> {
+        let image = ring.image(name).await?.ok_or_else(|| format!("{name} is not there"))?;
+        check(image.id == pulled, format!("pulled {pulled}, and {name} is {image:?}"))?;
+        Ok((image.repo_tags, image.repo_digests))
+    };
+    check(names(&by_digest).await? == (vec![], vec![by_digest.clone()]), "names of a pull by digest")?;
+    ring.pull(&tagged, None).await?;
+    check(
+        names(&by_digest).await? == (vec![tagged.clone()], vec![by_digest.clone()]),
+        "names after a pull by tag",
+    )?;
+    ring.remove_image(&by_digest).await?;
+    for name in [&by_digest, &tagged] {
+        check(ring.image(name).await?.is_none(), format!("{name} is there after its removal"))?;
+    }
+    settled(Path::new(paths::RUNTIME_STATE), 0).await?;
+    check(ring.image_bytes().await? == baseline, "an image that was removed still takes space")
+}
+
 /// Whoever waits says for how long; afterwards nothing is under way any more.
 pub async fn a_pull_ends_with_its_deadline(ring: &mut Ring) -> Outcome {
     let fake = Fake::start("127.0.0.1").await?;

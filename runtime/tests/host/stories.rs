@@ -329,6 +329,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         the_exit_campaign_reports_each_end_once,
         pulls_from_faulty_registries_end_right_or_say_why,
         an_image_that_is_not_what_it_says_leaves_nothing,
+        an_image_is_pulled_by_its_digest,
         a_stalled_registry_holds_up_nobody_else,
         a_pull_ends_with_its_deadline,
         a_pull_that_is_killed_leaves_nothing_half,
