@@ -84,9 +84,7 @@ pub async fn no_user_of_an_image_becomes_root(ring: &mut Ring) -> Outcome {
     let output = said(ring, &pod, &images[5], &["id"], Some(1000)).await?;
     check(output.contains("uid=1000"), format!("runAsUser 1000: {output}"))?;
     // As the agent judges runAsNonRoot: what is no uid is a name, which it refuses.
-    let image = Some(cri::ImageSpec { image: images[0].clone(), ..Default::default() });
-    let status = ring.images.image_status(cri::ImageStatusRequest { image, verbose: false }).await;
-    let status = status.map_err(text)?.into_inner().image.unwrap_or_default();
+    let status = ring.image(&images[0]).await?.unwrap_or_default();
     check(status.uid.is_none() && status.username == "4294967296", format!("{status:?}"))?;
     ring.remove(&pod.0).await?;
     forget(ring, &images).await
