@@ -102,7 +102,7 @@ pub fn boot(arguments: &Arguments) -> Result<()> {
     figures.accel = format!("{:?}, {} processors a machine", layout.accel, layout.processors);
     figures.sizes = sizes(&image, &kubernetes, iso.as_deref())?;
     match arguments.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&figures)?),
+        Output::Json => println!("{}", report::json(&figures)?),
         Output::Table => print!("{}", report::text(&figures)),
     }
     Ok(())

@@ -1,17 +1,35 @@
 //! The figures of a boot beside their targets and the peer's: kubelet 1.37.2, containerd 2.4.2 and runc 1.5.2 on Debian's kernel, measured in
 //! the same QEMU with TCG, two processors, as one node with the control plane.
+use std::collections::BTreeMap;
+
 use super::processes::{NODE, sum};
 use super::{Boot, Figures};
 use crate::bench::figures::{megabytes, number, table};
 
+const COLUMNS: [&str; 5] = ["what", "unit", "Pintle", "target", "peer"];
+
 /// Everything, for people.
 pub fn text(figures: &Figures) -> String {
+    let head = format!("host: {}\nmachines: {}\n\n", figures.machine, figures.accel);
+    head + &table(&COLUMNS, &rows(figures))
+}
+
+/// Everything, for programs: the table's rows, and what they are made of.
+///
+/// # Errors
+/// When a figure is no number that JSON has.
+pub fn json(figures: &Figures) -> serde_json::Result<String> {
+    let named = |row: Vec<String>| COLUMNS.into_iter().zip(row).collect::<BTreeMap<_, _>>();
+    let table: Vec<_> = rows(figures).into_iter().map(named).collect();
+    serde_json::to_string_pretty(&serde_json::json!({"table": table, "measured": figures}))
+}
+
+fn rows(figures: &Figures) -> Vec<Vec<String>> {
     let mut rows = boots(figures);
     rows.extend(pods(figures));
     rows.extend(usage(figures));
     rows.extend(sizes(figures));
-    let head = format!("host: {}\nmachines: {}\n\n", figures.machine, figures.accel);
-    head + &table(&["what", "unit", "Pintle", "target", "peer"], &rows)
+    rows
 }
 
 fn row(what: &str, unit: &str, value: f64, target: &str, peer: &str) -> Vec<String> {
@@ -107,4 +125,22 @@ fn sizes(figures: &Figures) -> Vec<Vec<String>> {
         row(&format!("size of {name}"), "MB", megabytes(*bytes), target, peer)
     };
     figures.sizes.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_targets_and_peers_as_the_table_has() {
+        let sizes = vec![("ISO".to_owned(), 143_000_000)];
+        let figures = Figures { machine: "a host".into(), sizes, ..Figures::default() };
+        let json: serde_json::Value = serde_json::from_str(&json(&figures).unwrap()).unwrap();
+        let rows = json["table"].as_array().unwrap();
+        assert_eq!(rows.len(), super::rows(&figures).len());
+        let iso = rows.iter().find(|row| row["what"] == "size of ISO").unwrap();
+        assert_eq!((iso["Pintle"].as_str(), iso["target"].as_str()), (Some("143"), Some("80")));
+        assert!(iso["peer"].as_str().unwrap().starts_with("over 100"));
+        assert_eq!(json["measured"]["machine"], "a host");
+    }
 }
