@@ -1,6 +1,7 @@
 //! Which devices the processes of a cgroup may use (BPF_PROG_TYPE_CGROUP_DEVICE), compiled and attached without a BPF library.
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::libc;
 
@@ -114,7 +115,7 @@ const BPF_F_ALLOW_MULTI: u32 = 2;
 /// # Errors
 /// As bpf(2): without CAP_BPF and CAP_NET_ADMIN, on a kernel without CGROUP_BPF, or when `cgroup` is no directory of cgroup2.
 pub fn restrict(cgroup: impl AsFd, rules: &[Allow]) -> io::Result<()> {
-    let program = load(&compile(rules))?;
+    let program = loaded(compile(rules))?;
     let attributes = AttachAttributes {
         target: cgroup.as_fd().as_raw_fd() as u32,
         program: program.as_raw_fd() as u32,
@@ -131,6 +132,30 @@ pub fn restrict(cgroup: impl AsFd, rules: &[Allow]) -> io::Result<()> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// How many programs stay loaded: most containers may use the same devices, and the kernel takes long to verify a program.
+const KEPT: usize = 8;
+
+/// The programs that were used last, the latest at the end.
+static LOADED: Mutex<Vec<(Vec<Instruction>, Arc<OwnedFd>)>> = Mutex::new(Vec::new());
+
+/// The program, loaded now or before.
+fn loaded(program: Vec<Instruction>) -> io::Result<Arc<OwnedFd>> {
+    let mut kept = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = kept.iter().position(|(known, _)| *known == program).map(|at| kept.remove(at));
+    let entry = match known {
+        Some(entry) => entry,
+        None => {
+            let descriptor = Arc::new(load(&program)?);
+            (program, descriptor)
+        }
+    };
+    let descriptor = Arc::clone(&entry.1);
+    kept.push(entry);
+    let surplus = kept.len().saturating_sub(KEPT);
+    kept.drain(..surplus);
+    Ok(descriptor)
 }
 
 /// How often a load that a signal interrupted is tried again.
