@@ -10,6 +10,7 @@ use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
 use netlink_packet_route::route::{RouteAttribute, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use tokio::sync::oneshot;
 
 use super::{BRIDGE, Error, ipam};
 
@@ -17,23 +18,59 @@ use super::{BRIDGE, Error, ipam};
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 
-/// A connection to the network namespace of the calling thread; it ends when the handle is dropped.
-pub fn connect(runtime: &tokio::runtime::Handle) -> std::io::Result<Handle> {
+/// The thread that speaks netlink; it ends when this is dropped. A request keeps its sender in the kernel until the kernel's lock on all links is free, which
+/// takes it some 10 ms while a link is deleted: nothing else may wait for that.
+#[derive(Debug)]
+pub struct Speaker {
+    runtime: tokio::runtime::Handle,
+    _lives: oneshot::Sender<()>,
+}
+
+impl Speaker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// As epoll_create1(2) and clone(2).
+    pub fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let handle = runtime.handle().clone();
+        let (lives, ended) = oneshot::channel();
+        std::thread::Builder::new().name("netlink".into()).spawn(move || drop(runtime.block_on(ended)))?;
+        Ok(Self { runtime: handle, _lives: lives })
+    }
+
+    /// A connection to the network namespace of the calling thread; it ends when the handle is dropped.
+    ///
+    /// # Errors
+    /// As socket(2) and bind(2).
+    pub fn connect(&self) -> std::io::Result<Handle> {
+        connect(&self.runtime)
+    }
+
+    /// A connection to the network namespace pinned at `path`.
+    async fn connect_in(&self, path: &Path) -> Result<Handle, Error> {
+        let (runtime, inside) = (self.runtime.clone(), path.to_owned());
+        blocking(&format!("enter the network namespace {}", path.display()), move || {
+            sys::netns::run_in(&inside, move || connect(&runtime))
+        })
+        .await
+    }
+}
+
+fn connect(runtime: &tokio::runtime::Handle) -> std::io::Result<Handle> {
     let _inside = runtime.enter();
     let (connection, handle, _) = rtnetlink::new_connection()?;
     runtime.spawn(connection);
     Ok(handle)
 }
 
-/// A connection to the network namespace pinned at `path`.
-async fn connect_in(path: &Path) -> Result<Handle, Error> {
-    let runtime = tokio::runtime::Handle::current();
-    let shown = path.display().to_string();
-    let path = path.to_owned();
-    tokio::task::spawn_blocking(move || sys::netns::run_in(&path, move || connect(&runtime)))
-        .await
-        .map_err(|error| Error::Io("enter the pod's network namespace".into(), std::io::Error::other(error)))?
-        .map_err(|error| Error::Io(format!("enter the network namespace {shown}"), error))
+/// Does on another thread what may wait for the kernel.
+async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(std::io::Error::other).flatten().map_err(|error| Error::Io(what.to_owned(), error))
 }
 
 /// Makes the bridge if need be, gives it the gateway addresses of `ranges`, and returns its index.
@@ -61,6 +98,7 @@ pub async fn bridge(handle: &Handle, ranges: &[IpNet], mtu: u32) -> Result<u32, 
 
 /// Makes a pod's veth pair, `host` on the bridge and `eth0` in the namespace at `netns`, and gives it addresses and routes.
 pub async fn attach(
+    speaker: &Speaker,
     handle: &Handle,
     host: &str,
     netns: &Path,
@@ -91,7 +129,7 @@ pub async fn attach(
         .execute()
         .await
         .map_err(|e| Error::netlink(format!("make the veth pair {host}"), e))?;
-    without_addresses(host)?;
+    without_addresses(host).await?;
     let port = index(handle, host)
         .await?
         .ok_or_else(|| Error::Io(format!("find {host}"), std::io::Error::from_raw_os_error(ENODEV)))?;
@@ -106,22 +144,23 @@ pub async fn attach(
         .execute()
         .await
         .map_err(|e| Error::netlink(format!("set up the bridge port {host}"), e))?;
-    inside(netns, addresses).await
+    inside(speaker, netns, addresses).await
 }
 
 /// A port of the bridge needs no addresses. With them the kernel has IPv6 routes for each, and walks over all of them whenever any link changes.
-fn without_addresses(host: &str) -> Result<(), Error> {
+async fn without_addresses(host: &str) -> Result<(), Error> {
     let path = Path::new("/proc/sys/net/ipv6/conf").join(host).join("disable_ipv6");
-    match std::fs::write(&path, "1") {
+    blocking(&format!("write 1 to {}", path.display()), move || match std::fs::write(path, "1") {
         // A kernel without IPv6.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result.map_err(|error| Error::Io(format!("write 1 to {}", path.display()), error)),
-    }
+        result => result,
+    })
+    .await
 }
 
 /// Addresses and routes of `eth0`. A pod's address is a single one: its gateway is on the link, everybody else beyond.
-async fn inside(netns: &Path, addresses: &[(IpAddr, IpAddr)]) -> Result<(), Error> {
-    let handle = connect_in(netns).await?;
+async fn inside(speaker: &Speaker, netns: &Path, addresses: &[(IpAddr, IpAddr)]) -> Result<(), Error> {
+    let handle = speaker.connect_in(netns).await?;
     let failed = |what: &str, error| Error::netlink(format!("{what} in {}", netns.display()), error);
     let eth0 = index(&handle, "eth0").await?.ok_or_else(|| {
         Error::Io(format!("find eth0 in {}", netns.display()), std::io::Error::from_raw_os_error(ENODEV))

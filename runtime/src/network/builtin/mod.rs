@@ -55,6 +55,7 @@ impl Error {
 /// The built-in pod network of this node.
 #[derive(Debug)]
 pub struct Builtin {
+    speaker: link::Speaker,
     handle: rtnetlink::Handle,
     records: Records,
     state: Mutex<State>,
@@ -71,18 +72,19 @@ struct State {
 
 impl Builtin {
     /// Opens the network with its records below `folder` (on a tmpfs, such as `/run/pintle/runtime/network`). Pods that a former process
-    /// connected stay as they are. Call it inside a tokio runtime.
+    /// connected stay as they are.
     ///
     /// # Errors
-    /// When the records cannot be read or no netlink socket can be had.
+    /// When the records cannot be read or no netlink socket or thread can be had.
     pub fn restore(folder: &Path) -> Result<Self, Error> {
         let failed =
             |error| Error::Io(format!("open the pod network's records in {}", folder.display()), error);
         let records = Records::open(folder).map_err(failed)?;
         let state = State { pods: records.load().map_err(failed)?, last: records.last(), ..State::default() };
-        let handle = link::connect(&tokio::runtime::Handle::current())
-            .map_err(|error| Error::Io("open a netlink socket".into(), error))?;
-        Ok(Self { handle, records, state: Mutex::new(state) })
+        let speaker = link::Speaker::start()
+            .map_err(|error| Error::Io("start the thread that speaks netlink".into(), error))?;
+        let handle = speaker.connect().map_err(|error| Error::Io("open a netlink socket".into(), error))?;
+        Ok(Self { speaker, handle, records, state: Mutex::new(state) })
     }
 
     /// Sets the node's own ranges (`pod_cidrs`, of CRI's UpdateRuntimeConfig) and the whole cluster's (`cluster_cidrs`; traffic to them is not
@@ -145,7 +147,7 @@ impl Builtin {
         let (record, bridge, mtu, gateways) = self.reserve(pod).await?;
         let result = async {
             let addresses: Vec<_> = record.addresses.iter().copied().zip(gateways).collect();
-            link::attach(&self.handle, &host, &pod.netns, bridge, mtu, &addresses).await?;
+            link::attach(&self.speaker, &self.handle, &host, &pod.netns, bridge, mtu, &addresses).await?;
             nft::apply(&ruleset::elements("add", &record)).await
         };
         if let Err(error) = result.await {
