@@ -48,6 +48,7 @@ pub struct Arguments {
 /// When one cannot be built or does not work (what it said is shown), and when many pods left something behind.
 pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "runtimes need root: run `cargo xtask bench runtime` as root");
+    host::prepare()?;
     let kinds = if arguments.only.is_empty() {
         vec![Kind::Pintle, Kind::Runc, Kind::Crun]
     } else {
