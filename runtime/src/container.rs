@@ -14,6 +14,7 @@ mod stop;
 mod update;
 
 use crate::image::{Image, chain};
+use crate::launch::early;
 use crate::pod;
 use crate::runtime::{Container, Runtime, folder, internal, lock, namespaces};
 use crate::spec::{self, capabilities, devices, user};
@@ -152,10 +153,17 @@ impl Runtime {
             cgroup: &container.cgroup().path(),
             hostname: &pod::hostname_of(sandbox),
         };
-        let spec = spec::build(&input).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let text =
-            serde_json::to_vec(&spec).map_err(|error| internal("write the container's spec", &error))?;
-        fs::write(folder.join("config.json"), text)
+        let mut spec = spec::build(&input).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // What is mounted for a user namespace must be made in it.
+        let early = if owner.is_some() {
+            Ok(Vec::new())
+        } else {
+            early::split(&mut spec, |path| mounts::leads(&rootfs, path))
+        };
+        early
+            .map_err(io::Error::from)
+            .and_then(|early| early::write(&folder, &early))
+            .and_then(|()| fs::write(folder.join("config.json"), serde_json::to_vec(&spec)?))
             .map_err(|error| internal("write the container's spec", &error))?;
         container.update(|record| {
             record.seccomp = seccomp;

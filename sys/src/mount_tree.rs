@@ -1,7 +1,7 @@
 //! Detached copies of mount trees (open_tree(2), mount_setattr(2), move_mount(2)): everything about a mount is settled before anybody can see it.
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -21,6 +21,12 @@ pub enum Propagation {
 /// A mount tree that is attached nowhere; dropping it undoes it.
 #[derive(Debug)]
 pub struct Tree(OwnedFd);
+
+impl AsFd for Tree {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Tree {
     /// Copies what is mounted at `source`, links followed; with what is mounted below it.
@@ -58,6 +64,14 @@ impl Tree {
     /// As mount_setattr(2); `EINVAL` on kernels before 5.12.
     pub fn read_only(&self) -> io::Result<()> {
         self.set(libc::AT_RECURSIVE, libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, ..empty() })
+    }
+
+    /// Makes the mount on top read-only, and none of those below it.
+    ///
+    /// # Errors
+    /// As mount_setattr(2).
+    pub fn read_only_itself(&self) -> io::Result<()> {
+        self.set(0, libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, ..empty() })
     }
 
     /// Maps the owners of files by the id maps of a user namespace, for the whole tree.

@@ -270,6 +270,20 @@ pub fn pod_file(
     place(container_folder, name)
 }
 
+/// Where a path leads that a process in the root would open, links of the root followed; what is not there yet is taken at its word.
+pub fn leads(rootfs: &Path, path: &Path) -> PathBuf {
+    let opened = |path: &Path| {
+        let file = sys::beneath::open_in_root(rootfs, path).ok()?;
+        fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+    };
+    let found = path.ancestors().find_map(|ancestor| Some((ancestor, opened(ancestor)?)));
+    let inside = found.zip(opened(Path::new("/"))).and_then(|((ancestor, place), root)| {
+        let rest = path.strip_prefix(ancestor).ok()?;
+        Some(Path::new("/").join(place.strip_prefix(root).ok()?).join(rest))
+    });
+    inside.unwrap_or_else(|| path.to_owned())
+}
+
 impl Runtime {
     /// The requested mounts with sources as they will lie in place, and those volumes added to `volumes`.
     pub(super) async fn mounts(
@@ -375,6 +389,23 @@ mod tests {
             assert_eq!(check(&mount(path)), Ok(()), "{path}");
         }
         assert_eq!(check(&cri::Mount { host_path: "/proc".into(), ..mount("/proc") }), Ok(()));
+    }
+
+    #[test]
+    fn links_of_the_root_are_followed_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("run/lock")).unwrap();
+        std::os::unix::fs::symlink("/run", root.path().join("var")).unwrap();
+        std::os::unix::fs::symlink("../../../proc", root.path().join("run/lock/all")).unwrap();
+        fs::create_dir(root.path().join("proc")).unwrap();
+        for (path, place) in [
+            ("/var/lock", "/run/lock"),
+            ("/var/new/folder", "/run/new/folder"),
+            ("/run/lock/all/self", "/proc/self"),
+            ("/etc/hosts", "/etc/hosts"),
+        ] {
+            assert_eq!(leads(root.path(), Path::new(path)), Path::new(place));
+        }
     }
 
     #[test]

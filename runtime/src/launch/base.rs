@@ -148,7 +148,7 @@ pub fn hide_members(cgroup: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
+pub(super) fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }
 

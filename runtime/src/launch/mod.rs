@@ -12,6 +12,7 @@ mod attach;
 pub mod base;
 mod child;
 mod client;
+pub mod early;
 mod enter;
 mod executor;
 mod further;

@@ -9,6 +9,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use super::early::Early;
 use super::enter::Entrance;
 use super::executor::Program;
 use super::further::{self, Waiting, Word};
@@ -56,6 +57,8 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<Answer, Failure> {
         receive(socket).map_err(|error| Failure::other(format!("read the launch request: {error}")))?;
     match request {
         Request::Create(container) => {
+            let early = Early::make(&container.bundle)
+                .map_err(|error| Failure::other(format!("make the container's mounts: {error}")))?;
             let stdio = base::named_in(&container.bundle).and_then(|paths| base::enter(descriptors, paths));
             let entered = stdio.and_then(|stdio| {
                 if joined {
@@ -66,6 +69,9 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<Answer, Failure> {
             let stdio = entered.map_err(|error| {
                 Failure::other(format!("enter the mount namespace for launches: {error}"))
             })?;
+            early
+                .attach(&container.bundle.join("rootfs"))
+                .map_err(|error| Failure::other(format!("prepare the container's root: {error}")))?;
             create(&container, stdio, socket)
         }
         Request::Exec { cgroup, first, process, seccomp, enter } => {
