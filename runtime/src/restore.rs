@@ -50,8 +50,11 @@ impl Runtime {
             self.adopt(record).await;
         }
         self.exits.start();
-        if let Err(error) = self.network.resume(&crate::settings::cluster_cidrs()).await {
-            tracing::error!(%error, "take up the pod network again; pods wait until the node's range is told anew");
+        if self.network.has_ranges() {
+            Arc::clone(self).resume_network().await;
+        } else {
+            // Until the ranges are told no pod is connected, so nobody has to wait.
+            tokio::spawn(Arc::clone(self).resume_network());
         }
         // CNI plugins may need a daemon that is a pod itself, so nothing waits for them.
         let undoing = Arc::clone(self).undo(half_made);
@@ -71,6 +74,12 @@ impl Runtime {
             }
         }
         self.sweep().await;
+    }
+
+    async fn resume_network(self: Arc<Self>) {
+        if let Err(error) = self.network.resume(&crate::settings::cluster_cidrs()).await {
+            tracing::error!(%error, "take up the pod network; pods wait until the node's range is told anew");
+        }
     }
 
     async fn undo(self: Arc<Self>, half_made: Vec<String>) {

@@ -109,6 +109,11 @@ impl PodNetwork {
         Ok(Self { kind, builtin: Builtin::restore(volatile)?, cni: Arc::new(Cni::restore(places)?) })
     }
 
+    /// Whether a former life of this process was told the node's ranges of pod addresses.
+    pub fn has_ranges(&self) -> bool {
+        self.builtin.has_ranges()
+    }
+
     /// Whether pods are connected by programs that may take long, or wait for what is a pod itself.
     pub fn is_cni(&self) -> bool {
         self.kind == PodNetworkKind::Cni
@@ -125,7 +130,8 @@ impl PodNetwork {
         }
     }
 
-    /// Takes up the node's own ranges as they were told to a former life of this process, if they were: whoever told them need not know that it ended.
+    /// Takes up the node's own ranges as they were told to a former life of this process, if they were: whoever told them need not know that it ended. Otherwise
+    /// makes what needs no range.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -76,17 +76,17 @@ async fn blocking<T: Send + 'static>(
 /// Makes the bridge if need be, gives it the gateway addresses of `ranges`, and returns its index.
 pub async fn bridge(handle: &Handle, ranges: &[IpNet], mtu: u32) -> Result<u32, Error> {
     let what = || format!("set up the bridge {BRIDGE}");
-    let mut link = LinkBridge::new(BRIDGE).mtu(mtu).up();
-    if let Some(range) = ranges.first() {
-        link = link.address(ipam::hardware_address(ipam::gateway(range)).to_vec());
-    }
+    let link = LinkBridge::new(BRIDGE).mtu(mtu).up();
     tolerate(EEXIST, handle.link().add(link.build()).execute().await)
         .map_err(|e| Error::netlink(what(), e))?;
     let index = index(handle, BRIDGE).await?.ok_or_else(|| {
         Error::Io(what(), std::io::Error::other("the bridge vanished while it was made; try again"))
     })?;
-    let link = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
-    handle.link().set(link).execute().await.map_err(|e| Error::netlink(what(), e))?;
+    let mut link = LinkUnspec::new_with_index(index).mtu(mtu).up();
+    if let Some(range) = ranges.first() {
+        link = link.address(ipam::hardware_address(ipam::gateway(range)).to_vec());
+    }
+    handle.link().set(link.build()).execute().await.map_err(|e| Error::netlink(what(), e))?;
     for range in ranges {
         let address = ipam::gateway(range);
         add_address(handle, index, address, range.prefix_len())

@@ -59,6 +59,8 @@ pub struct Builtin {
     handle: rtnetlink::Handle,
     records: Records,
     state: Mutex<State>,
+    /// Held while bridge and table are made; taken before `state`.
+    making: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +86,7 @@ impl Builtin {
         let speaker = link::Speaker::start()
             .map_err(|error| Error::Io("start the thread that speaks netlink".into(), error))?;
         let handle = speaker.connect().map_err(|error| Error::Io("open a netlink socket".into(), error))?;
-        Ok(Self { speaker, handle, records, state: Mutex::new(state) })
+        Ok(Self { speaker, handle, records, state: Mutex::new(state), making: Mutex::default() })
     }
 
     /// Sets the node's own ranges (`pod_cidrs`, of CRI's UpdateRuntimeConfig) and the whole cluster's (`cluster_cidrs`; traffic to them is not
@@ -93,6 +95,7 @@ impl Builtin {
     /// # Errors
     /// When the kernel refuses the bridge, an address or the table.
     pub async fn configure(&self, pod_cidrs: &[IpNet], cluster_cidrs: &[IpNet]) -> Result<(), Error> {
+        let _making = self.making.lock().await;
         let mut state = self.state.lock().await;
         if pod_cidrs.is_empty() {
             return Err(Error::NotConfigured);
@@ -116,13 +119,32 @@ impl Builtin {
         Ok(())
     }
 
-    /// Configures it as a former life of this process was told to; nothing when it was told nothing.
+    /// Whether a former life of this process was told ranges.
+    pub fn has_ranges(&self) -> bool {
+        !self.records.ranges().is_empty()
+    }
+
+    /// Configures it as a former life of this process was told to. When it was told nothing, makes bridge and table without ranges: a kernel takes seconds to load
+    /// what they are made of, and the cluster has the node's range only later.
     ///
     /// # Errors
     /// As [`Builtin::configure`].
     pub async fn resume(&self, cluster_cidrs: &[IpNet]) -> Result<(), Error> {
         let ranges = self.records.ranges();
-        if ranges.is_empty() { Ok(()) } else { self.configure(&ranges, cluster_cidrs).await }
+        if !ranges.is_empty() {
+            return self.configure(&ranges, cluster_cidrs).await;
+        }
+        let _making = self.making.lock().await;
+        let pods = {
+            let state = self.state.lock().await;
+            if state.bridge.is_some() {
+                return Ok(());
+            }
+            state.pods.clone()
+        };
+        link::bridge(&self.handle, &[], link::default_mtu(&self.handle).await?).await?;
+        set_sysctls()?;
+        nft::apply(&ruleset::table(&[], &[], &pods)).await
     }
 
     /// Whether pods can be connected: what CRI's Status reports as NetworkReady.
