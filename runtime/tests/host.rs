@@ -192,7 +192,7 @@ fn prepare() -> std::io::Result<()> {
 }
 
 /// Images of the host's busybox: `test.local/busybox:1`, and `test.local/dev-link:1` and `test.local/proc-link:1`, in which
-/// that folder is a link to the host's /run/victim.
+/// that folder is a link to the host's /run/victim, and `test.local/links:1`, whose links lead to what is not in the image.
 fn bundle(folder: &Path) -> std::io::Result<()> {
     // Not on the overlay: its files could not be given other owners.
     fs::create_dir_all(folder)?;
@@ -215,10 +215,20 @@ fn bundle(folder: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink("/run/victim", layer(3).join("dev"))?;
     fs::create_dir_all(layer(5))?;
     std::os::unix::fs::symlink("/run/victim", layer(5).join("proc"))?;
+    fs::create_dir_all(layer(7).join("etc"))?;
+    for (name, to) in [
+        ("etc/resolv.conf", "../run/resolve/stub"),
+        ("kernel", "/proc"),
+        ("self", "/proc/self"),
+        ("devices", "dev"),
+    ] {
+        std::os::unix::fs::symlink(to, layer(7).join(name))?;
+    }
     let images = vec![
         image(folder, "test.local/busybox:1", 2, &[1])?,
         image(folder, "test.local/dev-link:1", 4, &[1, 3])?,
         image(folder, "test.local/proc-link:1", 6, &[1, 5])?,
+        image(folder, "test.local/links:1", 8, &[1, 7])?,
     ];
     fs::write(folder.join("index.json"), serde_json::to_vec(&machine::bundle::BundleIndex { images })?)
 }

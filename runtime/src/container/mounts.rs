@@ -27,7 +27,7 @@ pub fn check(mount: &cri::Mount) -> Result<(), String> {
     if mount.container_path.is_empty() || (mount.host_path.is_empty() && mount.image.is_none()) {
         return Err("a mount needs a host path and a container path".into());
     }
-    if depth(&mount.container_path) == 0 {
+    if clean(Path::new(&mount.container_path)) == Path::new("/") {
         return Err("a mount cannot take the place of the container's root".into());
     }
     if hides_proc(mount) {
@@ -53,14 +53,8 @@ const PROC_FILES: &[&str] =
 
 /// /proc of another kind would take the security attributes that are written there (CVE-2019-19921); the host's own is one.
 fn hides_proc(mount: &cri::Mount) -> bool {
-    let mut parts = Vec::new();
-    for part in Path::new(&mount.container_path).components() {
-        match part {
-            Component::Normal(name) => parts.push(name.to_string_lossy()),
-            Component::ParentDir => drop(parts.pop()),
-            _ => {}
-        }
-    }
+    let path = clean(Path::new(&mount.container_path));
+    let parts: Vec<_> = path.iter().skip(1).map(|part| part.to_string_lossy()).collect();
     match parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>()[..] {
         ["proc"] => mount.host_path != "/proc",
         ["proc", file] => !PROC_FILES.contains(&file),
@@ -69,13 +63,17 @@ fn hides_proc(mount: &cri::Mount) -> bool {
     }
 }
 
-/// How deep a path leads, `..` taken at its word.
-fn depth(path: &str) -> usize {
-    Path::new(path).components().fold(0, |depth: usize, part| match part {
-        Component::Normal(_) => depth + 1,
-        Component::ParentDir => depth.saturating_sub(1),
-        _ => depth,
-    })
+/// The path from the root on, without `.` and with `..` taken at its word.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean
 }
 
 /// Whether mounts can come from, or also go to, what `path` lies on: the optional fields of the innermost mount in mountinfo.
@@ -270,18 +268,29 @@ pub fn pod_file(
     place(container_folder, name)
 }
 
-/// Where a path leads that a process in the root would open, links of the root followed; what is not there yet is taken at its word.
+/// As many links as the kernel follows.
+const MAX_LINKS: usize = 40;
+
+/// Where a path leads in the root, links of the root followed, also those that lead to what is not there yet.
 pub fn leads(rootfs: &Path, path: &Path) -> PathBuf {
     let opened = |path: &Path| {
-        let file = sys::beneath::open_in_root(rootfs, path).ok()?;
-        fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+        let folder = sys::beneath::open_in_root(rootfs, path).ok()?;
+        let place = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).ok()?;
+        Some((folder, place))
     };
-    let found = path.ancestors().find_map(|ancestor| Some((ancestor, opened(ancestor)?)));
-    let inside = found.zip(opened(Path::new("/"))).and_then(|((ancestor, place), root)| {
-        let rest = path.strip_prefix(ancestor).ok()?;
-        Some(Path::new("/").join(place.strip_prefix(root).ok()?).join(rest))
-    });
-    inside.unwrap_or_else(|| path.to_owned())
+    let Some((_, root)) = opened(Path::new("/")) else { return clean(path) };
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let deepest = path.ancestors().find_map(|ancestor| Some((ancestor, opened(ancestor)?)));
+        let Some((ancestor, (folder, place))) = deepest else { break };
+        let inside = Path::new("/").join(place.strip_prefix(&root).unwrap_or(Path::new("")));
+        let mut rest = path.strip_prefix(ancestor).unwrap_or(Path::new("")).components();
+        let Some(next) = rest.next() else { return inside };
+        let link = fs::read_link(Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(next));
+        let Ok(link) = link else { return clean(&inside.join(next).join(rest)) };
+        path = inside.join(link).join(rest);
+    }
+    clean(&path)
 }
 
 impl Runtime {
@@ -297,8 +306,14 @@ impl Runtime {
         let mut mounts = config.mounts.clone();
         for (index, mount) in mounts.iter_mut().enumerate() {
             check(mount).map_err(Status::invalid_argument)?;
-            if !mount.container_path.starts_with('/') {
-                mount.container_path.insert(0, '/');
+            // A link of the image must lead nowhere that the mount could not name.
+            let path = clean(Path::new(&mount.container_path));
+            let led = leads(&folder("containers", &id).join("rootfs"), &path);
+            mount.container_path = led.to_string_lossy().into_owned();
+            check(mount).map_err(Status::invalid_argument)?;
+            // Only there does it matter by which name.
+            if led != Path::new("/dev") {
+                mount.container_path = path.to_string_lossy().into_owned();
             }
             if mount.image.is_some() {
                 self.image_volume(container, index, mount, owner).await?;
@@ -398,11 +413,15 @@ mod tests {
         std::os::unix::fs::symlink("/run", root.path().join("var")).unwrap();
         std::os::unix::fs::symlink("../../../proc", root.path().join("run/lock/all")).unwrap();
         fs::create_dir(root.path().join("proc")).unwrap();
+        std::os::unix::fs::symlink("../later/./in", root.path().join("soon")).unwrap();
+        std::os::unix::fs::symlink("/around", root.path().join("around")).unwrap();
         for (path, place) in [
             ("/var/lock", "/run/lock"),
             ("/var/new/folder", "/run/new/folder"),
             ("/run/lock/all/self", "/proc/self"),
             ("/etc/hosts", "/etc/hosts"),
+            ("/soon/x", "/later/in/x"),
+            ("/around/x", "/around/x"),
         ] {
             assert_eq!(leads(root.path(), Path::new(path)), Path::new(place));
         }

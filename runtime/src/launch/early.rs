@@ -1,8 +1,10 @@
 //! The mounts of a container that libcontainer need not make. It resolves every path with some seventy system calls, and most of a container's mounts only have
 //! to be in its root, wherever they were made: these the launch attaches itself, before libcontainer binds that root with all that is on it. With
 //! libcontainer stay file systems of the container's own namespaces, and what lies on or below them.
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
@@ -63,7 +65,7 @@ impl Mount {
     /// Whether [`Early`] does everything that the entry says. File systems of the container's namespaces it cannot make.
     fn is_understood(&self) -> bool {
         let known: fn(&String) -> bool = match self.kind.as_str() {
-            "bind" => |option| ["rbind", "rprivate", "rw", "ro"].contains(&option.as_str()),
+            "bind" => |option| ["rbind", "rprivate", "rw", "ro", "rro"].contains(&option.as_str()),
             "tmpfs" | "devpts" => |option| attribute(option).is_some() || parameter(option).is_some(),
             _ => return false,
         };
@@ -79,7 +81,9 @@ impl Mount {
         if self.kind == "bind" {
             let tree = Tree::copy(&self.source)?;
             tree.propagate(Propagation::Private)?;
-            if self.has("ro") {
+            if self.has("rro") {
+                tree.read_only()?;
+            } else if self.has("ro") {
                 tree.read_only_itself()?;
             }
             return Ok(Made::Copy(tree));
@@ -170,7 +174,7 @@ impl Early {
             // Opened anew: it shall be the topmost of what is mounted there.
             let attached = openat2(CWD, root, FOLDER, Mode::empty(), ResolveFlags::empty())
                 .map_err(io::Error::from)
-                .and_then(|root| place(&root, &destination, made.is_folder()?))
+                .and_then(|root| place(&root, &destination, made.is_folder()?, MAX_LINKS))
                 .and_then(|target| made.attach_on(target.as_fd()));
             attached.map_err(|error| super::base::named("mount at", &destination, &error))?;
         }
@@ -190,8 +194,11 @@ fn open(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     std::iter::repeat_with(once).take(RETRIES).find(settled).unwrap_or(Err(Errno::AGAIN))
 }
 
-/// The place at `path` in the root, made if there is none.
-fn place(root: &OwnedFd, path: &Path, folder: bool) -> io::Result<OwnedFd> {
+/// How many links that lead to nothing are followed.
+const MAX_LINKS: usize = 8;
+
+/// The place at `path` in the root, made if there is none: where a link leads, if there is a link that leads to nothing.
+fn place(root: &OwnedFd, path: &Path, folder: bool, links: usize) -> io::Result<OwnedFd> {
     match open(root, path) {
         Err(Errno::NOENT) => {}
         other => return Ok(other?),
@@ -199,16 +206,21 @@ fn place(root: &OwnedFd, path: &Path, folder: bool) -> io::Result<OwnedFd> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::NOENT.into());
     };
-    let parent = place(root, parent, true)?;
+    let above = place(root, parent, true, links)?;
     let made = if folder {
-        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))
+        rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755))
     } else {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+        rustix::fs::openat(&above, name, flags, Mode::from_raw_mode(0o644)).map(drop)
     };
     match made {
-        // Another process was faster, or it is a link that leads nowhere.
-        Ok(()) | Err(Errno::EXIST) => Ok(open(root, path)?),
+        Ok(()) => Ok(open(root, path)?),
+        Err(Errno::EXIST) => match rustix::fs::readlinkat(&above, name, Vec::new()) {
+            Ok(_) if links == 0 => Err(Errno::LOOP.into()),
+            Ok(link) => place(root, &parent.join(OsStr::from_bytes(link.as_bytes())), folder, links - 1),
+            // Another process was faster.
+            Err(_) => Ok(open(root, path)?),
+        },
         Err(error) => Err(error.into()),
     }
 }
@@ -280,8 +292,8 @@ mod tests {
             bind("/d", &["rbind", "noexec"]),
             bind("/e", &["rbind", "rprivate"]),
         ]);
-        assert_eq!(early, ["/e"]);
-        assert_eq!(kept, ["/a", "/a/b", "/c", "/d"]);
+        assert_eq!(early, ["/c", "/e"]);
+        assert_eq!(kept, ["/a", "/a/b", "/d"]);
     }
 
     #[test]
@@ -295,16 +307,21 @@ mod tests {
     #[test]
     fn a_place_is_made_in_the_root_alone() {
         let root = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/../../inside", root.path().join("link")).unwrap();
-        std::fs::create_dir(root.path().join("inside")).unwrap();
-        std::os::unix::fs::symlink("/nowhere", root.path().join("dangling")).unwrap();
+        let link = |name: &str, to: &str| std::os::unix::fs::symlink(to, root.path().join(name)).unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        link("link", "/../../inside");
+        link("etc/resolv.conf", "../run/resolve/stub");
+        link("around", "/around");
         let opened = openat2(CWD, root.path(), FOLDER, Mode::empty(), ResolveFlags::empty()).unwrap();
-        place(&opened, Path::new("/link/a/b"), true).unwrap();
-        place(&opened, Path::new("/link/a/c"), false).unwrap();
+        let place = |path: &str, folder| place(&opened, Path::new(path), folder, MAX_LINKS);
+        place("/link/a/b", true).unwrap();
+        place("/link/a/c", false).unwrap();
+        place("/etc/resolv.conf", false).unwrap();
         assert!(root.path().join("inside/a/b").is_dir());
         assert!(root.path().join("inside/a/c").is_file());
-        for path in ["/dangling/a", "/dangling", "/x/../y/.."] {
-            assert!(place(&opened, Path::new(path), true).is_err(), "{path}");
+        assert!(root.path().join("run/resolve/stub").is_file());
+        for path in ["/around/a", "/around", "/x/../y/.."] {
+            assert!(place(path, true).is_err(), "{path}");
         }
     }
 }

@@ -68,6 +68,35 @@ pub async fn proc_is_the_kernels(ring: &mut Ring) -> Outcome {
     ring.remove(&pod.0).await
 }
 
+/// Volumes that an image's links would lead to the kernel's files, or to where devices are made.
+pub async fn links_of_an_image_lead_no_volume_astray(ring: &mut Ring) -> Outcome {
+    victim()?;
+    let pod = ring.sandbox("links", NamespaceMode::Container).await?;
+    let with = |mounts: Vec<cri::Mount>| {
+        move |config: &mut cri::ContainerConfig| {
+            config.image = Some(cri::ImageSpec { image: "test.local/links:1".into(), ..Default::default() });
+            config.mounts = mounts;
+        }
+    };
+    for (name, path) in [("through", "/kernel/self"), ("whole", "/kernel"), ("missing", "/self/attr")] {
+        let made = ring.create(&pod, name, &["true"], with(vec![volume(VICTIM, path)])).await;
+        check(made.is_err(), format!("a volume at {path} was mounted"))?;
+    }
+    for (name, path) in [("link", "/devices"), ("around", "/nowhere/../dev")] {
+        let id = ring.create(&pod, name, &["true"], with(vec![volume(VICTIM, path)])).await?;
+        check(ring.begin(&id).await.is_err(), format!("{path} has no null device, and yet it runs"))?;
+        unharmed()?;
+    }
+    // The pod's files take the place of what links lead to, as of anything else.
+    let script =
+        "grep -q /etc/resolv.conf /proc/self/mountinfo || grep /run/resolve/stub /proc/self/mountinfo";
+    let id = ring.create(&pod, "file", &["sh", "-c", script], with(Vec::new())).await?;
+    ring.begin(&id).await?;
+    let status = ring.exited(&id).await?;
+    check(status.exit_code == 0, format!("the pod's resolv.conf is not there: {status:?}"))?;
+    ring.remove(&pod.0).await
+}
+
 /// CVE-2022-29162: capabilities that a program could inherit.
 pub async fn nothing_is_inheritable(ring: &mut Ring) -> Outcome {
     let pod = ring.sandbox("inherit", NamespaceMode::Container).await?;

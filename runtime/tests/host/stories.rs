@@ -318,6 +318,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         an_image_with_a_link_for_dev_is_refused,
         no_descriptor_leads_out_as_working_folder,
         proc_is_the_kernels,
+        links_of_an_image_lead_no_volume_astray,
         nothing_is_inheritable,
         mount_points_below_volumes_stay_inside,
         a_false_null_device_masks_nothing,
