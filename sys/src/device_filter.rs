@@ -135,7 +135,7 @@ pub fn restrict(cgroup: impl AsFd, rules: &[Allow]) -> io::Result<()> {
 }
 
 /// How many programs stay loaded: most containers may use the same devices, and the kernel takes long to verify a program.
-const KEPT: usize = 8;
+pub const KEPT: usize = 8;
 
 /// The programs that were used last, the latest at the end.
 static LOADED: Mutex<Vec<(Vec<Instruction>, Arc<OwnedFd>)>> = Mutex::new(Vec::new());

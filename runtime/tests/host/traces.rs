@@ -107,14 +107,16 @@ fn processes() -> Vec<String> {
         .collect()
 }
 
-/// Sockets come and go with clients.
+/// Sockets come and go with clients, and a few device filters stay loaded until a process ends.
 fn descriptors(pid: u32) -> Vec<String> {
+    const FILTER: &str = "anon_inode:bpf-prog";
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
-    links
-        .map(|link| link.to_string_lossy().split(":[").next().unwrap_or_default().to_owned())
-        .filter(|kind| kind != "socket")
-        .collect()
+    let kinds = links.map(|link| link.to_string_lossy().split(":[").next().unwrap_or_default().to_owned());
+    let (filters, mut others): (Vec<String>, Vec<String>) =
+        kinds.filter(|kind| kind != "socket").partition(|kind| kind == FILTER);
+    others.extend(filters.into_iter().skip(sys::device_filter::KEPT));
+    others
 }
 
 fn ruleset() -> Vec<String> {
