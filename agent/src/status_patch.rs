@@ -1,5 +1,5 @@
 //! From one pod status to another as a strategic merge patch that touches only what differs.
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Map, Value, json};
 
 /// Lists that merge by a key, and the key.
@@ -33,6 +33,34 @@ pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value
         return None;
     }
     Some(json!({ "metadata": { "uid": uid }, "status": patch }))
+}
+
+/// What another has made of a status since the API server answered with it, if it is no longer what it was: while a node is silent the control plane says of its pods
+/// that they are not ready, and only the node can take that back. Counts what was `told`, and of the conditions those that `owns` is true for.
+/// The next patch begins from the answer.
+#[must_use]
+pub fn undone(told: &PodStatus, answered: &Pod, now: &Pod, owns: fn(&str) -> bool) -> Option<PodStatus> {
+    // Versions can be compared since Kubernetes 1.35 (KEP-5504). One from before the answer knows nothing of it.
+    let version = |pod: &Pod| pod.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+    if version(now)? <= version(answered)? {
+        return None;
+    }
+    let told = object(told);
+    let fields = |pod: &Pod| {
+        let mut fields = object(pod.status.as_ref().unwrap_or(&PodStatus::default()));
+        fields.retain(|field, _| told.contains_key(field));
+        fields
+    };
+    let own = |conditions: Option<&Value>| -> Value {
+        let all = conditions.and_then(Value::as_array).into_iter().flatten();
+        all.filter(|c| c.get("type").and_then(Value::as_str).is_some_and(owns)).cloned().collect()
+    };
+    let (before, after) = (fields(answered), fields(now));
+    let same = told.keys().all(|field| match (before.get(field), after.get(field)) {
+        (before, after) if field == "conditions" => merged(Some(&own(before)), &own(after), "type").is_none(),
+        (before, after) => before == after,
+    });
+    if same { None } else { serde_json::from_value(Value::Object(after)).ok() }
 }
 
 fn object(status: &PodStatus) -> Map<String, Value> {
@@ -91,5 +119,33 @@ mod tests {
             }})
         );
         assert_eq!(status_patch("u", &new, &new), None);
+    }
+
+    #[test]
+    fn what_others_undo_is_told_again() {
+        let told = status(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+        let pod = |version: &str, ready: &str, other: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"resourceVersion": version}, "status": {"phase": "Running",
+                "nominatedNodeName": "n", "conditions": [{"type": "Other", "status": other}, {"type": "Ready", "status": ready}]}}))
+            .unwrap()
+        };
+        let owns = |kind: &str| kind == "Ready";
+        let answered = pod("100", "True", "True");
+        for now in [
+            pod("99", "False", "True"),
+            pod("100", "True", "True"),
+            pod("101", "True", "False"),
+            pod("x", "False", "True"),
+        ] {
+            assert_eq!(undone(&told, &answered, &now, owns), None);
+        }
+        let base = undone(&told, &answered, &pod("101", "False", "False"), owns).unwrap();
+        let mut wanted = told;
+        wanted.conditions.as_mut().unwrap().insert(0, base.conditions.as_ref().unwrap()[0].clone());
+        // Of what is others' it says nothing.
+        assert_eq!(
+            status_patch("u", &base, &wanted).unwrap()["status"],
+            json!({"conditions": [{"type": "Ready", "status": "True"}]})
+        );
     }
 }

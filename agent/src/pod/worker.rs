@@ -89,7 +89,7 @@ enum Done {
     Stopped(Result<(), Failure>),
     Removed,
     Released(Result<(), Failure>),
-    Posted(PodStatus, Result<(), kube::Error>),
+    Posted(PodStatus, Result<Box<Pod>, kube::Error>),
     Deleted(Result<(), kube::Error>),
     Refreshed(Option<PodVolumes>),
 }
@@ -108,6 +108,8 @@ pub struct Worker {
     status: PodStatus,
     /// The status that the API server is known to have, and when it may be told another.
     posted: Option<PodStatus>,
+    /// What the API server answered then.
+    answered: Option<Box<Pod>>,
     posted_to: Option<String>,
     post_after: Nanos,
     posting: bool,
@@ -154,6 +156,7 @@ pub fn spawn(ctx: Context, parts: Parts, desired: Desired, tasks: &mut JoinSet<S
         observed: Observed::default(),
         volumes: None,
         posted: None,
+        answered: None,
         status,
         posted_to: None,
         post_after: 0,

@@ -1,5 +1,6 @@
 //! What becomes of an action that has ended.
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::task::Id;
 
 use super::{Done, Worker};
@@ -68,10 +69,15 @@ impl Worker {
         }
     }
 
-    pub(super) fn was_posted(&mut self, status: PodStatus, result: Result<(), kube::Error>) {
+    pub(super) fn was_posted(&mut self, status: PodStatus, result: Result<Box<Pod>, kube::Error>) {
         self.posting = false;
         match result {
-            Ok(()) => self.posted = Some(status),
+            Ok(answer) => {
+                self.posted = Some(status);
+                let resource_version = answer.metadata.resource_version;
+                let metadata = ObjectMeta { resource_version, ..ObjectMeta::default() };
+                self.answered = Some(Box::new(Pod { metadata, spec: None, status: answer.status }));
+            }
             // The pod, or this incarnation of it, is gone: there is nobody to tell.
             Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
                 self.posted = Some(status);

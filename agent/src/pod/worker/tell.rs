@@ -14,7 +14,7 @@ use crate::pod::decide::{Decision, Operation};
 use crate::pod::start::now;
 use crate::pod::status::{self, Facts};
 use crate::pods::PodEntry;
-use crate::status_patch::status_patch;
+use crate::status_patch::{status_patch, undone};
 
 impl Worker {
     /// Computes the status, shows it, and tells the API server of it. Answers when to come again.
@@ -99,8 +99,14 @@ impl Worker {
         if self.posted_to != api_pod.metadata.uid {
             self.posted_to.clone_from(&api_pod.metadata.uid);
             self.posted = None;
+            self.answered = None;
         }
-        let base = self.posted.clone().or_else(|| api_pod.status.clone()).unwrap_or_default();
+        let told = self.posted.as_ref().zip(self.answered.as_ref());
+        let base = told
+            .and_then(|(told, answered)| undone(told, answered, &api_pod, status::owns_condition))
+            .or_else(|| self.posted.clone())
+            .or_else(|| api_pod.status.clone())
+            .unwrap_or_default();
         let uid = api_pod.metadata.uid.as_deref().unwrap_or_default();
         let Some(patch) = status_patch(uid, &base, &self.status) else {
             self.told = true;
@@ -118,8 +124,7 @@ impl Worker {
             let params = PatchParams::default();
             let patch = Patch::Strategic(patch);
             let patched = pods.patch_status(&name, &params, &patch);
-            let result = within(patched).await.map(drop);
-            Done::Posted(status, result)
+            Done::Posted(status, within(patched).await.map(Box::new))
         });
         None
     }

@@ -43,6 +43,7 @@ fn day(stage: &Stage, nodes: &Value) -> Result<Outcome> {
     for word in ["Status:           Running", "Scheduled", "Started", "Container started"] {
         ensure!(described.contains(word), "describe lacks {word:?}:\n{described}");
     }
+    readiness(stage, pod)?;
     logs(stage)?;
     exec(stage, pod)?;
     terminal(stage, pod)?;
@@ -57,6 +58,20 @@ fn day(stage: &Stage, nodes: &Value) -> Result<Outcome> {
     })?;
     stage.remove(NAMESPACE)?;
     Ok(Outcome::Passed)
+}
+
+/// What the control plane says of the pods of a node that is silent for a while, the node takes back.
+fn readiness(stage: &Stage, pod: &str) -> Result<()> {
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}).to_string();
+    let patch = ["patch", "pod", pod, "--subresource=status", "--type=strategic", "--patch", &unready];
+    let patched = stage.run(NAMESPACE, &patch)?;
+    ensure!(patched.contains("patched") && !patched.contains("no change"), "patch says {patched}");
+    until("the pod to be Ready again", within(60), || {
+        let pod = stage.get(NAMESPACE, &["pod", pod])?;
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+        Ok(if ready { Look::Done(()) } else { Look::Waiting(json!(conditions).to_string()) })
+    })
 }
 
 /// `logs -f` from the first line to the container's end.
