@@ -1,11 +1,15 @@
 //! Known ways out of containers, tried: each story attacks as its CVE did and looks at the host afterwards.
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use machine::cri::{self, NamespaceMode};
+use machine::paths::RUNTIME_RUN;
 
+use crate::content::digest_of;
 use crate::ring::{Outcome, Ring, check, text};
 
 const VICTIM: &str = "/run/victim";
@@ -25,6 +29,11 @@ fn unharmed() -> Outcome {
 
 fn volume(host: &str, container: &str) -> cri::Mount {
     cri::Mount { host_path: host.into(), container_path: container.into(), ..Default::default() }
+}
+
+fn ptrace(config: &mut cri::ContainerConfig) {
+    let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+    security.capabilities.get_or_insert_default().add_capabilities.push("SYS_PTRACE".into());
 }
 
 /// CVE-2024-21626: a working folder that is an inherited descriptor of the host's file system.
@@ -149,6 +158,107 @@ pub async fn mount_points_below_volumes_stay_inside(ring: &mut Ring) -> Outcome 
     ring.remove(&pod.0).await
 }
 
+/// CVE-2019-5736: a container that runs the launcher's own executable, whose neighbour with SYS_PTRACE takes hold of it, and of that of every container on its way,
+/// and writes to it while they run and when they have ended.
+pub async fn the_launchers_executable_stays_as_it_is(ring: &mut Ring) -> Outcome {
+    let places =
+        [PathBuf::from(env!("CARGO_BIN_EXE_pintle-launch")), Path::new(RUNTIME_RUN).join("pintle-launch")];
+    let digests =
+        || places.iter().map(|path| Ok(digest_of(&fs::read(path)?))).collect::<std::io::Result<Vec<_>>>();
+    let before = digests().map_err(text)?;
+    // Both see each other's processes, and no pause process keeps the executable from being written to.
+    let pod = ring.sandbox("exe", NamespaceMode::Node).await?;
+    // A redirection that fails ends the shell that made it. Meanwhile a process may have become the program of its own container, which may be written to.
+    let script = r#"held() { case $(readlink $1) in *launch*) ;; *) false; esac; }
+        while :; do (while :; do
+            for p in /proc/[0-9]*; do held $p/exe && exec 3<$p/exe && held /proc/self/fd/3 && echo HELD; done
+            for i in 1 2 3 4 5 6 7 8; do held /proc/self/fd/3 && echo evil >>/proc/self/fd/3 && echo WROTE; done
+        done) 2>/dev/null; done"#;
+    let watcher = ring.create(&pod, "watcher", &["sh", "-c", script], ptrace).await?;
+    ring.begin(&watcher).await?;
+    // It waits for a word on its stdin. What it is linked with, the attacker brings along.
+    let own = |config: &mut cri::ContainerConfig| {
+        config.stdin = true;
+        config.mounts = ["/lib", "/lib64", "/usr/lib"].map(|folder| volume(folder, folder)).to_vec();
+    };
+    let id = ring.create(&pod, "own", &["/proc/self/exe", "pause", "/"], own).await?;
+    ring.begin(&id).await?;
+    let log = || fs::read_to_string("/var/log/pods/exe/watcher.log").unwrap_or_default();
+    for round in 0..50 {
+        let id = ring.run(&pod, &format!("c{round}"), &["true"]).await?;
+        ring.exited(&id).await?;
+    }
+    let running = ring.status(&id).await?.state() == cri::ContainerState::ContainerRunning;
+    check(running && log().contains("HELD"), "nobody held the launcher's executable, so nothing was tried")?;
+    ring.client
+        .stop_container(cri::StopContainerRequest { container_id: id, timeout: 0 })
+        .await
+        .map_err(text)?;
+    let held = log().matches("HELD").count();
+    // Now nobody runs it, for as long as the watcher takes to try.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    check(!log().contains("WROTE"), format!("it was written to; it was held {held} times"))?;
+    check(digests().map_err(text)? == before, "the launcher's executable was changed")?;
+    ring.remove(&pod.0).await
+}
+
+/// CVE-2025-52565: while a container with a terminal is made, /dev/console, /dev/ptmx and /dev/pts are what another makes of them.
+pub async fn a_false_console_leads_nowhere(ring: &mut Ring) -> Outcome {
+    const PATTERN: &str = "/proc/sys/kernel/core_pattern";
+    let (folder, before) = ("/run/false-console", fs::read_to_string(PATTERN).map_err(text)?);
+    fs::create_dir_all(format!("{folder}/pts")).map_err(text)?;
+    let null = nix::sys::stat::makedev(1, 3);
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    nix::sys::stat::mknod(format!("{folder}/null").as_str(), nix::sys::stat::SFlag::S_IFCHR, mode, null)
+        .map_err(text)?;
+    let console = format!("{folder}/console");
+    let done = Arc::new(AtomicBool::new(false));
+    let racer = std::thread::spawn({
+        let (done, console) = (Arc::clone(&done), console.clone());
+        move || {
+            while !done.load(Ordering::Relaxed) {
+                let _ = fs::remove_file(&console);
+                let _ = fs::write(&console, "");
+                let _ = fs::remove_file(&console);
+                let _ = symlink(PATTERN, &console);
+            }
+        }
+    });
+    let pod = ring.sandbox("console", NamespaceMode::Container).await?;
+    let mut outcome = Ok(());
+    for (round, ptmx) in
+        ["/dev/pts/ptmx", PATTERN, "pts/ptmx", "/proc/1/root/dev/ptmx"].iter().cycle().take(50).enumerate()
+    {
+        let _ = fs::remove_file(format!("{folder}/ptmx"));
+        symlink(ptmx, format!("{folder}/ptmx")).map_err(text)?;
+        let id = ring
+            .create(
+                &pod,
+                &format!("c{round}"),
+                &["sh", "-c", "echo evil > /dev/console; echo evil"],
+                |config| {
+                    config.tty = true;
+                    config.mounts = vec![volume(folder, "/dev")];
+                    let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+                    security.readonly_paths = vec!["/proc/sys".into()];
+                },
+            )
+            .await?;
+        if ring.begin(&id).await.is_ok() {
+            ring.exited(&id).await?;
+        }
+        let now = fs::read_to_string(PATTERN).map_err(text)?;
+        outcome = check(now == before, format!("the host's core pattern became {now}"));
+        if outcome.is_err() {
+            break;
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    let _ = racer.join();
+    outcome?;
+    ring.remove(&pod.0).await
+}
+
 /// CVE-2025-31133: /dev/null of the container is something else when paths are masked with it.
 pub async fn a_false_null_device_masks_nothing(ring: &mut Ring) -> Outcome {
     let folder = "/run/false-null";
@@ -175,10 +285,6 @@ pub async fn a_process_that_enters_brings_nothing_along(ring: &mut Ring) -> Outc
     let pod = ring.sandbox("enter", NamespaceMode::Container).await?;
     let script = "while :; do for f in /proc/[0-9]*/fd/* /proc/[0-9]*/cwd /proc/[0-9]*/root; do \
                   [ -e \"$f/run/victim/ptmx\" ] && echo LEAK $f; done; done 2>/dev/null";
-    let ptrace = |config: &mut cri::ContainerConfig| {
-        let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
-        security.capabilities.get_or_insert_default().add_capabilities.push("SYS_PTRACE".into());
-    };
     let id = ring.create(&pod, "watcher", &["sh", "-c", script], ptrace).await?;
     ring.begin(&id).await?;
     for _ in 0..50 {

@@ -320,6 +320,8 @@ pub async fn run(init: Init, filter: &str) -> usize {
         proc_is_the_kernels,
         links_of_an_image_lead_no_volume_astray,
         nothing_is_inheritable,
+        the_launchers_executable_stays_as_it_is,
+        a_false_console_leads_nowhere,
         mount_points_below_volumes_stay_inside,
         a_false_null_device_masks_nothing,
         a_process_that_enters_brings_nothing_along,
