@@ -8,8 +8,8 @@ use serde_json::Value;
 
 /// Name of the image.
 pub const IMAGE: &str = "pintle.dev/node-inspector:v1";
-/// Port on the node's own network.
-pub const PORT: u16 = 50990;
+/// Port on the node's own network: outside of those that connections are given, one of which may have it already, and of NodePorts.
+pub const PORT: u16 = 20990;
 
 /// A look into one node.
 #[derive(Debug, Clone)]
