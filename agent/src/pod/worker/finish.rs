@@ -81,6 +81,7 @@ impl Worker {
             // The pod, or this incarnation of it, is gone: there is nobody to tell.
             Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
                 self.posted = Some(status);
+                self.answered = None;
             }
             Err(error) => {
                 self.post_after = now() + 2 * SECOND;
