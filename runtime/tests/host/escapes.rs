@@ -4,6 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use machine::cri::{self, NamespaceMode};
@@ -29,6 +30,40 @@ fn unharmed() -> Outcome {
 
 fn volume(host: &str, container: &str) -> cri::Mount {
     cri::Mount { host_path: host.into(), container_path: container.into(), ..Default::default() }
+}
+
+/// Does something over and over on a thread of its own, until this is dropped.
+struct Racer {
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Racer {
+    fn start(mut turn: impl FnMut() + Send + 'static) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&done);
+        let thread = std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                turn();
+            }
+        });
+        Self { done, thread: Some(thread) }
+    }
+}
+
+impl Drop for Racer {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Makes the null device at `path`, in the place of what is there.
+pub fn null_device(path: &str) -> Outcome {
+    let _ = fs::remove_file(path);
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    nix::sys::stat::mknod(path, nix::sys::stat::SFlag::S_IFCHR, mode, nix::sys::stat::makedev(1, 3))
+        .map_err(text)
 }
 
 fn ptrace(config: &mut cri::ContainerConfig) {
@@ -122,24 +157,17 @@ pub async fn mount_points_below_volumes_stay_inside(ring: &mut Ring) -> Outcome 
     let shared = "/run/racy";
     fs::create_dir_all(format!("{shared}/folder")).map_err(text)?;
     symlink(VICTIM, format!("{shared}/link")).map_err(text)?;
-    let done = Arc::new(AtomicBool::new(false));
-    let racer = std::thread::spawn({
-        let done = Arc::clone(&done);
-        move || {
-            let (folder, link) = (format!("{shared}/folder"), format!("{shared}/link"));
-            while !done.load(Ordering::Relaxed) {
-                let _ = nix::fcntl::renameat2(
-                    nix::fcntl::AT_FDCWD,
-                    folder.as_str(),
-                    nix::fcntl::AT_FDCWD,
-                    link.as_str(),
-                    nix::fcntl::RenameFlags::RENAME_EXCHANGE,
-                );
-            }
-        }
+    let (folder, link) = (format!("{shared}/folder"), format!("{shared}/link"));
+    let racer = Racer::start(move || {
+        let _ = nix::fcntl::renameat2(
+            nix::fcntl::AT_FDCWD,
+            folder.as_str(),
+            nix::fcntl::AT_FDCWD,
+            link.as_str(),
+            nix::fcntl::RenameFlags::RENAME_EXCHANGE,
+        );
     });
     let pod = ring.sandbox("race", NamespaceMode::Container).await?;
-    let mut outcome = Ok(());
     for round in 0..50 {
         let mounts = vec![volume(shared, "/v"), volume("/run/pintle", "/v/folder/made")];
         let id = ring.create(&pod, &format!("c{round}"), &["true"], |config| config.mounts = mounts).await?;
@@ -147,14 +175,9 @@ pub async fn mount_points_below_volumes_stay_inside(ring: &mut Ring) -> Outcome 
             ring.exited(&id).await?;
         }
         ring.client.remove_container(cri::RemoveContainerRequest { container_id: id }).await.map_err(text)?;
-        outcome = unharmed();
-        if outcome.is_err() {
-            break;
-        }
+        unharmed()?;
     }
-    done.store(true, Ordering::Relaxed);
-    let _ = racer.join();
-    outcome?;
+    drop(racer);
     ring.remove(&pod.0).await
 }
 
@@ -207,25 +230,15 @@ pub async fn a_false_console_leads_nowhere(ring: &mut Ring) -> Outcome {
     const PATTERN: &str = "/proc/sys/kernel/core_pattern";
     let (folder, before) = ("/run/false-console", fs::read_to_string(PATTERN).map_err(text)?);
     fs::create_dir_all(format!("{folder}/pts")).map_err(text)?;
-    let null = nix::sys::stat::makedev(1, 3);
-    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
-    nix::sys::stat::mknod(format!("{folder}/null").as_str(), nix::sys::stat::SFlag::S_IFCHR, mode, null)
-        .map_err(text)?;
+    null_device(&format!("{folder}/null"))?;
     let console = format!("{folder}/console");
-    let done = Arc::new(AtomicBool::new(false));
-    let racer = std::thread::spawn({
-        let (done, console) = (Arc::clone(&done), console.clone());
-        move || {
-            while !done.load(Ordering::Relaxed) {
-                let _ = fs::remove_file(&console);
-                let _ = fs::write(&console, "");
-                let _ = fs::remove_file(&console);
-                let _ = symlink(PATTERN, &console);
-            }
-        }
+    let racer = Racer::start(move || {
+        let _ = fs::remove_file(&console);
+        let _ = fs::write(&console, "");
+        let _ = fs::remove_file(&console);
+        let _ = symlink(PATTERN, &console);
     });
     let pod = ring.sandbox("console", NamespaceMode::Container).await?;
-    let mut outcome = Ok(());
     for (round, ptmx) in
         ["/dev/pts/ptmx", PATTERN, "pts/ptmx", "/proc/1/root/dev/ptmx"].iter().cycle().take(50).enumerate()
     {
@@ -248,14 +261,9 @@ pub async fn a_false_console_leads_nowhere(ring: &mut Ring) -> Outcome {
             ring.exited(&id).await?;
         }
         let now = fs::read_to_string(PATTERN).map_err(text)?;
-        outcome = check(now == before, format!("the host's core pattern became {now}"));
-        if outcome.is_err() {
-            break;
-        }
+        check(now == before, format!("the host's core pattern became {now}"))?;
     }
-    done.store(true, Ordering::Relaxed);
-    let _ = racer.join();
-    outcome?;
+    drop(racer);
     ring.remove(&pod.0).await
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use machine::cri::{self, MountPropagation, NamespaceMode};
 use nix::mount::{MsFlags, mount, umount};
 
+use crate::escapes::null_device;
 use crate::ring::{Outcome, Ring, check, text};
 
 fn volume(host: &str, container: &str) -> cri::Mount {
@@ -166,11 +167,7 @@ pub async fn a_volume_at_dev_leaves_the_hosts_devices_alone(ring: &mut Ring) -> 
     for name in ["ptmx", "kcore", "fd"] {
         fs::write(format!("{folder}/{name}"), name).map_err(text)?;
     }
-    let null = nix::sys::stat::makedev(1, 3);
-    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
-    let _ = fs::remove_file(format!("{folder}/null"));
-    nix::sys::stat::mknod(format!("{folder}/null").as_str(), nix::sys::stat::SFlag::S_IFCHR, mode, null)
-        .map_err(text)?;
+    null_device(&format!("{folder}/null"))?;
     let pod = ring.sandbox("dev", NamespaceMode::Container).await?;
     let id = ring
         .create(&pod, "main", &["sh", "-c", "cat /dev/ptmx /dev/kcore"], |config| {
