@@ -155,12 +155,7 @@ impl Runtime {
         };
         let mut spec = spec::build(&input).map_err(|error| Status::invalid_argument(error.to_string()))?;
         // What is mounted for a user namespace must be made in it.
-        let early = if owner.is_some() {
-            Ok(Vec::new())
-        } else {
-            early::split(&mut spec, |path| mounts::leads(&rootfs, path))
-        };
-        early
+        early::split(&mut spec, owner.is_none(), |path| mounts::leads(&rootfs, path))
             .map_err(io::Error::from)
             .and_then(|early| early::write(&folder, &early))
             .and_then(|()| fs::write(folder.join("config.json"), serde_json::to_vec(&spec)?))

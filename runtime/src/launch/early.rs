@@ -30,25 +30,38 @@ pub struct Mount {
     options: Vec<String>,
 }
 
-/// Takes out of a spec's mounts those that the launch can make. `leads` says where a path of the container's root leads to.
+/// Takes out of a spec's mounts those that the launch can make; if it may make none, nothing. What is left has file systems of the container's namespaces
+/// at its end: while volumes are mounted there is no /proc whose files a neighbour's links could lead them to (CVE-2025-52881). `leads` says where a
+/// path of the container's root leads to.
 ///
 /// # Errors
 /// When the mounts cannot be understood.
-pub fn split(spec: &mut Value, leads: impl Fn(&Path) -> PathBuf) -> serde_json::Result<Vec<Mount>> {
+pub fn split(
+    spec: &mut Value,
+    may: bool,
+    leads: impl Fn(&Path) -> PathBuf,
+) -> serde_json::Result<Vec<Mount>> {
     // libcontainer makes all mounts of the host shared first, and what it finds on the root with them.
-    if !spec["linux"]["rootfsPropagation"].is_null() {
-        return Ok(Vec::new());
-    }
-    let (mut early, mut kept) = (Vec::new(), Vec::<Mount>::new());
+    let may = may && spec["linux"]["rootfsPropagation"].is_null();
+    let (mut early, mut kept, mut last) = (Vec::new(), Vec::<Mount>::new(), Vec::<Mount>::new());
     for mount in serde_json::from_value::<Vec<Mount>>(spec["mounts"].take())? {
         let places = [leads(&mount.destination), mount.destination.clone()];
         // It must be made after those that it is on, and those that it hides.
-        let bound = kept
-            .iter()
-            .map(|other| &other.destination)
-            .any(|other| places.iter().any(|place| place.starts_with(other) || other.starts_with(place)));
-        if bound || !mount.is_understood() { kept.push(mount) } else { early.push(mount) }
+        let bound = |others: &[Mount]| {
+            let mut others = others.iter().map(|other| &other.destination);
+            others
+                .any(|other| places.iter().any(|place| place.starts_with(other) || other.starts_with(place)))
+        };
+        let list = if mount.is_of_namespaces() || bound(&last) {
+            &mut last
+        } else if !may || !mount.is_understood() || bound(&kept) {
+            &mut kept
+        } else {
+            &mut early
+        };
+        list.push(mount);
     }
+    kept.append(&mut last);
     spec["mounts"] = serde_json::to_value(kept)?;
     Ok(early)
 }
@@ -62,10 +75,15 @@ pub fn write(bundle: &Path, mounts: &[Mount]) -> io::Result<()> {
 }
 
 impl Mount {
-    /// Whether [`Early`] does everything that the entry says. File systems of the container's namespaces it cannot make.
+    /// Whether it is a file system of the container's namespaces, which only a process in them can make.
+    fn is_of_namespaces(&self) -> bool {
+        !["bind", "tmpfs", "devpts"].contains(&self.kind.as_str())
+    }
+
+    /// Whether [`Early`] does everything that the entry says.
     fn is_understood(&self) -> bool {
         let known: fn(&String) -> bool = match self.kind.as_str() {
-            "bind" => |option| ["rbind", "rprivate", "rw", "ro", "rro"].contains(&option.as_str()),
+            "bind" => |option| ["rbind", "rprivate", "rslave", "rw", "ro", "rro"].contains(&option.as_str()),
             "tmpfs" | "devpts" => |option| attribute(option).is_some() || parameter(option).is_some(),
             _ => return false,
         };
@@ -80,7 +98,8 @@ impl Mount {
     fn make(&self) -> io::Result<Made> {
         if self.kind == "bind" {
             let tree = Tree::copy(&self.source)?;
-            tree.propagate(Propagation::Private)?;
+            let slave = self.has("rslave");
+            tree.propagate(if slave { Propagation::Slave } else { Propagation::Private })?;
             if self.has("rro") {
                 tree.read_only()?;
             } else if self.has("ro") {
@@ -246,7 +265,7 @@ mod tests {
             Ok(rest) => Path::new("/proc").join(rest),
             Err(_) => path.to_owned(),
         };
-        let early = split(&mut spec, leads).unwrap();
+        let early = split(&mut spec, true, leads).unwrap();
         let kept: Vec<Mount> = serde_json::from_value(spec["mounts"].take()).unwrap();
         let places = |mounts: Vec<Mount>| {
             mounts.into_iter().map(|mount| mount.destination.display().to_string()).collect()
@@ -286,22 +305,26 @@ mod tests {
     #[test]
     fn what_is_not_understood_stays_with_what_is_below() {
         let (early, kept) = divide(vec![
-            bind("/a", &["rbind", "rslave", "rw"]),
+            kernels("/proc", "proc"),
+            bind("/a", &["rbind", "rshared", "rw"]),
             bind("/a/b", &["rbind", "rprivate"]),
             bind("/c", &["rbind", "rro"]),
             bind("/d", &["rbind", "noexec"]),
-            bind("/e", &["rbind", "rprivate"]),
+            bind("/e", &["rbind", "rslave"]),
         ]);
         assert_eq!(early, ["/c", "/e"]);
-        assert_eq!(kept, ["/a", "/a/b", "/d"]);
+        assert_eq!(kept, ["/a", "/a/b", "/d", "/proc"]);
     }
 
     #[test]
-    fn a_root_whose_mounts_are_shared_is_left_alone() {
-        let mut spec = json!({"linux": {"rootfsPropagation": "shared"}, "mounts": [bind("/e", &["rbind"])]});
-        let before = spec.clone();
-        assert_eq!(split(&mut spec, Path::to_owned).unwrap(), []);
-        assert_eq!(spec, before);
+    fn where_none_may_be_early_the_namespaces_file_systems_are_last() {
+        let mounts = [kernels("/proc", "proc"), bind("/e", &["rbind"]), bind("/proc/stat", &["rbind"])];
+        for (may, linux) in [(true, json!({"rootfsPropagation": "shared"})), (false, json!({}))] {
+            let mut spec = json!({"linux": linux, "mounts": mounts});
+            assert_eq!(split(&mut spec, may, Path::to_owned).unwrap(), []);
+            let [proc, volume, stat] = mounts.clone();
+            assert_eq!(spec["mounts"], json!([volume, proc, stat]));
+        }
     }
 
     #[test]

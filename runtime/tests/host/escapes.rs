@@ -11,6 +11,7 @@ use machine::cri::{self, NamespaceMode};
 use machine::paths::RUNTIME_RUN;
 
 use crate::content::digest_of;
+use crate::mounts::{sandbox_of_users, shared_folder};
 use crate::ring::{Outcome, Ring, check, text};
 
 const VICTIM: &str = "/run/victim";
@@ -28,7 +29,7 @@ fn unharmed() -> Outcome {
     check(whole && names.len() == 1, format!("the host's folder was changed: {names:?}"))
 }
 
-fn volume(host: &str, container: &str) -> cri::Mount {
+pub fn volume(host: &str, container: &str) -> cri::Mount {
     cri::Mount { host_path: host.into(), container_path: container.into(), ..Default::default() }
 }
 
@@ -151,14 +152,12 @@ pub async fn nothing_is_inheritable(ring: &mut Ring) -> Outcome {
     ring.remove(&pod.0).await
 }
 
-/// CVE-2024-45310: a mount point below a volume whose owner swaps folders for links while the container is made.
-pub async fn mount_points_below_volumes_stay_inside(ring: &mut Ring) -> Outcome {
-    victim()?;
-    let shared = "/run/racy";
-    fs::create_dir_all(format!("{shared}/folder")).map_err(text)?;
-    symlink(VICTIM, format!("{shared}/link")).map_err(text)?;
+/// A folder with a folder and a link in it, which change places over and over while the racer lives.
+fn swapping(shared: &str, leads_to: &str) -> Result<Racer, String> {
     let (folder, link) = (format!("{shared}/folder"), format!("{shared}/link"));
-    let racer = Racer::start(move || {
+    fs::create_dir_all(format!("{folder}/attr")).map_err(text)?;
+    symlink(leads_to, &link).map_err(text)?;
+    Ok(Racer::start(move || {
         let _ = nix::fcntl::renameat2(
             nix::fcntl::AT_FDCWD,
             folder.as_str(),
@@ -166,7 +165,14 @@ pub async fn mount_points_below_volumes_stay_inside(ring: &mut Ring) -> Outcome 
             link.as_str(),
             nix::fcntl::RenameFlags::RENAME_EXCHANGE,
         );
-    });
+    }))
+}
+
+/// CVE-2024-45310: a mount point below a volume whose owner swaps folders for links while the container is made.
+pub async fn mount_points_below_volumes_stay_inside(ring: &mut Ring) -> Outcome {
+    victim()?;
+    let shared = "/run/racy";
+    let racer = swapping(shared, VICTIM)?;
     let pod = ring.sandbox("race", NamespaceMode::Container).await?;
     for round in 0..50 {
         let mounts = vec![volume(shared, "/v"), volume("/run/pintle", "/v/folder/made")];
@@ -179,6 +185,43 @@ pub async fn mount_points_below_volumes_stay_inside(ring: &mut Ring) -> Outcome 
     }
     drop(racer);
     ring.remove(&pod.0).await
+}
+
+/// CVE-2025-52881: such links lead mounts to the files of /proc that the runtime itself is going to write to.
+pub async fn no_race_leads_a_mount_into_proc(ring: &mut Ring) -> Outcome {
+    let (shared, false_attr) = ("/run/racy-proc", "/run/false-attr");
+    let racer = swapping(shared, "/proc/self")?;
+    shared_folder(false_attr)?;
+    let plain = ring.sandbox("race-proc", NamespaceMode::Container).await?;
+    let users = sandbox_of_users(ring, "race-proc-users").await?;
+    // What lies under procfs is as good as nothing.
+    let script = "for f in /proc/*/attr/below; do [ -e $f ] && echo $f && exit 7; done; true";
+    // Each is made in a way of its own.
+    let ways = [
+        (&plain, cri::MountPropagation::PropagationPrivate),
+        (&plain, cri::MountPropagation::PropagationHostToContainer),
+        (&plain, cri::MountPropagation::PropagationBidirectional),
+        (&users, cri::MountPropagation::PropagationPrivate),
+    ];
+    let mut ran = [0; 4];
+    for (round, (pod, propagation)) in ways.iter().cycle().take(ways.len() * 50).enumerate() {
+        let below = cri::Mount { propagation: *propagation as i32, ..volume(false_attr, "/v/folder/attr") };
+        let name = format!("c{round}");
+        let mounts = vec![volume(shared, "/v"), below];
+        let id = ring.create(pod, &name, &["sh", "-c", script], |config| config.mounts = mounts).await?;
+        if ring.begin(&id).await.is_ok() {
+            let status = ring.exited(&id).await?;
+            let log = fs::read_to_string(format!("{}/{name}.log", pod.1.log_directory)).unwrap_or_default();
+            check(status.exit_code == 0, format!("{}, {propagation:?}: {log}", pod.1.log_directory))?;
+            ran[round % ways.len()] += 1;
+        }
+        ring.client.remove_container(cri::RemoveContainerRequest { container_id: id }).await.map_err(text)?;
+    }
+    check(!ran.contains(&0), format!("of 50 each, {ran:?} could be started: not every way was tried"))?;
+    drop(racer);
+    ring.remove(&plain.0).await?;
+    ring.remove(&users.0).await?;
+    nix::mount::umount(false_attr).map_err(text)
 }
 
 /// CVE-2019-5736: a container that runs the launcher's own executable, whose neighbour with SYS_PTRACE takes hold of it, and of that of every container on its way,

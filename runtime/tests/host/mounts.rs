@@ -6,15 +6,11 @@ use std::path::Path;
 use machine::cri::{self, MountPropagation, NamespaceMode};
 use nix::mount::{MsFlags, mount, umount};
 
-use crate::escapes::null_device;
+use crate::escapes::{null_device, volume};
 use crate::ring::{Outcome, Ring, check, text};
 
-fn volume(host: &str, container: &str) -> cri::Mount {
-    cri::Mount { host_path: host.into(), container_path: container.into(), ..Default::default() }
-}
-
 /// A shared tmpfs with a folder `below`.
-fn shared_folder(path: &str) -> Outcome {
+pub fn shared_folder(path: &str) -> Outcome {
     fs::create_dir_all(path).map_err(text)?;
     mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), None::<&str>).map_err(text)?;
     mount(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED, None::<&str>).map_err(text)?;
@@ -129,19 +125,28 @@ pub async fn read_only_goes_down_the_whole_tree(ring: &mut Ring) -> Outcome {
     umount("/run/rro/below").and_then(|()| umount("/run/rro")).map_err(text)
 }
 
+/// How users of a pod with a user namespace are the host's.
+const USERS: cri::IdMapping = cri::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
+
+/// A pod with a user namespace.
+pub async fn sandbox_of_users(
+    ring: &mut Ring,
+    name: &str,
+) -> Result<(String, cri::PodSandboxConfig), String> {
+    let users = cri::UserNamespace { mode: NamespaceMode::Pod as i32, uids: vec![USERS], gids: vec![USERS] };
+    ring.sandbox_with(name, |options| {
+        options.network = NamespaceMode::Pod as i32;
+        options.pid = NamespaceMode::Pod as i32;
+        options.userns_options = Some(users);
+    })
+    .await
+}
+
 pub async fn a_pod_with_its_own_users_owns_its_files(ring: &mut Ring) -> Outcome {
-    let mapping = vec![cri::IdMapping { host_id: 100_000, container_id: 0, length: 65536 }];
-    let users =
-        cri::UserNamespace { mode: NamespaceMode::Pod as i32, uids: mapping.clone(), gids: mapping.clone() };
     fs::create_dir_all("/run/mapped").map_err(text)?;
     fs::write("/run/mapped/of-root", "x").map_err(text)?;
-    let pod = ring
-        .sandbox_with("users", |options| {
-            options.network = NamespaceMode::Pod as i32;
-            options.pid = NamespaceMode::Pod as i32;
-            options.userns_options = Some(users);
-        })
-        .await?;
+    let pod = sandbox_of_users(ring, "users").await?;
+    let mapping = vec![USERS];
     let wanted =
         cri::Mount { uid_mappings: mapping.clone(), gid_mappings: mapping, ..volume("/run/mapped", "/v") };
     let id = ring.create(&pod, "main", &["sleep", "1000"], |config| config.mounts = vec![wanted]).await?;
@@ -185,6 +190,7 @@ pub async fn a_volume_at_dev_leaves_the_hosts_devices_alone(ring: &mut Ring) -> 
     ring.remove(&pod.0).await
 }
 
+/// CVE-2026-41579: links that are made below a /dev which is one itself.
 pub async fn an_image_with_a_link_for_dev_is_refused(ring: &mut Ring) -> Outcome {
     fs::create_dir_all("/run/victim").map_err(text)?;
     fs::write("/run/victim/ptmx", "precious").map_err(text)?;

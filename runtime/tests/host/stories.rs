@@ -323,6 +323,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         the_launchers_executable_stays_as_it_is,
         a_false_console_leads_nowhere,
         mount_points_below_volumes_stay_inside,
+        no_race_leads_a_mount_into_proc,
         a_false_null_device_masks_nothing,
         a_process_that_enters_brings_nothing_along,
         read_only_and_masked_paths_hold,
