@@ -12,6 +12,8 @@ const NAMESPACE: &str = "kube-system";
 /// A program that ends in its own time when it is told to, and leaves a word. A pod that ends with 0 has succeeded, shutdown or not.
 const HANDLER: &str =
     "trap 'sleep 3; echo -n handled >/dev/termination-log; exit 3' TERM; while :; do sleep 0.2; done";
+/// The kubelet lets go of the inhibitor without waiting for what it has to tell of the pods that ended last: this one takes so long that it has told of the others.
+const LAST: &str = "trap 'sleep 8; exit 3' TERM; while :; do sleep 0.2; done";
 /// One that leaves the words to the hook.
 const SILENT: &str = "trap 'exit 3' TERM; while :; do sleep 0.2; done";
 
@@ -21,11 +23,14 @@ pub fn graceful(stage: &mut Stage) -> Result<Outcome> {
     let mut hooked = script("main", SILENT);
     hooked["lifecycle"] =
         json!({"preStop": {"exec": {"command": ["sh", "-c", "echo -n hooked >/dev/termination-log"]}}});
-    let mut critical = patient(stage, "critical", script("main", HANDLER))?;
-    critical["spec"]["priorityClassName"] = "system-node-critical".into();
+    let [critical, last] = [("critical", HANDLER), ("last", LAST)].map(|(name, program)| {
+        let mut pod = patient(stage, name, script("main", program))?;
+        pod["spec"]["priorityClassName"] = "system-node-critical".into();
+        anyhow::Ok(pod)
+    });
     let ordinary = patient(stage, "ordinary", script("main", HANDLER))?;
-    stage.apply_in(NAMESPACE, &[ordinary, critical, patient(stage, "hooked", hooked)?])?;
-    for name in ["ordinary", "critical", "hooked"] {
+    stage.apply_in(NAMESPACE, &[ordinary, critical?, last?, patient(stage, "hooked", hooked)?])?;
+    for name in ["ordinary", "critical", "last", "hooked"] {
         stage.wait_ready(NAMESPACE, &format!("app={name}"), 1)?;
     }
     command_output(stage.cluster.pintle(&node)?.arg("shutdown"))?;

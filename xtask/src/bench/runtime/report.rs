@@ -7,16 +7,22 @@ use serde_json::{Value, json};
 use super::contender::{Cycles, Kind, Measured};
 use crate::bench::figures::{megabytes, number, table};
 
-/// The steps of the table, with what ours may take at most in milliseconds, where that is set.
-const STEPS: [(&str, Option<f64>); 5] = [
-    ("sandbox", None),
-    ("create+start", None),
-    ("sandbox+create+start", Some(15.0)),
-    ("exec", Some(4.0)),
-    ("stop+remove", None),
+/// A step of the table, with what is aimed at.
+struct Step {
+    name: &'static str,
+    /// Ours takes at most this part of what containerd with runc takes.
+    part: Option<f64>,
+    /// Ours takes at most so many milliseconds.
+    most: Option<f64>,
+}
+
+const STEPS: [Step; 5] = [
+    Step { name: "sandbox", part: Some(0.2), most: None },
+    Step { name: "create+start", part: Some(0.2), most: None },
+    Step { name: "sandbox+create+start", part: Some(0.2), most: Some(15.0) },
+    Step { name: "exec", part: Some(0.2), most: Some(4.0) },
+    Step { name: "stop+remove", part: None, most: None },
 ];
-/// Ours takes at most this part of what containerd with runc takes.
-const PART: f64 = 0.2;
 /// Megabytes beyond the user's process.
 const PER_POD: f64 = 0.3;
 const DAEMON: f64 = 15.0;
@@ -34,10 +40,10 @@ pub fn json(machine: &str, measured: &[Measured]) -> Result<String> {
             .cycles
             .iter()
             .flat_map(|cycles| {
-                STEPS.iter().filter_map(move |(step, _)| {
-                    let ratio = ratio(cycles, peer, step)?;
-                    Some(json!({"step": step, "seccomp": cycles.seccomp, "lanes": cycles.lanes,
-                        "ofRunc": ratio, "target": PART}))
+                STEPS.iter().filter_map(move |Step { name, part, .. }| {
+                    let ratio = ratio(cycles, peer, name)?;
+                    Some(json!({"step": name, "seccomp": cycles.seccomp, "lanes": cycles.lanes,
+                        "ofRunc": ratio, "target": part}))
                 })
             })
             .collect(),
@@ -67,7 +73,7 @@ pub fn text(machine: &str, measured: &[Measured]) -> String {
         let seccomp = if cycles.seccomp { "RuntimeDefault" } else { "no seccomp" };
         let _ = writeln!(text, "{seccomp}, {} at a time, {} pods", cycles.lanes, cycles.steps["exec"].count);
         let mut rows: Vec<Vec<String>> =
-            STEPS.iter().map(|(step, most)| row(step, *most, cycles.lanes, index, measured)).collect();
+            STEPS.iter().map(|step| row(step, cycles.lanes, index, measured)).collect();
         let mut throughput = vec!["pods per second".to_owned()];
         throughput.extend(measured.iter().map(|one| number(one.cycles[index].per_second)));
         rows.push(throughput);
@@ -82,19 +88,21 @@ pub fn text(machine: &str, measured: &[Measured]) -> String {
     text
 }
 
-fn row(step: &str, most: Option<f64>, lanes: usize, index: usize, measured: &[Measured]) -> Vec<String> {
-    let mut row = vec![step.to_owned()];
+fn row(step: &Step, lanes: usize, index: usize, measured: &[Measured]) -> Vec<String> {
+    let Step { name, part, most } = *step;
+    let mut row = vec![name.to_owned()];
     row.extend(measured.iter().map(|one| {
-        let summary = &one.cycles[index].steps[step];
+        let summary = &one.cycles[index].steps[name];
         format!("{} ({})", number(summary.median), number(summary.p90))
     }));
     let of = |kind| measured.iter().find(|one: &&Measured| one.kind == kind);
     let ratio =
-        of(Kind::Pintle).zip(of(Kind::Runc)).and_then(|(ours, peer)| ratio(&ours.cycles[index], peer, step));
+        of(Kind::Pintle).zip(of(Kind::Runc)).and_then(|(ours, peer)| ratio(&ours.cycles[index], peer, name));
     row.push(ratio.map_or_else(String::new, |ratio| format!("1/{}", number(1.0 / ratio))));
     // Absolute targets are for one pod at a time.
-    let most = most.filter(|_| lanes == 1).map_or_else(String::new, |most| format!(", {} ms", number(most)));
-    row.push(format!("1/5{most}"));
+    let most = most.filter(|_| lanes == 1).map(|most| format!("{} ms", number(most)));
+    let part = part.map(|part| format!("1/{}", 1.0 / part));
+    row.push(part.into_iter().chain(most).collect::<Vec<_>>().join(", "));
     row
 }
 
