@@ -245,7 +245,10 @@ fn parts(
         exec,
         source,
         services: parts::Services::default(),
-        images: images::Images::new(agent.serialize_image_pulls),
+        images: images::Images::new(
+            agent.serialize_image_pulls,
+            images::pulled::Pulled::open(images::pulled::folder()),
+        ),
         allocations: allocation::Allocations::new(format!("{}/allocations", machine::paths::KUBELET)),
         allocatable: allocatable.clone(),
     };

@@ -1,7 +1,7 @@
 //! Looks at images and their file system every five minutes, and when asked because the disk is full.
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use machine::config::NodeAgent;
 use tokio::sync::Mutex;
@@ -11,7 +11,7 @@ use super::plan::{Image, Policy, Records, to_free};
 use crate::context::Context;
 use crate::cri::Result;
 use crate::events::Kind;
-use crate::images::with_default_tag;
+use crate::images::{pulled, with_default_tag};
 use crate::pod::spec;
 
 const EVERY: Duration = Duration::from_secs(5 * 60);
@@ -89,6 +89,7 @@ impl Collector {
 
     /// Takes note of images and their use.
     async fn look(&self, records: &mut Records) -> Result<Instant> {
+        let since = SystemTime::now();
         let images = self.ctx.cri.list_images().await?;
         let mut used: BTreeSet<String> = BTreeSet::new();
         for container in self.ctx.cri.list_containers(None).await? {
@@ -106,6 +107,8 @@ impl Collector {
             let mut names = std::iter::once(&image.id).chain(&image.repo_tags).chain(&image.repo_digests);
             names.any(|name| used.contains(name))
         };
+        let present = images.iter().map(|image| image.id.as_str()).collect();
+        pulled::prune(&pulled::folder(), &present, since);
         let in_use = images.iter().filter(|image| is_used(image)).map(|image| image.id.clone()).collect();
         let images: Vec<Image> = images
             .into_iter()

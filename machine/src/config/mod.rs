@@ -35,7 +35,7 @@ pub use install::{DiskSelector, Install};
 pub use link::{Link, LinkMatch};
 pub use machine::{Machine, Role};
 pub use manifest::Manifest;
-pub use node_agent::{NodeAgent, Taint};
+pub use node_agent::{ImagePullCredentialsVerificationPolicy, NodeAgent, Taint};
 pub use parse::{Fault, parse, to_yaml};
 pub use registry::{Registry, RegistryAuth};
 pub use resolver::Resolver;

@@ -35,6 +35,11 @@ pub struct NodeAgent {
     /// The part of it that is kept for critical pods.
     pub shutdown_grace_period_critical_pods_seconds: u32,
     pub serialize_image_pulls: bool,
+    /// Whether a pod may use an image that is on the machine already without showing that it could pull it.
+    pub image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy,
+    /// Images that `NeverVerifyAllowlistedImages` lets everybody use, without tag and digest; `/*` at the end stands for all below a path.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preloaded_images_verification_allowlist: Vec<String>,
     /// Percent of the images' file system in use from which on unused images are removed.
     #[serde(rename = "imageGCHighThresholdPercent")]
     pub image_gc_high_threshold_percent: u8,
@@ -75,6 +80,8 @@ impl Default for NodeAgent {
             shutdown_grace_period_seconds: 60,
             shutdown_grace_period_critical_pods_seconds: 20,
             serialize_image_pulls: false,
+            image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy::default(),
+            preloaded_images_verification_allowlist: Vec::new(),
             image_gc_high_threshold_percent: 85,
             image_gc_low_threshold_percent: 80,
             image_minimum_gc_age_seconds: 120,
@@ -82,6 +89,20 @@ impl Default for NodeAgent {
             feature_gates: BTreeMap::new(),
         }
     }
+}
+
+/// Of which images that are there already a pod must show that it could pull them (KEP-2535).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePullCredentialsVerificationPolicy {
+    /// Of none.
+    NeverVerify,
+    /// Of those that were pulled for pods.
+    #[default]
+    NeverVerifyPreloadedImages,
+    /// Of all but those on `preloadedImagesVerificationAllowlist` that were not pulled for pods.
+    NeverVerifyAllowlistedImages,
+    /// Of all.
+    AlwaysVerify,
 }
 
 /// A taint that the node registers with.

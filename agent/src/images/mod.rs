@@ -1,4 +1,6 @@
 //! Image pulls: the kubelet's policies, back-off and words.
+pub mod pulled;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +14,7 @@ use crate::cri::CriError;
 use crate::events::Kind as Severity;
 use crate::pod::backoff::{Backoff, Nanos, SECOND};
 use crate::pod::spec::{self, Kind};
+use pulled::{Access, PullSecret, Pulled};
 
 /// Pulls at once when they are not serialized.
 const PARALLEL: usize = 5;
@@ -34,13 +37,14 @@ type LastFailure = (Backoff, Nanos, String);
 pub struct Images {
     slots: Arc<Semaphore>,
     backoff: Arc<Mutex<HashMap<PullKey, LastFailure>>>,
+    pulled: Pulled,
 }
 
 impl Images {
     #[must_use]
-    pub fn new(serialize: bool) -> Self {
+    pub fn new(serialize: bool, pulled: Pulled) -> Self {
         let slots = if serialize { 1 } else { PARALLEL };
-        Self { slots: Arc::new(Semaphore::new(slots)), backoff: Arc::default() }
+        Self { slots: Arc::new(Semaphore::new(slots)), backoff: Arc::default(), pulled }
     }
 
     /// Forgets a pod's back-offs.
@@ -81,7 +85,12 @@ impl Images {
             )
         })?;
         if policy != "Always" {
-            if let Some(image) = present {
+            // Whoever may not have the image shall not see that it is there.
+            let usable = match present {
+                Some(image) if self.may_use(ctx, pod, &name, &image).await => Some(image),
+                _ => None,
+            };
+            if let Some(image) = usable {
                 let message = format!(
                     "Container image {wanted:?} already present on machine and can be accessed by the pod"
                 );
@@ -132,6 +141,20 @@ impl Images {
         }
     }
 
+    /// Whether a pod may use an image that is here.
+    async fn may_use(&self, ctx: &Context, pod: &Pod, name: &str, image: &Image) -> bool {
+        match self.pulled.access(name, &image.id, ctx.now().node_agent()) {
+            Access::Granted => true,
+            Access::Denied => false,
+            Access::ToSecrets => {
+                let secrets: Vec<_> =
+                    credentials(ctx, pod, name).await.into_iter().map(|(secret, _)| secret).collect();
+                let (pulled, name, id) = (self.pulled.clone(), name.to_owned(), image.id.clone());
+                on_disk(move || pulled.opens(&name, &id, &secrets)).await.unwrap_or(false)
+            }
+        }
+    }
+
     async fn pull(
         &self,
         ctx: &Context,
@@ -141,14 +164,41 @@ impl Images {
         sandbox: &PodSandboxConfig,
     ) -> Result<Image, CriError> {
         let _slot = self.slots.acquire().await.ok();
+        let (pulled, image) = (self.pulled.clone(), name.to_owned());
+        let begun = on_disk(move || pulled.begin(&image)).await.and_then(|begun| begun);
+        begun.map_err(|error| CriError {
+            operation: "PullImage",
+            code: tonic::Code::Unknown,
+            message: format!("write down that {name} is pulled: {error}"),
+        })?;
+        let result = self.try_credentials(ctx, pod, name, wanted, sandbox).await;
+        let (pulled, image) = (self.pulled.clone(), name.to_owned());
+        let known = result.as_ref().ok().map(|(image, secret)| (image.id.clone(), secret.clone()));
+        let _ = on_disk(move || {
+            pulled.end(&image, known.as_ref().map(|(id, secret)| (id.as_str(), secret.clone())));
+        })
+        .await;
+        result.map(|(image, _)| image)
+    }
+
+    /// Pulls with each of the pod's credentials and then without any; answers also with those that were good.
+    async fn try_credentials(
+        &self,
+        ctx: &Context,
+        pod: &Pod,
+        name: &str,
+        wanted: &str,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<(Image, Option<PullSecret>), CriError> {
         let spec =
             ImageSpec { image: name.into(), user_specified_image: wanted.into(), ..Default::default() };
         let mut last = None;
-        for auth in credentials(ctx, pod, name).await.into_iter().map(Some).chain([None]) {
+        for with in credentials(ctx, pod, name).await.into_iter().map(Some).chain([None]) {
+            let (secret, auth) = with.unzip();
             match ctx.cri.pull_image(spec.clone(), auth, Some(sandbox.clone())).await {
                 Ok(_) => {
                     let image = ctx.cri.image_status(spec.clone()).await?;
-                    return image.ok_or_else(|| CriError {
+                    return image.map(|image| (image, secret)).ok_or_else(|| CriError {
                         operation: "ImageStatus",
                         code: tonic::Code::NotFound,
                         message: format!("image {name} is gone right after its pull"),
@@ -214,12 +264,26 @@ fn registry_of(name: &str) -> &str {
 /// Stands for the registry of a name without one (RFC 6761: no host has it): such images are known on the node alone, and no pull secret fits.
 const DEFAULT_REGISTRY: &str = "unnamed.invalid";
 
-async fn credentials(ctx: &Context, pod: &Pod, image: &str) -> Vec<AuthConfig> {
+/// Does what waits for the disk on a thread of its own.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)
+}
+
+/// The credentials of a pod's pull secrets that fit an image, each with where it is from.
+async fn credentials(ctx: &Context, pod: &Pod, image: &str) -> Vec<(PullSecret, AuthConfig)> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let mut found = Vec::new();
     for reference in spec::spec(pod).image_pull_secrets.iter().flatten() {
         match ctx.objects.secret(namespace, &reference.name).await {
-            Ok(secret) => found.extend(from_secret(&secret, image)),
+            Ok(secret) => found.extend(from_secret(&secret, image).into_iter().map(|auth| {
+                let of = PullSecret {
+                    uid: secret.metadata.uid.clone().unwrap_or_default(),
+                    namespace: namespace.to_owned(),
+                    name: reference.name.clone(),
+                    credential_hash: pulled::hash(&auth),
+                };
+                (of, auth)
+            })),
             Err(error) => {
                 let message = format!(
                     "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
