@@ -1,5 +1,7 @@
 //! Image pulls: the kubelet's policies, back-off and words.
 pub mod pulled;
+#[cfg(test)]
+mod stories;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
