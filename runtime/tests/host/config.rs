@@ -55,7 +55,7 @@ async fn said(
     fs::read_to_string(format!("{}/{name}.log", pod.1.log_directory)).map_err(text)
 }
 
-/// CVE-2024-40635 and its kin: numbers beyond the range, and names that look like numbers, do not become root.
+/// CVE-2024-40635, CVE-2026-46680: numbers beyond the range, and names that look like numbers, do not become root.
 pub async fn no_user_of_an_image_becomes_root(ring: &mut Ring) -> Outcome {
     let fake = Fake::start("127.0.0.1").await?;
     let passwd = "root:x:0:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\n2147483648:x:0:0::/:/bin/sh\n";
@@ -97,7 +97,7 @@ async fn forget(ring: &Ring, images: &[String]) -> Outcome {
     Ok(())
 }
 
-/// Homes and variables with line breaks and the like stay one variable; a passwd that is a link out of the image is empty.
+/// CVE-2026-15809: homes and variables with line breaks and the like stay one variable; a passwd that is a link out of the image is empty.
 pub async fn no_home_or_variable_of_an_image_becomes_another(ring: &mut Ring) -> Outcome {
     let (fake, canaries) = (Fake::start("127.0.0.1").await?, set_canaries()?);
     let pod = ring.sandbox("homes", NamespaceMode::Container).await?;
@@ -117,7 +117,7 @@ pub async fn no_home_or_variable_of_an_image_becomes_another(ring: &mut Ring) ->
     forget(ring, &[home, linked]).await
 }
 
-/// CVE-2022-23648 (volumes that lead out), devices, and labels that belong to the runtime.
+/// CVE-2022-23648 (volumes that lead out), CVE-2026-53488 (labels that belong to the runtime), and devices.
 pub async fn volumes_devices_and_labels_of_an_image_reach_nothing(ring: &mut Ring) -> Outcome {
     let (fake, canaries) = (Fake::start("127.0.0.1").await?, set_canaries()?);
     let pod = ring.sandbox("reach", NamespaceMode::Container).await?;
