@@ -16,7 +16,7 @@ use crate::cri::CriError;
 use crate::events::Kind as Severity;
 use crate::pod::backoff::{Backoff, Nanos, SECOND};
 use crate::pod::spec::{self, Kind};
-use pulled::{Access, PullSecret, Pulled};
+use pulled::{Access, End, PullSecret, Pulled};
 
 /// Pulls at once when they are not serialized.
 const PARALLEL: usize = 5;
@@ -173,17 +173,26 @@ impl Images {
             code: tonic::Code::Unknown,
             message: format!("write down that {name} is pulled: {error}"),
         })?;
-        let result = self.try_credentials(ctx, pod, name, wanted, sandbox).await;
-        let (pulled, image) = (self.pulled.clone(), name.to_owned());
-        let known = result.as_ref().ok().map(|(image, secret)| (image.id.clone(), secret.clone()));
+        let tried = self.try_credentials(ctx, pod, name, wanted, sandbox).await;
+        let image = match &tried {
+            Ok(_) => just_pulled(ctx, name, wanted).await,
+            Err(error) => Err(error.clone()),
+        };
+        let (pulled, name, id) =
+            (self.pulled.clone(), name.to_owned(), image.as_ref().ok().map(|i| i.id.clone()));
         let _ = on_disk(move || {
-            pulled.end(&image, known.as_ref().map(|(id, secret)| (id.as_str(), secret.clone())));
+            let how = match (tried, &id) {
+                (Err(_), _) => End::Failed,
+                (Ok(_), None) => End::Unknown,
+                (Ok(secret), Some(image_ref)) => End::Pulled { image_ref, secret },
+            };
+            pulled.end(&name, how);
         })
         .await;
-        result.map(|(image, _)| image)
+        image
     }
 
-    /// Pulls with each of the pod's credentials and then without any; answers also with those that were good.
+    /// Pulls with each of the pod's credentials and then without any; answers with the secret of those that were good.
     async fn try_credentials(
         &self,
         ctx: &Context,
@@ -191,21 +200,14 @@ impl Images {
         name: &str,
         wanted: &str,
         sandbox: &PodSandboxConfig,
-    ) -> Result<(Image, Option<PullSecret>), CriError> {
+    ) -> Result<Option<PullSecret>, CriError> {
         let spec =
             ImageSpec { image: name.into(), user_specified_image: wanted.into(), ..Default::default() };
         let mut last = None;
         for with in credentials(ctx, pod, name).await.into_iter().map(Some).chain([None]) {
             let (secret, auth) = with.unzip();
             match ctx.cri.pull_image(spec.clone(), auth, Some(sandbox.clone())).await {
-                Ok(_) => {
-                    let image = ctx.cri.image_status(spec.clone()).await?;
-                    return image.map(|image| (image, secret)).ok_or_else(|| CriError {
-                        operation: "ImageStatus",
-                        code: tonic::Code::NotFound,
-                        message: format!("image {name} is gone right after its pull"),
-                    });
-                }
+                Ok(_) => return Ok(secret),
                 // The first failure has been asked with credentials and says more than the anonymous one.
                 Err(error) => last = last.or(Some(error)),
             }
@@ -265,6 +267,16 @@ fn registry_of(name: &str) -> &str {
 
 /// Stands for the registry of a name without one (RFC 6761: no host has it): such images are known on the node alone, and no pull secret fits.
 const DEFAULT_REGISTRY: &str = "unnamed.invalid";
+
+/// The image that a pull has brought.
+async fn just_pulled(ctx: &Context, name: &str, wanted: &str) -> Result<Image, CriError> {
+    let spec = ImageSpec { image: name.into(), user_specified_image: wanted.into(), ..Default::default() };
+    ctx.cri.image_status(spec).await?.ok_or_else(|| CriError {
+        operation: "ImageStatus",
+        code: tonic::Code::NotFound,
+        message: format!("image {name} is gone right after its pull"),
+    })
+}
 
 /// Does what waits for the disk on a thread of its own.
 async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {

@@ -127,8 +127,21 @@ pub enum Access {
 #[derive(Debug, Default)]
 struct Intents {
     under_way: usize,
-    /// Whether an earlier agent left one.
+    /// Whether one ended, or an earlier agent began it, of which nobody knows what it brought.
     left: bool,
+}
+
+/// How a pull has ended.
+#[derive(Debug)]
+pub enum End<'a> {
+    Failed,
+    /// It brought the image, but nobody knows which.
+    Unknown,
+    /// With the image's id and the secret that was good for it, if it needed any.
+    Pulled {
+        image_ref: &'a str,
+        secret: Option<PullSecret>,
+    },
 }
 
 /// The records; clones share them.
@@ -207,16 +220,18 @@ impl Pulled {
         Ok(())
     }
 
-    /// A pull has ended; with the image's id and the secret that was good for it, if it needed any.
-    pub fn end(&self, image: &str, pulled: Option<(&str, Option<PullSecret>)>) {
-        let granted = pulled.map(|(image_ref, secret)| self.grant(image, image_ref, secret));
+    /// A pull has ended.
+    pub fn end(&self, image: &str, how: End<'_>) {
+        let left = match how {
+            End::Failed => None,
+            End::Unknown => Some(true),
+            // What is not written down stays known as pulled for somebody.
+            End::Pulled { image_ref, secret } => Some(!self.grant(image, image_ref, secret)),
+        };
         let mut intents = self.intents.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(of_image) = intents.get_mut(image) else { return };
         of_image.under_way = of_image.under_way.saturating_sub(1);
-        // What was pulled and is not written down stays known as pulled for somebody.
-        if let Some(granted) = granted {
-            of_image.left = !granted;
-        }
+        of_image.left = left.unwrap_or(of_image.left);
         if of_image.under_way == 0 && !of_image.left {
             intents.remove(image);
             let _ = std::fs::remove_file(self.intent_of(image));
@@ -372,7 +387,7 @@ mod tests {
         assert_eq!(at(&pulled, IMAGE), Access::Granted, "it was there before");
         pulled.begin(IMAGE).unwrap();
         assert_eq!(at(&pulled, IMAGE), Access::Denied, "nobody knows yet with whose secret");
-        pulled.end(IMAGE, Some(("id", Some(secret("1", "p")))));
+        pulled.end(IMAGE, End::Pulled { image_ref: "id", secret: Some(secret("1", "p")) });
         assert_eq!(at(&pulled, IMAGE), Access::ToSecrets);
         assert!(!pulled.opens(IMAGE, "id", &[]));
         assert!(!pulled.opens(IMAGE, "id", &[secret("2", "other")]));
@@ -383,7 +398,7 @@ mod tests {
         assert_eq!(at(&Pulled::open(folder.path()), IMAGE), Access::ToSecrets);
         // Somebody needed none.
         pulled.begin(IMAGE).unwrap();
-        pulled.end(IMAGE, Some(("id", None)));
+        pulled.end(IMAGE, End::Pulled { image_ref: "id", secret: None });
         assert_eq!(at(&pulled, IMAGE), Access::Granted);
         assert_eq!(std::fs::read_dir(folder.path().join("pulling")).unwrap().count(), 0);
     }
@@ -393,7 +408,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pulled = Pulled::open(folder.path());
         pulled.begin(IMAGE).unwrap();
-        pulled.end(IMAGE, Some(("id", Some(secret("1", "p")))));
+        pulled.end(IMAGE, End::Pulled { image_ref: "id", secret: Some(secret("1", "p")) });
         assert!(pulled.opens(IMAGE, "id", &[secret("1", "rotated")]));
         assert!(pulled.opens(IMAGE, "id", &[secret("2", "rotated")]), "the rotated one is remembered");
         assert!(!pulled.opens(IMAGE, "id", &[secret("3", "p")]), "and the one before no more");
@@ -407,11 +422,25 @@ mod tests {
         assert_eq!(at(&pulled, IMAGE), Access::Denied);
         // A second pod without a secret has tried meanwhile.
         pulled.begin(IMAGE).unwrap();
-        pulled.end(IMAGE, None);
+        pulled.end(IMAGE, End::Failed);
         assert_eq!(at(&Pulled::open(folder.path()), IMAGE), Access::Denied);
         std::fs::create_dir_all(folder.path().join("pulled")).unwrap();
         std::fs::write(pulled.record_of("broken"), "{").unwrap();
         assert_eq!(pulled.access("web", "broken", &NodeAgent::default()), Access::Denied);
+    }
+
+    #[test]
+    fn what_a_pull_brought_that_nobody_could_look_at_opens_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let pulled = Pulled::open(folder.path());
+        pulled.begin(IMAGE).unwrap();
+        pulled.end(IMAGE, End::Unknown);
+        assert_eq!(at(&pulled, IMAGE), Access::Denied);
+        assert_eq!(at(&Pulled::open(folder.path()), IMAGE), Access::Denied);
+        pulled.begin(IMAGE).unwrap();
+        pulled.end(IMAGE, End::Pulled { image_ref: "id", secret: None });
+        assert_eq!(at(&pulled, IMAGE), Access::Granted);
+        assert_eq!(std::fs::read_dir(folder.path().join("pulling")).unwrap().count(), 0);
     }
 
     #[test]
@@ -451,7 +480,7 @@ mod tests {
         let pulled = Pulled::open(folder.path());
         for id in ["here", "gone"] {
             pulled.begin(IMAGE).unwrap();
-            pulled.end(IMAGE, Some((id, None)));
+            pulled.end(IMAGE, End::Pulled { image_ref: id, secret: None });
         }
         let (present, now) = (BTreeSet::from(["here"]), SystemTime::now());
         prune(folder.path(), &present, now - Duration::from_secs(60));
