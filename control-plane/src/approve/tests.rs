@@ -80,3 +80,23 @@ fn requests_of_others_or_before_the_node_are_left_alone() {
     person.spec.username = Some("kubernetes-admin".into());
     assert_eq!(decide(&person, Some(&node())), Decision::Leave);
 }
+
+/// What a worker does that wants to be taken for somebody else: it claims names and addresses in its own Node's status, which it may write, and asks.
+#[test]
+fn a_node_gets_none_for_what_it_only_claims() {
+    let claims = |kind: &str, address: &str| -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": "w1"},
+            "status": {"addresses": [{"type": "InternalIP", "address": "10.5.0.11"}, {"type": kind, "address": address}]},
+        }))
+        .unwrap()
+    };
+    for name in ["kubernetes", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "k8s.example", "w2"] {
+        let asked = decide(&request("system:node:w1", &[name], &["10.5.0.11"]), Some(&claims("Hostname", name)));
+        assert!(matches!(asked, Decision::Refuse(_)), "{name}: {asked:?}");
+    }
+    for address in ["10.96.0.1", "10.5.0.10", "192.0.2.1", "127.0.0.1", "10.244.1.7"] {
+        let asked = decide(&request("system:node:w1", &["w1"], &[address]), Some(&claims("InternalIP", address)));
+        assert!(matches!(asked, Decision::Refuse(_)), "{address}: {asked:?}");
+    }
+}
