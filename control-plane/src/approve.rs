@@ -1,4 +1,7 @@
-//! Approval of kubelets' serving certificates (signer `kubernetes.io/kubelet-serving`), which upstream leaves to people.
+//! Approval of kubelets' serving certificates (signer `kubernetes.io/kubelet-serving`), which upstream leaves to people. What a node says of itself is not
+//! enough: it may name itself and its own addresses, and nothing that somebody else is called by.
+mod reserved;
+
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
@@ -10,6 +13,8 @@ use serde_json::json;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
+
+pub use reserved::Reserved;
 
 /// Kubernetes' name of the signer.
 pub const SIGNER: &str = "kubernetes.io/kubelet-serving";
@@ -41,19 +46,21 @@ struct Asked {
 ///
 /// # Errors
 /// When the API server does not answer.
-pub async fn approve_pending(client: &Client) -> Result<()> {
+pub async fn approve_pending(client: &Client, reserved: &Reserved) -> Result<()> {
     let requests: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let nodes: Api<Node> = Api::all(client.clone());
     let params = ListParams::default().fields(&format!("spec.signerName={SIGNER}")).limit(500);
-    for request in requests.list(&params).await.context("list certificate signing requests")? {
-        if decided(&request) {
-            continue;
-        }
+    let list = requests.list(&params).await.context("list certificate signing requests")?;
+    let pending: Vec<_> = list.into_iter().filter(|request| !decided(request)).collect();
+    if pending.is_empty() {
+        return Ok(());
+    }
+    // All of them: an address is only a node's own when no other node has it.
+    let nodes =
+        Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list Nodes")?.items;
+    for request in pending {
         let name = request.name_any();
         let user = request.spec.username.clone().unwrap_or_default();
-        let Some(node_name) = user.strip_prefix("system:node:") else { continue };
-        let node = nodes.get_opt(node_name).await.with_context(|| format!("get Node {node_name}"))?;
-        match decide(&request, node.as_ref()) {
+        match decide(&request, &nodes, reserved) {
             Decision::Approve => {
                 approve(&requests, &name).await.with_context(|| format!("approve {name} of {user}"))?;
                 tracing::info!(request = name, user, "approved the serving certificate");
@@ -84,15 +91,15 @@ async fn approve(requests: &Api<CertificateSigningRequest>, name: &str) -> Resul
     requests.patch_approval(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(|_| ())
 }
 
-/// Decides on one request, given the Node that its user claims to be.
+/// Decides on one request, given every Node of the cluster and the names that are nobody's.
 #[must_use]
-pub fn decide(request: &CertificateSigningRequest, node: Option<&Node>) -> Decision {
+pub fn decide(request: &CertificateSigningRequest, nodes: &[Node], reserved: &Reserved) -> Decision {
     let spec = &request.spec;
     let user = spec.username.as_deref().unwrap_or_default();
     let Some(node_name) = user.strip_prefix("system:node:").filter(|_| spec.signer_name == SIGNER) else {
         return Decision::Leave;
     };
-    let Some(node) = node else { return Decision::Leave };
+    let Some(node) = nodes.iter().find(|node| node.name_any() == node_name) else { return Decision::Leave };
     if decided(request) {
         return Decision::Leave;
     }
@@ -102,20 +109,14 @@ pub fn decide(request: &CertificateSigningRequest, node: Option<&Node>) -> Decis
     };
     let groups = spec.groups.as_deref().unwrap_or_default();
     let usages = spec.usages.as_deref().unwrap_or_default();
-    match fault(user, node_name, groups, usages, &asked, node) {
-        Some(reason) => Decision::Refuse(reason),
-        None => Decision::Approve,
-    }
+    let fault = subject_fault(user, groups, usages, &asked)
+        .or_else(|| name_fault(node_name, &asked, reserved))
+        .or_else(|| address_fault(node, nodes, &asked, reserved));
+    fault.map_or(Decision::Approve, Decision::Refuse)
 }
 
-fn fault(
-    user: &str,
-    node_name: &str,
-    groups: &[String],
-    usages: &[String],
-    asked: &Asked,
-    node: &Node,
-) -> Option<String> {
+/// What is wrong with who asks for what kind of certificate.
+fn subject_fault(user: &str, groups: &[String], usages: &[String], asked: &Asked) -> Option<String> {
     if !groups.iter().any(|group| group == "system:nodes") {
         return Some("the requester is not in the group system:nodes".into());
     }
@@ -129,19 +130,44 @@ fn fault(
     if asked.other_names || (asked.dns_names.is_empty() && asked.addresses.is_empty()) {
         return Some("it asks for names that are neither DNS names nor addresses, or for none".into());
     }
-    let addresses = node.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
-    let unknown_name = asked.dns_names.iter().find(|name| {
-        **name != node_name
-            && !addresses
-                .iter()
-                .any(|a| a.type_ != "InternalIP" && a.type_ != "ExternalIP" && a.address == **name)
-    });
-    if let Some(name) = unknown_name {
+    None
+}
+
+/// What is wrong with the DNS names: a node has one, its own, which the API server knows without asking the node.
+fn name_fault(node_name: &str, asked: &Asked, reserved: &Reserved) -> Option<String> {
+    if let Some(name) = asked.dns_names.iter().find(|name| *name != node_name) {
         return Some(format!("the DNS name {name} is not the Node's"));
     }
-    let unknown_address =
-        asked.addresses.iter().find(|ip| !addresses.iter().any(|a| a.address.parse() == Ok(**ip)));
-    unknown_address.map(|ip| format!("the address {ip} is not the Node's"))
+    if asked.dns_names.is_empty() { None } else { reserved.name(node_name) }
+}
+
+/// What is wrong with the addresses: each is in the Node's status, which the node writes itself, so it must also be nobody else's.
+fn address_fault(node: &Node, nodes: &[Node], asked: &Asked, reserved: &Reserved) -> Option<String> {
+    let own = addresses(node);
+    for ip in &asked.addresses {
+        if !own.contains(ip) {
+            return Some(format!("the address {ip} is not the Node's"));
+        }
+        if let Some(reason) = reserved.address(*ip, node) {
+            return Some(reason);
+        }
+        let others = nodes.iter().filter(|other| other.metadata.name != node.metadata.name);
+        for other in others {
+            if addresses(other).contains(ip) {
+                return Some(format!("the address {ip} is Node {}'s too", other.name_any()));
+            }
+        }
+    }
+    None
+}
+
+/// The addresses in a Node's status.
+fn addresses(node: &Node) -> Vec<IpAddr> {
+    let list = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    list.iter()
+        .filter(|address| matches!(&*address.type_, "InternalIP" | "ExternalIP"))
+        .filter_map(|address| address.address.parse().ok())
+        .collect()
 }
 
 fn read(pem: &[u8]) -> Result<Asked, String> {

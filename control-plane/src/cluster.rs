@@ -57,9 +57,11 @@ pub async fn run(layout: &Layout, input: &Input) {
 
 async fn session(layout: &Layout, input: &Input, health: &mut Health) -> Result<()> {
     let client = connect(layout, input).await?;
+    let kubelet_ca = kubelet_ca(layout)?;
+    let reserved = approve::Reserved::new(input);
     health.wait(input, &client).await;
     let mut observed = observe(&client).await?;
-    apply::apply(&client, &addons::objects(input, observed)?).await?;
+    apply::apply(&client, &addons::objects(input, observed, &kubelet_ca)?).await?;
     tracing::info!("add-ons are applied");
     let mut applied = Instant::now();
 
@@ -70,7 +72,9 @@ async fn session(layout: &Layout, input: &Input, health: &mut Health) -> Result<
     loop {
         tokio::select! {
             change = changes.next() => match change {
-                Some(Ok(watcher::Event::Apply(_) | watcher::Event::InitDone)) => approve::approve_pending(&client).await?,
+                Some(Ok(watcher::Event::Apply(_) | watcher::Event::InitDone)) => {
+                    approve::approve_pending(&client, &reserved).await?;
+                }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error).context("watch certificate signing requests"),
                 None => return Ok(()),
@@ -80,11 +84,11 @@ async fn session(layout: &Layout, input: &Input, health: &mut Health) -> Result<
                 if !health.look(input, &client).await {
                     continue;
                 }
-                approve::approve_pending(&client).await?;
+                approve::approve_pending(&client, &reserved).await?;
                 mark(&client, input).await?;
                 let now = observe(&client).await?;
                 if now != observed || applied.elapsed() > REAPPLY {
-                    apply::apply(&client, &addons::objects(input, now)?).await?;
+                    apply::apply(&client, &addons::objects(input, now, &kubelet_ca)?).await?;
                     (observed, applied) = (now, Instant::now());
                 }
             }
@@ -103,6 +107,12 @@ async fn connect(layout: &Layout, input: &Input) -> Result<Client> {
     config.cluster_url = input.local_url().parse().context("the URL of the local API server")?;
     config.connect_timeout = Some(Duration::from_secs(5));
     Client::try_from(config).context("make a client of the API server")
+}
+
+/// The certificate of the authority that signs for kubelets, for clients of theirs.
+fn kubelet_ca(layout: &Layout) -> Result<String> {
+    let path = layout.at(&layout::pki("kubelet-serving-ca.crt"));
+    std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
 async fn observe(client: &Client) -> Result<Observed> {

@@ -21,6 +21,10 @@ pub struct Input {
     pub address: IpAddr,
     /// Port that the API server listens on.
     pub port: u16,
+    /// The endpoint's host is this machine's name or one of its addresses.
+    pub endpoint_is_here: bool,
+    /// This machine's name or one of its addresses is among the further names of the API server.
+    pub named_in_sans: bool,
 }
 
 /// The keys that only control-plane machines have.
@@ -28,6 +32,8 @@ pub struct Input {
 pub struct Secrets {
     pub etcd_ca: CertificateAuthority,
     pub front_proxy_ca: CertificateAuthority,
+    /// Signs the serving certificates of kubelets; a machine whose config has none makes one and keeps it.
+    pub kubelet_serving_ca: Option<CertificateAuthority>,
     pub service_account: KeyPair,
 }
 
@@ -52,6 +58,7 @@ impl Input {
         let secrets = Secrets {
             etcd_ca: cluster.etcd_ca.clone().with_context(|| missing("etcdCA"))?,
             front_proxy_ca: cluster.front_proxy_ca.clone().with_context(|| missing("frontProxyCA"))?,
+            kubelet_serving_ca: cluster.kubelet_serving_ca.clone(),
             service_account: cluster.service_account.clone().with_context(|| missing("serviceAccount"))?,
         };
         if network.hostname.is_empty() {
@@ -60,11 +67,20 @@ impl Input {
         let address = node_address(&config.node_agent.node_ip_subnets, network)
             .context("the node has no address of NodeAgent.nodeIPSubnets yet")?;
         let node_name = network.hostname.to_ascii_lowercase();
-        let port = match endpoint_host_port(&cluster.control_plane_endpoint) {
-            Some((host, port)) if is_this_node(host, &node_name, network) => port,
-            _ => API_SERVER_PORT,
-        };
-        Ok(Self { cluster, secrets, manifests: config.manifests.clone(), node_name, address, port })
+        let here = endpoint_host_port(&cluster.control_plane_endpoint)
+            .filter(|(host, _)| is_this_node(host, &node_name, network));
+        let port = here.map_or(API_SERVER_PORT, |(_, port)| port);
+        let sans = &cluster.api_server_cert_sans;
+        Ok(Self {
+            endpoint_is_here: here.is_some(),
+            named_in_sans: sans.iter().any(|name| is_this_node(name, &node_name, network)),
+            cluster,
+            secrets,
+            manifests: config.manifests.clone(),
+            node_name,
+            address,
+            port,
+        })
     }
 
     /// The first address of the first Service range: the API server's own Service.

@@ -26,6 +26,7 @@ pub fn reconcile(
 ) -> Result<Vec<String>> {
     let mut writer = Writer { layout, changed: Vec::new() };
     authorities(&mut writer, input)?;
+    kubelet_authority(&mut writer, input, now)?;
     for wanted in certificates::wanted(input) {
         certificate(&mut writer, input, &wanted, now)?;
     }
@@ -94,6 +95,33 @@ fn authorities(writer: &mut Writer<'_>, input: &Input) -> Result<()> {
     }
     writer.write(layout::pki("sa.key"), secrets.service_account.private.as_bytes(), 0o600)?;
     writer.write(layout::pki("sa.pub"), secrets.service_account.public.as_bytes(), 0o644)
+}
+
+/// The authority of kubelets' serving certificates: the config's, or one that this machine makes once and keeps. The bundle beside it is what the API server
+/// takes kubelets by: certificates of before there was this authority are the cluster CA's and hold until they are renewed.
+fn kubelet_authority(writer: &mut Writer<'_>, input: &Input, now: SystemTime) -> Result<()> {
+    let name = "kubelet-serving-ca";
+    let (crt, key) = (layout::pki(&format!("{name}.crt")), layout::pki(&format!("{name}.key")));
+    let kept = || {
+        let (certificate, key) = (writer.read(&crt)?, writer.read(&key)?);
+        let whole = machine::pki::is_key_of(&key, &certificate);
+        whole.then_some(machine::config::CertificateAuthority { certificate, key: Some(key) })
+    };
+    let ca = match input.secrets.kubelet_serving_ca.clone().or_else(kept) {
+        Some(ca) => ca,
+        None => {
+            machine::pki::new_ca(name, now).context("make the authority of kubelets' serving certificates")?
+        }
+    };
+    let secret = ca.key.as_deref().with_context(|| {
+        format!(
+            "the CA {name} has no key in the machine config; take it from the file of `pintle gen config`"
+        )
+    })?;
+    writer.write(key, secret.as_bytes(), 0o600)?;
+    writer.write(crt, ca.certificate.as_bytes(), 0o644)?;
+    let bundle = format!("{}\n{}\n", ca.certificate.trim_end(), input.cluster.ca.certificate.trim_end());
+    writer.write(layout::pki("kubelet-ca-bundle.crt"), bundle.as_bytes(), 0o644)
 }
 
 /// The certificate is written last: a pass that is cut off between the two finds a key that does not fit and issues again.
@@ -203,6 +231,24 @@ mod tests {
         }
         assert!(!written.iter().any(|w| w.ends_with("kube-apiserver.yaml")), "it reloads its files itself");
         assert_eq!(reconcile(&layout, &input, later, true).unwrap(), Vec::<String>::new());
+        fs::remove_dir_all(layout.at("/")).unwrap();
+    }
+
+    #[test]
+    fn the_authority_of_kubelets_is_made_once_unless_the_config_has_it() {
+        let (layout, mut input, now) = (folder("kubelets"), input(), SystemTime::now());
+        reconcile(&layout, &input, now, true).unwrap();
+        let read = |name: &str| fs::read_to_string(layout.at(&layout::pki(name))).unwrap();
+        let made = read("kubelet-serving-ca.crt");
+        assert_ne!(made, input.cluster.ca.certificate);
+        assert!(read("kubelet-ca-bundle.crt").contains(made.trim_end()));
+        assert!(read("kubelet-ca-bundle.crt").contains(input.cluster.ca.certificate.trim_end()));
+        reconcile(&layout, &input, now + Duration::from_secs(86_400), true).unwrap();
+        assert_eq!(read("kubelet-serving-ca.crt"), made, "kept");
+        let given = machine::pki::new_ca("kubelet-serving-ca", now).unwrap();
+        input.secrets.kubelet_serving_ca = Some(given.clone());
+        reconcile(&layout, &input, now, true).unwrap();
+        assert_eq!(read("kubelet-serving-ca.crt"), given.certificate);
         fs::remove_dir_all(layout.at("/")).unwrap();
     }
 

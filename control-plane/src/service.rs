@@ -10,7 +10,7 @@ use crate::input::Input;
 use crate::layout::Layout;
 use crate::reconcile::reconcile;
 use crate::watch::Watch;
-use crate::{cluster, machine_socket};
+use crate::{cluster, guard, machine_socket};
 
 /// How long the service waits for its input before it ends, so that its failure shows and init starts it again.
 const INPUT_DEADLINE: Duration = Duration::from_secs(300);
@@ -25,6 +25,12 @@ pub async fn run() -> Result<()> {
     let layout = Layout::new("/");
     let watch = Watch::new(paths::RUN)?;
     let mut input = first_input(&watch).await?;
+    loop {
+        tokio::select! {
+            passed = guard::pass(&layout, &input) => break passed?,
+            next = next_input(&watch, &input) => input = next?,
+        }
+    }
     let mut announced = false;
     loop {
         let answered = layout.at(paths::API_SERVER_ANSWERED).exists();

@@ -7,7 +7,7 @@ use crate::input::Input;
 /// The group that the bootstrap token authenticates as.
 const BOOTSTRAPPERS: &str = "system:bootstrappers:pintle:default-node-token";
 
-pub fn objects(input: &Input) -> Vec<Value> {
+pub fn objects(input: &Input, kubelet_ca: &str) -> Vec<Value> {
     let cluster = &input.cluster;
     let (id, secret) = cluster.bootstrap_token.split_once('.').unwrap_or((&cluster.bootstrap_token, ""));
     let approval = |what: &str| format!("system:certificates.k8s.io:certificatesigningrequests:{what}");
@@ -38,6 +38,13 @@ pub fn objects(input: &Input) -> Vec<Value> {
         }),
         binding("pintle:node-routes", "pintle:node-routes", &group("system:nodes")),
         binding("pintle:apiserver-kubelet-client", "system:kubelet-api-admin", &user(KUBELET_CLIENT)),
+        // What scrapes kubelets verifies them by it; the cluster's CA does not sign for kubelets.
+        json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "kubelet-serving-ca", "namespace": "kube-system"},
+            "data": {"ca.crt": kubelet_ca},
+        }),
         // Anyone may read it, as kubeadm has it: clients that hold a bootstrap token verify the CA by the token's signature.
         json!({
             "apiVersion": "v1",

@@ -19,12 +19,13 @@ pub struct Observed {
     pub several_nodes: bool,
 }
 
-/// Every object, in the order of application: namespaces and definitions first.
+/// Every object, in the order of application: namespaces and definitions first. `kubelet_ca` is the certificate of the authority that signs the serving
+/// certificates of kubelets.
 ///
 /// # Errors
 /// When a Manifest document is no YAML of objects.
-pub fn objects(input: &Input, observed: Observed) -> Result<Vec<Value>> {
-    let mut objects = bootstrap::objects(input);
+pub fn objects(input: &Input, observed: Observed, kubelet_ca: &str) -> Result<Vec<Value>> {
+    let mut objects = bootstrap::objects(input, kubelet_ca);
     if !input.cluster.proxy.disabled {
         objects.extend(proxy::objects(input)?);
     }

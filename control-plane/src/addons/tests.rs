@@ -8,7 +8,7 @@ fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
 }
 
 fn all(input: &Input) -> Vec<Value> {
-    objects(input, Observed { several_nodes: false }).unwrap()
+    objects(input, Observed { several_nodes: false }, "PEM").unwrap()
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn dns_answers_at_the_tenth_service_address_twice_where_there_are_nodes_for_it()
     let replicas =
         |objects: &[Value]| find(objects, "Deployment", "coredns").unwrap()["spec"]["replicas"].clone();
     assert_eq!(replicas(&objects), 1);
-    assert_eq!(replicas(&super::objects(&input, Observed { several_nodes: true }).unwrap()), 2);
+    assert_eq!(replicas(&super::objects(&input, Observed { several_nodes: true }, "PEM").unwrap()), 2);
     let corefile = find(&objects, "ConfigMap", "coredns").unwrap()["data"]["Corefile"].as_str().unwrap();
     assert!(corefile.contains("kubernetes cluster.local in-addr.arpa ip6.arpa {"));
 }
@@ -70,7 +70,7 @@ fn manifests_of_the_config_are_applied_in_an_order_that_works() {
     for bad in ["kind: [", "apiVersion: v1\nkind: Pod\n"] {
         input.manifests[0].content = bad.into();
         assert!(
-            super::objects(&input, Observed { several_nodes: false })
+            super::objects(&input, Observed { several_nodes: false }, "PEM")
                 .unwrap_err()
                 .to_string()
                 .contains("mine")

@@ -21,7 +21,7 @@ pub fn pod(input: &Input) -> (&'static str, Value) {
         .set("tls-private-key-file", pki("apiserver.key"))
         .set("kubelet-client-certificate", pki("apiserver-kubelet-client.crt"))
         .set("kubelet-client-key", pki("apiserver-kubelet-client.key"))
-        .set("kubelet-certificate-authority", pki("ca.crt"))
+        .set("kubelet-certificate-authority", pki("kubelet-ca-bundle.crt"))
         .set("kubelet-preferred-address-types", "InternalIP,ExternalIP,Hostname")
         .set("etcd-servers", etcd::client_url(input))
         .set("etcd-cafile", pki("etcd/ca.crt"))

@@ -23,14 +23,23 @@ pub fn pod(input: &Input, members: &InitialCluster, stamp: &str) -> (&'static st
         .set("requestheader-client-ca-file", pki("front-proxy-ca.crt"))
         .set("root-ca-file", pki("ca.crt"))
         .set("service-account-private-key-file", pki("sa.key"))
-        .set("cluster-signing-cert-file", pki("ca.crt"))
-        .set("cluster-signing-key-file", pki("ca.key"))
         .set("use-service-account-credentials", "true")
         .set("controllers", "*,bootstrapsigner,tokencleaner")
         .set("allocate-node-cidrs", "true")
         .set("cluster-cidr", list(&cluster.pod_cidrs))
         .set("service-cluster-ip-range", list(&cluster.service_cidrs))
         .set("cluster-name", &*cluster.name);
+    // A certificate that a kubelet serves with is worth nothing to the clients of the API server, whatever names are in it.
+    for (signer, ca) in [
+        ("kubelet-serving", "kubelet-serving-ca"),
+        ("kubelet-client", "ca"),
+        ("kube-apiserver-client", "ca"),
+        ("legacy-unknown", "ca"),
+    ] {
+        flags
+            .set(&format!("cluster-signing-{signer}-cert-file"), pki(&format!("{ca}.crt")))
+            .set(&format!("cluster-signing-{signer}-key-file"), pki(&format!("{ca}.key")));
+    }
     Pod {
         name: "kube-controller-manager",
         component: &cluster.controller_manager,

@@ -107,3 +107,18 @@ fn nothing_but_etcd_writes_to_the_host() {
         }
     }
 }
+
+/// A certificate that is valid for the API server's clients can only come from the cluster's CA, and kubelets' do not.
+#[test]
+fn kubelets_serve_with_certificates_of_an_authority_of_their_own() {
+    let pods = rendered(&input());
+    let (api, manager) = (command(&pods[1].1), command(&pods[2].1));
+    assert!(api.contains(&"--kubelet-certificate-authority=/etc/kubernetes/pki/kubelet-ca-bundle.crt"));
+    let signs = "--cluster-signing-kubelet-serving-cert-file=/etc/kubernetes/pki/kubelet-serving-ca.crt";
+    assert!(manager.contains(&signs));
+    assert!(manager.contains(&"--cluster-signing-kubelet-client-cert-file=/etc/kubernetes/pki/ca.crt"));
+    assert!(
+        !manager.iter().any(|flag| flag.starts_with("--cluster-signing-cert-file")),
+        "it excludes the others"
+    );
+}

@@ -116,6 +116,7 @@ fn control_plane_cluster(options: &Options, endpoint: &str, secrets: &Secrets) -
         ca: secrets.cluster_ca.clone(),
         etcd_ca: Some(secrets.etcd_ca.clone()),
         front_proxy_ca: Some(secrets.front_proxy_ca.clone()),
+        kubelet_serving_ca: secrets.kubelet_serving_ca.clone(),
         service_account: Some(secrets.service_account.clone()),
         api_server_cert_sans: options.sans.clone(),
         ..worker_cluster(options, endpoint, secrets)
@@ -165,7 +166,11 @@ mod tests {
         assert_eq!(cluster.control_plane_endpoint, "https://10.5.0.10:6443");
         assert!(cluster.ca.key.is_none() && cluster.etcd_ca.is_none() && cluster.front_proxy_ca.is_none());
         assert!(cluster.service_account.is_none());
-        for secret in [&secrets.machine_ca, &secrets.cluster_ca, &secrets.etcd_ca, &secrets.front_proxy_ca] {
+        assert!(cluster.kubelet_serving_ca.is_none());
+        let kubelets = secrets.kubelet_serving_ca.as_ref().unwrap();
+        for secret in
+            [&secrets.machine_ca, &secrets.cluster_ca, &secrets.etcd_ca, &secrets.front_proxy_ca, kubelets]
+        {
             let line = secret.key.as_ref().unwrap().lines().nth(1).unwrap();
             assert!(!files.worker.contains(line));
             assert!(files.control_plane.contains(line));

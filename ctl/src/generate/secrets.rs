@@ -26,6 +26,9 @@ pub struct Secrets {
     pub etcd_ca: CertificateAuthority,
     #[serde(rename = "frontProxyCA")]
     pub front_proxy_ca: CertificateAuthority,
+    /// Files of before there was this authority have none; the control-plane machine then makes one.
+    #[serde(default, rename = "kubeletServingCA", skip_serializing_if = "Option::is_none")]
+    pub kubelet_serving_ca: Option<CertificateAuthority>,
     pub service_account: KeyPair,
     pub bootstrap_token: String,
 }
@@ -64,6 +67,7 @@ impl Secrets {
             cluster_ca: pki::new_ca("kubernetes", now)?,
             etcd_ca: pki::new_ca("etcd-ca", now)?,
             front_proxy_ca: pki::new_ca("front-proxy-ca", now)?,
+            kubelet_serving_ca: Some(pki::new_ca("kubelet-serving-ca", now)?),
             service_account: pki::new_key_pair()?,
             bootstrap_token: pki::bootstrap_token()?,
         })

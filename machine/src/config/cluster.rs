@@ -36,6 +36,9 @@ pub struct Cluster {
     /// The CA of the API server's aggregation layer; control-plane machines only.
     #[serde(default, rename = "frontProxyCA", skip_serializing_if = "Option::is_none")]
     pub front_proxy_ca: Option<CertificateAuthority>,
+    /// The CA that signs the serving certificates of kubelets; control-plane machines only. A machine without it makes one and keeps it.
+    #[serde(default, rename = "kubeletServingCA", skip_serializing_if = "Option::is_none")]
+    pub kubelet_serving_ca: Option<CertificateAuthority>,
     /// The key pair that signs service account tokens; control-plane machines only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<KeyPair>,

@@ -41,7 +41,11 @@ pub fn cluster(cluster: &Cluster, issues: &mut Vec<Issue>) {
         }
     }
     authority("ca", &cluster.ca, false, issues);
-    for (field, ca) in [("etcdCA", &cluster.etcd_ca), ("frontProxyCA", &cluster.front_proxy_ca)] {
+    for (field, ca) in [
+        ("etcdCA", &cluster.etcd_ca),
+        ("frontProxyCA", &cluster.front_proxy_ca),
+        ("kubeletServingCA", &cluster.kubelet_serving_ca),
+    ] {
         if let Some(ca) = ca {
             authority(field, ca, true, issues);
         }
