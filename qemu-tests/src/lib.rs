@@ -15,6 +15,7 @@ pub mod process;
 pub mod progress;
 pub mod qmp;
 pub mod random;
+pub mod secret_file;
 pub mod spec;
 pub mod stock_kubelet;
 pub mod transports;

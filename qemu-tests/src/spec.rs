@@ -80,7 +80,8 @@ impl Spec {
             std::fs::File::create(write_log(folder)).context("create the log of the state disk")?;
         }
         if let Some(config) = &self.config {
-            std::fs::write(folder.join("config.yaml"), config).context("write the machine config")?;
+            crate::secret_file::write(&folder.join("config.yaml"), config)
+                .context("write the machine config")?;
         }
         Ok(self.arguments(folder))
     }

@@ -94,9 +94,7 @@ impl Cluster {
             })
             .collect();
         ensure!(text.contains(&server), "the kubeconfig names no server");
-        let path = self.kubeconfig();
-        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        Ok(std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?)
+        crate::secret_file::write(&self.kubeconfig(), &text)
     }
 }
 

@@ -86,7 +86,7 @@ impl Transport {
         let server = FileServer::start(&served)?;
         let append = match self.config {
             ConfigFrom::Url => {
-                std::fs::write(served.join("config.yaml"), &config)?;
+                crate::secret_file::write(&served.join("config.yaml"), &config)?;
                 format!("pintle.config={}", server.url("config.yaml"))
             }
             ConfigFrom::Volume => String::new(),
@@ -156,7 +156,7 @@ fn build(tools: &Tools, format: &str, append: &str, out: &Path) -> Result<()> {
 /// QEMU's arguments for a CD with the config on it.
 fn config_volume(folder: &Path, config: &str) -> Result<Vec<String>> {
     let (file, volume) = (folder.join("config.yaml"), folder.join("config.iso"));
-    std::fs::write(&file, config)?;
+    crate::secret_file::write(&file, config)?;
     let mut command = Command::new("xorriso");
     command.args(["-as", "mkisofs", "-quiet", "-V", "PINTLE-CONFIG", "-R", "-o"]).arg(&volume).arg(&file);
     command_output(&mut command).context("make the config volume")?;

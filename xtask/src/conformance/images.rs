@@ -78,6 +78,8 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/
                       user-defined-in-image:x:1000:1000::/home:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nuser-defined-in-image:x:1000:\n\
                      group-defined-in-image:x:50000:user-defined-in-image\nnogroup:x:65534:\n";
+/// Specs of image volumes look for it, as every image that upstream builds on Debian or Alpine has it.
+const OS_RELEASE: &str = "ID=debian\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
 const NGINX_CONFIG: &str = "error_log /dev/stderr notice;\npid /tmp/nginx.pid;\nevents {}\nhttp {\n  \
                             default_type text/plain;\n  types { text/html html; }\n  access_log /dev/stdout;\n  server {\n    \
@@ -246,7 +248,9 @@ pub(super) fn busybox(packages: &Packages) -> Result<Layer> {
         }
     }
     layer = layer.program("bin/bash", &packages.find("bin/bash-static")?)?.link("bin/sh", "bash");
-    for (name, text) in [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH)] {
+    for (name, text) in
+        [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH), ("os-release", OS_RELEASE)]
+    {
         layer = layer.file(&format!("etc/{name}"), text, 0o644);
     }
     let root = layer.folder("root", 0o700).folder("home", 0o755);

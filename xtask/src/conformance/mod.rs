@@ -6,6 +6,7 @@ mod programs;
 mod stock_kubelet;
 
 use std::collections::BTreeSet;
+use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ use qemu_tests::e2e::{self, Outcome, State, Suite};
 use qemu_tests::{Cluster, Progress, Vm};
 use regex::Regex;
 
-use crate::artifacts::{self, Flavour};
+use crate::artifacts::Flavour;
 use crate::oci::registry::Registry;
-use crate::{go, host};
+use crate::{go, host, up};
 pub use handful::{Handful, counts};
 use programs::{Programs, Set};
 pub use stock_kubelet::StockKubelet;
@@ -66,7 +67,10 @@ pub struct Arguments {
 /// When something does not build, the cluster does not come up, or a spec fails.
 pub fn conformance(arguments: &Arguments) -> Result<()> {
     let progress = Progress::start();
-    progress.step("checking the host", host::prepare)?;
+    progress.step("checking the host", || {
+        host::prepare()?;
+        localhost(|name| (name, 0).to_socket_addrs().map(Iterator::collect))
+    })?;
     let programs = progress.step("building Kubernetes' tests", || Programs::build(Set::Tests))?;
     let names = chosen(arguments, &e2e::names(&programs.program("e2e.test"))?)?;
     if arguments.list {
@@ -82,6 +86,18 @@ pub fn conformance(arguments: &Arguments) -> Result<()> {
         cluster.power_cut()?;
     }
     report(&result?, &cluster.folder)
+}
+
+/// Specs reach kubectl's proxy and port-forwards by the name `localhost`; without it they fail one by one and do not say why.
+fn localhost(resolve: impl Fn(&'static str) -> std::io::Result<Vec<std::net::SocketAddr>>) -> Result<()> {
+    let remedy = "add the line `127.0.0.1 localhost` to /etc/hosts";
+    let found =
+        resolve("localhost").with_context(|| format!("the name localhost does not resolve; {remedy}"))?;
+    ensure!(
+        found.iter().any(|address| address.ip() == std::net::Ipv4Addr::LOCALHOST),
+        "the name localhost is not 127.0.0.1 but {found:?}; {remedy}"
+    );
+    Ok(())
 }
 
 /// Builds the specs, for a run that will come to them later.
@@ -157,16 +173,8 @@ fn bring_up(
 ) -> Result<(Cluster, Registry)> {
     let images = progress.step("building the test images", || images::registry_folder(programs))?;
     let server = progress.step("building the registry", || go::build(&go::REGISTRY))?;
-    let pintle = progress.step("building pintle", || artifacts::host_program("pintle"))?;
-    let kubernetes = progress.step("building Kubernetes", artifacts::kubernetes)?;
-    let image = match &arguments.image {
-        Some(folder) => folder.clone(),
-        None => {
-            let binaries = progress
-                .step("building the OS's executables", || artifacts::rust(arguments.flavour.debug))?;
-            progress.step("building the image", || artifacts::image(&binaries, Some(&kubernetes), "none"))?
-        }
-    };
+    let (image, pintle, kubernetes) =
+        up::build_all(arguments.image.as_deref(), arguments.flavour.debug, progress)?;
     std::fs::create_dir_all(folder)?;
     let home = folder.join("cluster");
     let kubectl = folder.join("kubectl");
@@ -262,5 +270,13 @@ mod tests {
     #[test]
     fn a_failed_spec_has_a_file() {
         assert_eq!(file_name("[sig-node] Pods: (a/b) [Conformance]"), "sig-node-Pods-a-b-Conformance.log");
+    }
+
+    #[test]
+    fn a_machine_without_localhost_is_told_so_before_anything_is_built() {
+        let none = localhost(|_| Err(std::io::Error::other("no such host"))).unwrap_err();
+        assert!(format!("{none:#}").contains("/etc/hosts"));
+        assert!(localhost(|_| Ok(vec!["192.0.2.1:0".parse().unwrap()])).is_err());
+        assert!(localhost(|_| Ok(vec!["[::1]:0".parse().unwrap(), "127.0.0.1:0".parse().unwrap()])).is_ok());
     }
 }
