@@ -91,6 +91,20 @@ impl Bench {
         }
     }
 
+    /// Ends the machines and moves console logs and disks to a folder beside this one, which the next run of the case leaves alone. Returns it.
+    ///
+    /// # Errors
+    /// When the folder cannot be moved.
+    pub fn set_aside(&self) -> Result<PathBuf> {
+        self.keep();
+        let aside = self.folder.with_extension("first");
+        if aside.exists() {
+            std::fs::remove_dir_all(&aside).with_context(|| format!("empty {}", aside.display()))?;
+        }
+        std::fs::rename(&self.folder, &aside).with_context(|| format!("keep {}", self.folder.display()))?;
+        Ok(aside)
+    }
+
     /// Removes everything.
     ///
     /// # Errors

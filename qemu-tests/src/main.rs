@@ -57,7 +57,7 @@ fn run() -> Result<usize> {
         "replay" => return replay(&options).map(|()| 0),
         _ => bail!(USAGE),
     };
-    println!("{ring}: {} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped);
+    println!("{}", report.close(&ring));
     Ok(report.failed)
 }
 
@@ -111,7 +111,9 @@ fn machines(options: &Options) -> Result<Report> {
         let mut tried = attempt(|| (case.run)(&bench));
         if tried.0.is_err() && bench.emulator_failed() {
             println!("AGAIN    {}: QEMU before 8.1 let the kernel run into a stale breakpoint", case.name);
-            bench.keep();
+            report.repeated += 1;
+            let first = bench.set_aside()?;
+            println!("  its first console and disks: {}", first.display());
             bench = Bench::new(&image, &folder, tools.clone())?;
             tried = attempt(|| (case.run)(&bench));
         }

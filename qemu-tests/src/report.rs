@@ -12,6 +12,10 @@ pub struct Report {
     pub passed: usize,
     pub failed: usize,
     pub skipped: usize,
+    /// Cases that were run again because of a fault that is the emulator's.
+    pub repeated: usize,
+    /// Names of what failed.
+    failures: Vec<String>,
 }
 
 /// A result and the seconds it took.
@@ -25,6 +29,13 @@ pub fn attempt(case: impl FnOnce() -> Result<Outcome>) -> Attempt {
 }
 
 impl Report {
+    /// The ring's closing line, and before it the names of what failed.
+    pub fn close(&self, ring: &str) -> String {
+        let Self { passed, failed, skipped, repeated, failures } = self;
+        let names: String = failures.iter().map(|name| format!("FAILED   {name}\n")).collect();
+        format!("{names}{ring}: {passed} passed, {failed} failed, {skipped} skipped, {repeated} repeated")
+    }
+
     /// Prints and counts one result; true unless it failed.
     pub fn add(&mut self, name: &str, (result, seconds): Attempt) -> bool {
         match result {
@@ -38,10 +49,27 @@ impl Report {
             }
             Err(fault) => {
                 self.failed += 1;
+                self.failures.push(name.to_owned());
                 println!("FAILED   {name} ({seconds} s): {fault:#}");
                 return false;
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_ends_with_the_names_of_what_failed() {
+        let mut report = Report { repeated: 1, ..Report::default() };
+        assert!(report.add("good", (Ok(Outcome::Passed), 1)));
+        assert!(!report.add("bad", (Err(anyhow!("reason")), 1)));
+        assert_eq!(
+            report.close("machine"),
+            "FAILED   bad\nmachine: 1 passed, 1 failed, 0 skipped, 1 repeated"
+        );
     }
 }

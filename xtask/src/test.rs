@@ -42,7 +42,7 @@ const STOCK_KUBELET: &str = "stock-kubelet";
 pub enum Ring {
     /// Pure functions; also formatting, lints and import directions.
     Unit,
-    /// Every fuzz target for a minute, as many at once as there are processors.
+    /// Every fuzz target for ten seconds, as many at once as there are processors.
     Fuzz,
     /// As root on the host, in namespaces.
     Host,
@@ -73,6 +73,8 @@ struct Counts {
     passed: usize,
     failed: usize,
     skipped: usize,
+    /// Cases of the QEMU rings that ran a second time, for a fault of the emulator.
+    repeated: usize,
 }
 
 impl Counts {
@@ -80,6 +82,7 @@ impl Counts {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.repeated += other.repeated;
     }
 }
 
@@ -104,8 +107,8 @@ pub fn test(arguments: &Arguments) -> Result<()> {
         counts.add(cargo_test(compiler, arguments.only.as_deref(), false, &[])?);
     }
     if wanted(Ring::Fuzz) {
-        let (passed, failed) = fuzz::ring(arguments.only.as_deref())?;
-        counts.add(Counts { passed, failed, skipped: 0 });
+        let (passed, failed) = fuzz::ring(arguments.only.as_deref(), fuzz::RING_SECONDS)?;
+        counts.add(Counts { passed, failed, ..Counts::default() });
     }
     if wanted(Ring::Host) {
         if nix::unistd::geteuid().is_root() {
@@ -126,11 +129,12 @@ pub fn test(arguments: &Arguments) -> Result<()> {
         }
         Some(Ring::Reproducible) => {
             let (same, different) = heavy::reproducible()?;
-            counts.add(Counts { passed: same, failed: different.len(), skipped: 0 });
+            counts.add(Counts { passed: same, failed: different.len(), ..Counts::default() });
         }
         _ => {}
     }
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    let Counts { passed, failed, skipped, repeated } = counts;
+    println!("{passed} passed, {failed} failed, {skipped} skipped, {repeated} repeated");
     if counts.failed > 0 {
         bail!("{} tests failed", counts.failed);
     }
@@ -228,10 +232,11 @@ fn cargo_test(
     }
     if !done.status.success() {
         println!("{text}");
+        failures(&text).for_each(|name| println!("FAILED   {name}"));
         // A program that does not compile or crashes prints no result.
         counts.failed = counts.failed.max(1);
     }
-    let Counts { passed, failed, skipped } = counts;
+    let Counts { passed, failed, skipped, .. } = counts;
     println!("{name}: {passed} passed, {failed} failed, {skipped} skipped ({} s)", start.elapsed().as_secs());
     Ok(counts)
 }
@@ -257,6 +262,11 @@ fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The names of tests that libtest says failed.
+fn failures(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"))
+}
+
 /// A line of libtest, `test result: ok. 3 passed; 0 failed; 1 ignored; …`, or of a test program of our own, `3 passed, 0 failed`.
 fn result_line(line: &str) -> Option<Counts> {
     match line.strip_prefix("test result: ") {
@@ -273,6 +283,7 @@ fn counts_of(text: &str) -> Option<Counts> {
         match what {
             "passed" => counts.passed = number.parse().ok()?,
             "failed" => counts.failed = number.parse().ok()?,
+            "repeated" => counts.repeated = number.parse().ok()?,
             "ignored" | "skipped" => counts.skipped = number.parse().ok()?,
             _ => {}
         }
@@ -294,12 +305,12 @@ mod tests {
     #[test]
     fn counts_are_read_from_both_kinds_of_line() {
         let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 9 filtered out; finished in 0.01s";
-        assert_eq!(result_line(line), Some(Counts { passed: 3, failed: 1, skipped: 2 }));
+        assert_eq!(result_line(line), Some(Counts { passed: 3, failed: 1, skipped: 2, repeated: 0 }));
         assert_eq!(
-            counts_of("4 passed, 0 failed, 1 skipped"),
-            Some(Counts { passed: 4, failed: 0, skipped: 1 })
+            counts_of("4 passed, 0 failed, 1 skipped, 2 repeated"),
+            Some(Counts { passed: 4, failed: 0, skipped: 1, repeated: 2 })
         );
-        assert_eq!(result_line("11 passed, 0 failed"), Some(Counts { passed: 11, failed: 0, skipped: 0 }));
+        assert_eq!(result_line("11 passed, 0 failed"), Some(Counts { passed: 11, ..Counts::default() }));
         assert_eq!(result_line("running 3 tests"), None);
     }
 }

@@ -10,14 +10,17 @@ use crate::host;
 mod merge;
 mod run;
 
-pub use run::ring;
+pub use run::{RING_SECONDS, ring};
 
 /// Arguments of `fuzz`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// A target, as `--list` names it.
-    #[arg(required_unless_present = "list")]
+    #[arg(required_unless_present_any = ["list", "all"])]
     target: Option<String>,
+    /// Every target, as many at once as there are processors, without adding to the repository's corpus.
+    #[arg(long, conflicts_with_all = ["target", "list", "minimize", "input"])]
+    all: bool,
     /// Names all targets.
     #[arg(long)]
     list: bool,
@@ -37,6 +40,12 @@ pub struct Arguments {
 /// # Errors
 /// When the target's property does not hold, or something does not build.
 pub fn fuzz(arguments: &Arguments) -> Result<()> {
+    if arguments.all {
+        host::prepare()?;
+        let (_, failed) = ring(None, arguments.minutes * 60)?;
+        ensure!(failed == 0, "{failed} targets failed");
+        return Ok(());
+    }
     let Some(name) = arguments.target.as_deref().filter(|_| !arguments.list) else {
         targets()?.iter().for_each(|name| println!("{name}"));
         return Ok(());

@@ -151,7 +151,7 @@ fn specs(handful: &Handful, cluster: &Path, programs: Programs) -> Counts {
     let counts = match handful.run(cluster, programs) {
         Ok(outcomes) => {
             let [passed, failed, skipped] = conformance::counts(&outcomes);
-            Counts { passed, failed, skipped }
+            Counts { passed, failed, skipped, repeated: 0 }
         }
         Err(fault) => failed("Kubernetes' specs", &fault),
     };

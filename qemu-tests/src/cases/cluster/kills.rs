@@ -158,25 +158,48 @@ impl Watch {
         Ok(Self { child, output })
     }
 
-    /// Each pod's end was told once: one exit code, one time.
+    /// Each pod's end was told once: one exit code, one time. A watch that tells nothing is a fault too.
     fn ends_once(&self, endings: &[Ending]) -> Result<()> {
-        let text = std::fs::read_to_string(&self.output)?;
         for Ending { name, .. } in endings {
-            let ends: BTreeSet<&str> = text
-                .lines()
-                .filter_map(|line| line.split_once(' '))
-                .filter(|(pod, state)| pod == name && state.contains("exitCode"))
-                .map(|(_, state)| state)
-                .collect();
-            ensure!(ends.len() <= 1, "{name} ended more than once: {ends:?}");
+            let ends = until(&format!("the watch to tell that {name} has ended"), within(30), || {
+                let ends = ends_of(name, &std::fs::read_to_string(&self.output)?);
+                Ok(if ends.is_empty() {
+                    Look::Waiting("it has told nothing".into())
+                } else {
+                    Look::Done(ends)
+                })
+            })?;
+            ensure!(ends.len() == 1, "{name} ended more than once: {ends:?}");
         }
         Ok(())
     }
+}
+
+/// The different ends of a pod in a watch's lines of name and state.
+fn ends_of(pod: &str, text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(name, state)| *name == pod && state.contains("exitCode"))
+        .map(|(_, state)| state.to_owned())
+        .collect()
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_end_told_again_is_one_and_another_is_not() {
+        let text = "a \na {\"exitCode\":3,\"finishedAt\":\"1\"}\nab {\"exitCode\":9}\na {\"exitCode\":3,\"finishedAt\":\"1\"}\n";
+        assert_eq!(ends_of("a", text).len(), 1);
+        assert_eq!(ends_of("a", &format!("{text}a {{\"exitCode\":137}}\n")).len(), 2);
+        assert!(ends_of("b", text).is_empty());
     }
 }

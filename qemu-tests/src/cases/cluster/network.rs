@@ -34,11 +34,11 @@ pub fn reach(stage: &mut Stage) -> Result<Outcome> {
                 format!("udp://{to}.{NAMESPACE}:80/hello"),
             ] {
                 // A Service's rules and names come a moment after its pods are ready.
-                until(&format!("{url} from {from}"), within(30), || {
-                    let answer = stage.exec(NAMESPACE, from, &["fetch", &url])?;
-                    ensure!(answer.starts_with(to.as_str()), "answered by {answer:?}, not {to}");
-                    Ok(Look::Done(()))
+                let answer = until(&format!("{url} from {from}"), within(30), || {
+                    stage.exec(NAMESPACE, from, &["fetch", &url]).map(Look::Done)
                 })?;
+                // Not looked at again: that another pod answers even once is a fault.
+                ensure!(answer.starts_with(to.as_str()), "{url} from {from} is answered by {answer:?}");
             }
             let resolved = stage.exec(NAMESPACE, from, &["resolve", to])?;
             ensure!(resolved.trim() == cluster, "{to} resolves to {resolved:?}, its Service is {cluster}");
