@@ -7,11 +7,12 @@ mod report;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bench::Bench;
 use cases::cluster::{STORIES, Stage, Story, Wanted};
-use cases::{CASES, stock_kubelet};
+use cases::{CASES, hostile, stock_kubelet};
 use qemu_tests::cluster::Programs;
 use qemu_tests::transports::{TRANSPORTS, Tools};
 use report::{Report, attempt};
@@ -20,6 +21,7 @@ const USAGE: &str = "usage: qemu-tests names --ring machine|cluster|transports
        qemu-tests machine --image DIR --artifacts DIR [--pintle FILE --inspector FILE] [--only NAME]
        qemu-tests cluster --image DIR --artifacts DIR --pintle FILE --kubectl FILE --inspector FILE [--nodes N] [--rounds N] [--mirror URL] [--reuse yes] [--keep yes] [--only NAME]
        qemu-tests stock-kubelet … as cluster
+       qemu-tests hostile-pods … as cluster, with [--seconds N] [--minutes N]
        qemu-tests transports --image DIR --artifacts DIR --pintle FILE --kubectl FILE --image-builder FILE [--only NAME]
        qemu-tests record --image DIR --artifacts DIR --pintle FILE --inspector FILE
        qemu-tests replay --recording DIR --number N --seed N --disk FILE";
@@ -52,6 +54,7 @@ fn run() -> Result<usize> {
         "machine" => machines(&options)?,
         "cluster" => stories(&options, &CLUSTER)?,
         "stock-kubelet" => stories(&options, &STOCK_KUBELET)?,
+        "hostile-pods" => hostile_pods(&options)?,
         "transports" => transports(&options)?,
         "record" => return record(&options).map(|()| 0),
         "replay" => return replay(&options).map(|()| 0),
@@ -187,20 +190,8 @@ fn stories(options: &Options, play: &Play) -> Result<Report> {
     if stories.is_empty() {
         return Ok(report);
     }
-    let number = |name: &str, default: usize| options.get(name).map_or(Ok(default), |text| text.parse());
     let artifacts = path(options, "artifacts")?;
-    let stays = options.contains_key("keep");
-    let wanted = Wanted {
-        image: path(options, "image")?,
-        programs: Programs { pintle: path(options, "pintle")?, kubectl: path(options, "kubectl")? },
-        inspector: path(options, "inspector")?,
-        nodes: u8::try_from(number("nodes", 2)?)?,
-        rounds: number("rounds", 2)?,
-        folder: artifacts.join(play.folder),
-        mirror: options.get("mirror").cloned(),
-        reuse: options.contains_key("reuse"),
-        keep: stays,
-    };
+    let wanted = wanted(options, &artifacts.join(play.folder))?;
     let mut stage = (play.start)(&wanted)?;
     let ready = report.add(
         play.first,
@@ -215,10 +206,47 @@ fn stories(options: &Options, play: &Play) -> Result<Report> {
         }
     }
     drop(stage);
-    if report.failed == 0 && !stays {
+    if report.failed == 0 && !wanted.keep {
         std::fs::remove_dir_all(&wanted.folder)?;
     }
     Ok(report)
+}
+
+/// Hostile pods, each kind for some seconds, then all of a group for some minutes.
+fn hostile_pods(options: &Options) -> Result<Report> {
+    let number = |name: &str, default: u64| options.get(name).map_or(Ok(default), |text| text.parse());
+    let times = hostile::Times {
+        alone: Duration::from_secs(number("seconds", 60)?),
+        together: Duration::from_secs(60 * number("minutes", 10)?),
+    };
+    let artifacts = path(options, "artifacts")?;
+    let wanted = wanted(options, &artifacts.join("hostile-pods"))?;
+    let mut report = Report::default();
+    let stage = Stage::start(&wanted)?;
+    let prepared = attempt(|| stage.prepare(&wanted.inspector).map(|()| cases::Outcome::Passed));
+    if report.add(CLUSTER.first, prepared) {
+        hostile::play(&stage, options.get("only").map(String::as_str), times, &mut report)?;
+    }
+    if report.failed > 0 {
+        keep(&stage, &artifacts.join("hostile-pods-failed"))?;
+    }
+    Ok(report)
+}
+
+/// What a stage is made of, by the command line.
+fn wanted(options: &Options, folder: &Path) -> Result<Wanted> {
+    let number = |name: &str, default: usize| options.get(name).map_or(Ok(default), |text| text.parse());
+    Ok(Wanted {
+        image: path(options, "image")?,
+        programs: Programs { pintle: path(options, "pintle")?, kubectl: path(options, "kubectl")? },
+        inspector: path(options, "inspector")?,
+        nodes: u8::try_from(number("nodes", 2)?)?,
+        rounds: number("rounds", 2)?,
+        folder: folder.into(),
+        mirror: options.get("mirror").cloned(),
+        reuse: options.contains_key("reuse"),
+        keep: options.contains_key("keep"),
+    })
 }
 
 /// Keeps what helps to understand a failure, and says where.

@@ -8,10 +8,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::artifacts::cargo;
+use crate::campaign::HostilePods;
 use crate::{cni, fuzz, heavy, host, imports};
 
 /// Arguments of `test`.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Default, Clone, clap::Args)]
 pub struct Arguments {
     /// Only tests whose name contains this. `stock-kubelet` is the ring of that name.
     #[arg(long)]
@@ -149,6 +150,16 @@ pub fn host_ring(only: &str, settings: &[(&str, String)]) -> Result<()> {
     let counts = cargo_test(Compiler::Rustc, Some(only), true, settings)?;
     ensure!(counts.failed == 0, "{} tests failed", counts.failed);
     ensure!(counts.passed > 0, "no test of the host ring is called {only:?}");
+    Ok(())
+}
+
+/// The campaign of hostile pods.
+///
+/// # Errors
+/// When a node did not stand one of them.
+pub fn hostile_pods(arguments: &HostilePods) -> Result<()> {
+    let counts = machines::hostile_pods(arguments)?;
+    ensure!(counts.failed == 0, "{} kinds of hostile pods did harm", counts.failed);
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! The program of the cases' only test image. In a privileged pod it looks into its node (`snapshot`, `cgroups`, `sequence`) and
-//! kills services (`kill`); in a plain pod it is the workload: it prints, eats memory, ends with a code or by a signal, answers and asks. Every
+//! kills services (`kill`); in a plain pod it is the workload: it prints, eats memory, ends with a code or by a signal, answers and asks; or it is the enemy (`hostile`). Every
 //! command that returns text can also be asked over HTTP from `serve`, as `/COMMAND?WORD&WORD`.
 mod archive;
 mod cgroups;
 mod fetch;
+mod hostile;
 mod logs;
 mod look;
 mod processes;
@@ -18,7 +19,7 @@ use anyhow::{Context, Result, bail};
 const HOST: &str = "/host";
 
 const USAGE: &str = "usage: node-inspector serve [PORT] | snapshot | rules | kill NAME... | cgroups POD-UID | sequence NAMESPACE POD CONTAINER \
-    | read FILE | append FILE TEXT | fetch URL | resolve NAME | echo | terminal | count PER-SECOND [LINES] | eat MIB [SECONDS] | exit CODE [SECONDS] | terminate SECONDS";
+    | read FILE | append FILE TEXT | fetch URL | resolve NAME | echo | terminal | count PER-SECOND [LINES] | eat MIB [SECONDS] | exit CODE [SECONDS] | terminate SECONDS | hostile WHAT";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
@@ -48,6 +49,7 @@ fn run(words: &[&str]) -> Result<u8> {
         ["eat", mebibytes] => workload::eat(mebibytes.parse()?, 0.0),
         ["eat", mebibytes, seconds] => workload::eat(mebibytes.parse()?, seconds.parse()?),
         ["terminate", seconds] => workload::terminate(seconds.parse()?),
+        ["hostile", words @ ..] => hostile::run(words),
         ["exit", code] => Ok(code.parse()?),
         ["exit", code, seconds] => workload::exit(code.parse()?, seconds.parse()?),
         ["rules"] => Err(look::exec_nft()),

@@ -1,6 +1,7 @@
 //! The cases; each reads as a short story.
 pub mod bad_config;
 pub mod cluster;
+pub mod hostile;
 mod power;
 mod solo;
 pub mod stock_kubelet;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use qemu_tests::cluster::Programs;
 use qemu_tests::command::command_output;
 
-use super::{Arguments, Counts, STOCK_KUBELET, counts_of};
+use super::{Arguments, Counts, HostilePods, STOCK_KUBELET, counts_of};
 use crate::conformance::{self, Handful, StockKubelet};
 use crate::{artifacts, boot, host, up};
 
@@ -100,6 +100,21 @@ pub fn stock_kubelet(arguments: &Arguments) -> Result<Counts> {
     let mut command = of_cluster(arguments, &built, STOCK_KUBELET)?;
     command.args(["--nodes", "2", "--mirror", &stock.mirror()]);
     cases(&mut command, "stock-kubelet: ")
+}
+
+/// Builds, then has hostile pods on a cluster.
+pub fn hostile_pods(arguments: &HostilePods) -> Result<Counts> {
+    let own = Arguments {
+        only: arguments.only.clone(),
+        reuse: arguments.reuse,
+        image: arguments.image.clone(),
+        ..Arguments::default()
+    };
+    let built = Built::new(&own, true)?;
+    let mut command = of_cluster(&own, &built, "hostile-pods")?;
+    command.args(["--nodes", "2"]);
+    command.args(["--seconds", &arguments.seconds.to_string(), "--minutes", &arguments.minutes.to_string()]);
+    cases(&mut command, "hostile-pods: ")
 }
 
 fn artifacts_folder() -> PathBuf {

@@ -13,7 +13,7 @@ mod programs;
 mod resync;
 mod stage;
 pub mod superblock;
-mod trace;
+pub mod trace;
 
 use anyhow::Result;
 

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use qemu_tests::cluster::{self, Layout, Programs};
@@ -132,6 +133,11 @@ impl Stage {
     /// Runs kubectl in a namespace; fails at a generous deadline.
     pub fn run(&self, namespace: &str, arguments: &[&str]) -> Result<String> {
         programs::run(self.kubectl(namespace).args(arguments), "", within(60))
+    }
+
+    /// As [`Self::run`], with a deadline of its own: for commands that wait themselves.
+    pub fn run_for(&self, namespace: &str, arguments: &[&str], deadline: Duration) -> Result<String> {
+        programs::run(self.kubectl(namespace).args(arguments), "", deadline)
     }
 
     /// An object or list as JSON.

@@ -81,25 +81,27 @@ fn spec() -> Value {
 
 /// A snapshot of each node that did not change from one look to the next.
 fn settled(stage: &Stage) -> Result<Vec<Value>> {
-    let look = |vm: &Vm| -> Result<Value> {
-        let inspector = stage.inspector(vm)?;
-        let mut last = inspector.json(&["snapshot"])?;
-        until(&format!("{} to be quiet", vm.name), within(60), || {
-            let next = inspector.json(&["snapshot"])?;
-            let difference = difference(&last, &next, &BTreeMap::new());
-            last = next;
-            Ok(if difference.is_empty() {
-                Look::Done(last.clone())
-            } else {
-                Look::Waiting(difference.join("; "))
-            })
+    stage.nodes().iter().map(|vm| settled_on(stage, vm)).collect()
+}
+
+/// A snapshot of a node that did not change from one look to the next.
+pub fn settled_on(stage: &Stage, vm: &Vm) -> Result<Value> {
+    let inspector = stage.inspector(vm)?;
+    let mut last = inspector.json(&["snapshot"])?;
+    until(&format!("{} to be quiet", vm.name), within(60), || {
+        let next = inspector.json(&["snapshot"])?;
+        let difference = difference(&last, &next, &BTreeMap::new());
+        last = next;
+        Ok(if difference.is_empty() {
+            Look::Done(last.clone())
+        } else {
+            Look::Waiting(difference.join("; "))
         })
-    };
-    stage.nodes().iter().map(look).collect()
+    })
 }
 
 /// Ids of the containers that belong to pods that are still there, with what they are for: one that was started again is no trace.
-fn containers(stage: &Stage) -> Result<BTreeMap<String, String>> {
+pub fn containers(stage: &Stage) -> Result<BTreeMap<String, String>> {
     let list = stage.get("default", &["pods", "--all-namespaces"])?;
     let mut names = BTreeMap::new();
     for pod in list["items"].as_array().context("pods")? {
@@ -117,7 +119,7 @@ fn containers(stage: &Stage) -> Result<BTreeMap<String, String>> {
 
 /// Everything that is in one snapshot and not in the other, each with where it is. The ids among `names` count as the same when they mean the
 /// same.
-fn difference(before: &Value, after: &Value, names: &BTreeMap<String, String>) -> Vec<String> {
+pub fn difference(before: &Value, after: &Value, names: &BTreeMap<String, String>) -> Vec<String> {
     let named = |snapshot| -> BTreeSet<String> {
         let named = |thing: String| names.iter().fold(thing, |thing, (id, name)| thing.replace(id, name));
         things(snapshot).into_iter().map(named).collect()
