@@ -7,7 +7,7 @@ use ctl::generate::ClientConfig;
 use machine::api;
 use serde_json::{Value, json};
 
-use crate::cli_node::explain;
+use crate::cli_errors::explain;
 use crate::cli_rows::Rows;
 
 /// Asks until everything is healthy; prints each change of what is waited for.

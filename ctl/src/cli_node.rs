@@ -3,7 +3,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ctl::client::{Client, connect};
 use ctl::generate::ClientConfig;
@@ -11,6 +11,7 @@ use machine::api;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
+use crate::cli_errors::explain;
 use crate::cli_health::health;
 use crate::cli_processes::processes;
 use crate::cli_rows::{Output, Rows};
@@ -402,16 +403,6 @@ fn write_private(file: &PathBuf, data: &[u8]) -> Result<()> {
         .with_context(|| format!("write {}", file.display()))?;
     println!("Wrote {0}. Next: kubectl --kubeconfig {0} get nodes", file.display());
     Ok(())
-}
-
-/// A status as a person reads it, with what to do.
-pub fn explain(status: tonic::Status) -> anyhow::Error {
-    let hint = match status.code() {
-        tonic::Code::PermissionDenied => "; use a client config with the role",
-        tonic::Code::Unavailable => "; `pintle health` waits until the machine answers",
-        _ => "",
-    };
-    anyhow!("{}{hint}", status.message())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use ctl::client::Client;
 use machine::api;
 use serde_json::json;
 
-use crate::cli_node::explain;
+use crate::cli_errors::explain;
 use crate::cli_rows::Rows;
 
 /// The table is for people; JSON has bytes and each service's whole processor time.

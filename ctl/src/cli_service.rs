@@ -4,7 +4,7 @@ use clap::Subcommand;
 use ctl::client::Client;
 use machine::api::{ServiceActionRequest, service_action_request::Action};
 
-use crate::cli_node::explain;
+use crate::cli_errors::explain;
 
 #[derive(Subcommand)]
 pub enum Service {

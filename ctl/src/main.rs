@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod cli_errors;
 mod cli_gen;
 mod cli_health;
 mod cli_node;

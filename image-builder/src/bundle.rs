@@ -6,8 +6,8 @@ use machine::bundle::{BundleImage, BundleIndex};
 use machine::paths::{BUNDLE, KUBERNETES_IMAGE};
 use sha2::{Digest, Sha256};
 
+use crate::layout::{GROUP, MERGED, PASSWD, TOOL_NFT, sticky};
 use crate::libraries::LIBRARY_FOLDER;
-use crate::rootfs::{PASSWD, TOOL_NFT};
 use crate::tree::Tree;
 
 /// Name of the demo image, which `cargo xtask up` deploys.
@@ -79,7 +79,7 @@ fn kubernetes_layer(tree: &Tree, layer: &str, binary: &Path, libraries: &[String
         tree.hard_link(&path, &format!("{layer}/{path}"))?;
     }
     tree.hard_link(crate::libraries::LOADER, &format!("{layer}/{}", crate::libraries::LOADER))?;
-    for (link, target) in crate::rootfs::MERGED {
+    for (link, target) in MERGED {
         tree.link(target, &format!("{layer}/{link}"))?;
     }
     tree.hard_link(
@@ -90,11 +90,11 @@ fn kubernetes_layer(tree: &Tree, layer: &str, binary: &Path, libraries: &[String
         tree.hard_link(name, &format!("{layer}/{name}"))?;
     }
     tree.file(&format!("{layer}/etc/passwd"), 0o644, PASSWD.as_bytes())?;
-    tree.file(&format!("{layer}/etc/group"), 0o644, crate::rootfs::GROUP.as_bytes())?;
+    tree.file(&format!("{layer}/etc/group"), 0o644, GROUP.as_bytes())?;
     for folder in ["tmp", "var/lib/etcd", "etc/kubernetes", "run", "proc", "sys", "dev"] {
         tree.directory(&format!("{layer}/{folder}"))?;
     }
-    crate::rootfs::sticky(tree, &format!("{layer}/tmp"))
+    sticky(tree, &format!("{layer}/tmp"))
 }
 
 /// Gives the layer its diff id's name and writes the image config.

@@ -10,6 +10,7 @@ pub mod fat;
 pub mod formats;
 pub mod initramfs;
 pub mod iso;
+pub mod layout;
 pub mod libraries;
 pub mod modules;
 pub mod rootfs;

@@ -1,11 +1,11 @@
 //! The root file system's tree (see "The root file system" in ARCHITECTURE.md).
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use machine::paths::{API_UID, BIN, KUBERNETES_VERSION, NET_UID};
 
 use crate::debian::Packages;
+use crate::layout::{GROUP, MERGED, PASSWD, TOOL_NFT, sticky};
 use crate::libraries::{LIBRARY_FOLDER, LOADER, closure};
 use crate::modules::Subset;
 use crate::tree::Tree;
@@ -17,8 +17,6 @@ const SERVICES: &str = "pintle-services";
 /// Its further names, by which it knows what it is to do.
 const SERVICE_NAMES: &[&str] =
     &["pintle-net", "pintle-api", "pintle-runtime", "pintle-agent", "pintle-control-plane"];
-/// nft's place in the tree.
-pub const TOOL_NFT: &str = "usr/sbin/nft";
 /// Debian's executables and their places.
 const TOOLS: &[(&str, &str)] = &[
     ("usr/sbin/nft", TOOL_NFT),
@@ -26,9 +24,6 @@ const TOOLS: &[(&str, &str)] = &[
     ("usr/sbin/e2fsck", "usr/sbin/e2fsck"),
     ("usr/sbin/resize2fs", "usr/sbin/resize2fs"),
 ];
-/// Links of a merged `/usr`.
-pub const MERGED: &[(&str, &str)] =
-    &[("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
 const MOUNT_POINTS: &[&str] = &[
     "dev",
     "proc",
@@ -47,11 +42,6 @@ const MOUNT_POINTS: &[&str] = &[
 /// Files that init writes at run time.
 const RUNTIME_LINKS: &[&str] = &["resolv.conf", "hosts", "hostname", "machine-id"];
 
-/// Users that exist without a service of ours.
-pub const PASSWD: &str =
-    "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n";
-/// Groups of [`PASSWD`].
-pub const GROUP: &str = "root:x:0:\nnogroup:x:65534:\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
 const PORTS: &str = "domain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nntp 123/udp\nhttps 443/tcp\n";
 const PROTOCOLS: &str =
@@ -163,13 +153,4 @@ fn certificates(packages: &Packages) -> Result<Vec<u8>> {
         }
     }
     Ok(bundle)
-}
-
-/// Gives a shared temporary folder its usual mode.
-///
-/// # Errors
-/// When the folder does not exist.
-pub fn sticky(tree: &Tree, path: &str) -> Result<()> {
-    std::fs::set_permissions(tree.root().join(path), PermissionsExt::from_mode(0o1777))
-        .with_context(|| format!("set the mode of {path}"))
 }

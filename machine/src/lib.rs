@@ -1,6 +1,7 @@
 //! The contracts between Pintle's parts: config documents, the machine API and the machine socket, CRI, paths and ids.
 //! Nothing here does IO; every other crate of the workspace may import it, and it imports none of them.
 
+mod authority;
 pub mod bundle;
 pub mod config;
 pub mod network;

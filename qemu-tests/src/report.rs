@@ -4,7 +4,13 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
-use crate::cases::Outcome;
+/// How a case ended without a fault.
+#[derive(Debug)]
+pub enum Outcome {
+    Passed,
+    /// With the reason; a case that cannot run here says so loudly.
+    Skipped(String),
+}
 
 /// Counts for the closing line.
 #[derive(Debug, Default)]

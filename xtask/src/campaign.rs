@@ -1,8 +1,7 @@
 //! `cargo xtask campaign`: what is done to a node for long, to see whether it keeps its promises.
-use std::path::PathBuf;
-
 use anyhow::{Result, ensure};
 
+use crate::test::HostilePods;
 use crate::{host, test};
 
 /// Arguments of `campaign`.
@@ -26,26 +25,6 @@ pub struct Arguments {
 enum Other {
     /// Pods that want to harm their node, on a cluster of two machines: each kind alone, then all of a group, while a bystander's pods are timed.
     HostilePods(HostilePods),
-}
-
-/// Arguments of `campaign hostile-pods`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct HostilePods {
-    /// Only kinds whose name contains this; `together` are the groups.
-    #[arg(long)]
-    pub only: Option<String>,
-    /// How long each kind runs alone.
-    #[arg(long, default_value_t = 60)]
-    pub seconds: u64,
-    /// How long all of a group run together.
-    #[arg(long, default_value_t = 10)]
-    pub minutes: u64,
-    /// Takes the cluster that the last such run left, and leaves it running.
-    #[arg(long)]
-    pub reuse: bool,
-    /// Boots this image folder (with `image.json`) instead of building one.
-    #[arg(long)]
-    pub image: Option<PathBuf>,
 }
 
 /// Runs one; its progress is shown as it goes.

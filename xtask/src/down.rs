@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use qemu_tests::cluster::State;
 
-use crate::up::folder;
+use crate::host::cluster_folder;
 
 /// How long pods and file systems get to stop.
 const ORDERLY: Duration = Duration::from_secs(90);
@@ -14,7 +14,7 @@ const ORDERLY: Duration = Duration::from_secs(90);
 /// # Errors
 /// When a machine does not end.
 pub fn down(now: bool) -> Result<()> {
-    let Some(state) = State::load(&folder())? else {
+    let Some(state) = State::load(&cluster_folder())? else {
         println!("no cluster");
         return Ok(());
     };
@@ -42,7 +42,7 @@ pub fn down(now: bool) -> Result<()> {
 /// # Errors
 /// When a machine does not end or a file cannot be removed.
 pub fn remove() -> Result<()> {
-    let Some(state) = State::load(&folder())? else { return Ok(()) };
+    let Some(state) = State::load(&cluster_folder())? else { return Ok(()) };
     for vm in &state.nodes {
         vm.power_cut()?;
         std::fs::remove_dir_all(&vm.folder).with_context(|| format!("remove {}", vm.folder.display()))?;
@@ -50,7 +50,7 @@ pub fn remove() -> Result<()> {
     for name in
         ["state.json", "secrets.yaml", "control-plane.yaml", "worker.yaml", "pintleconfig", "kubeconfig"]
     {
-        let path = folder().join(name);
+        let path = cluster_folder().join(name);
         if path.exists() {
             std::fs::remove_file(path)?;
         }

@@ -97,6 +97,12 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
+/// Where the cluster of `up` lies: `target/up`.
+#[must_use]
+pub fn cluster_folder() -> PathBuf {
+    target().join("up")
+}
+
 /// Where downloads and slow builds are kept for every checkout.
 ///
 /// # Errors

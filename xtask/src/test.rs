@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+pub use machines::HostilePods;
 
 use crate::artifacts::cargo;
-use crate::campaign::HostilePods;
 use crate::{cni, fuzz, heavy, host, imports};
 
 /// Arguments of `test`.

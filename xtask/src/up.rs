@@ -130,24 +130,21 @@ pub fn build_all(
     })
 }
 
-/// Where the cluster of `up` lies: `target/up`.
-#[must_use]
-pub fn folder() -> PathBuf {
-    host::target().join("up")
-}
-
 /// The cluster that `up` started.
 ///
 /// # Errors
 /// When there is none.
 pub fn running() -> Result<Cluster> {
-    let programs = Programs { pintle: artifacts::host_program("pintle")?, kubectl: folder().join("kubectl") };
-    Cluster::load(&folder(), programs)?.context("no cluster; start one with `cargo xtask up`")
+    let programs = Programs {
+        pintle: artifacts::host_program("pintle")?,
+        kubectl: host::cluster_folder().join("kubectl"),
+    };
+    Cluster::load(&host::cluster_folder(), programs)?.context("no cluster; start one with `cargo xtask up`")
 }
 
 /// A link by which the Kubernetes binary knows what it is to be.
 pub fn tool(kubernetes: &Path, name: &str) -> Result<PathBuf> {
-    let folder = folder();
+    let folder = host::cluster_folder();
     std::fs::create_dir_all(&folder)?;
     let link = folder.join(name);
     if link.symlink_metadata().is_ok() {
@@ -159,7 +156,7 @@ pub fn tool(kubernetes: &Path, name: &str) -> Result<PathBuf> {
 }
 
 fn start(arguments: &Arguments, built: Built, progress: &Progress) -> Result<Cluster> {
-    let old = Cluster::load(&folder(), built.programs.clone())?;
+    let old = Cluster::load(&host::cluster_folder(), built.programs.clone())?;
     if arguments.recreate {
         progress.step("removing the old cluster", down::remove)?;
     } else if let Some(old) = old.filter(|old| old.state.nodes.iter().any(Vm::runs)) {
@@ -181,8 +178,9 @@ fn start(arguments: &Arguments, built: Built, progress: &Progress) -> Result<Clu
         accel: arguments.accel.choose(),
         ..Layout::default()
     };
-    progress
-        .step("starting the machines", || Cluster::start(&folder(), &layout, &built.image, built.programs))
+    progress.step("starting the machines", || {
+        Cluster::start(&host::cluster_folder(), &layout, &built.image, built.programs)
+    })
 }
 
 fn report(cluster: &Cluster, answer: Option<&str>, progress: &Progress) -> Result<()> {
@@ -194,7 +192,7 @@ fn report(cluster: &Cluster, answer: Option<&str>, progress: &Progress) -> Resul
     }
     let kubeconfig = kubectl.kubeconfig.display();
     println!("ready after {:.0} s; kubeconfig: {kubeconfig}\n\nnext:", progress.seconds());
-    println!("  export KUBECONFIG={kubeconfig} PATH={}:$PATH", folder().display());
+    println!("  export KUBECONFIG={kubeconfig} PATH={}:$PATH", host::cluster_folder().display());
     println!("  kubectl run hello --image=pintle.dev/demo:v1 && kubectl get pods -w");
     println!("  cargo xtask down");
     Ok(())

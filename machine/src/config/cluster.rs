@@ -4,6 +4,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::authority::{CertificateAuthority, KeyPair};
+
 /// The cluster that the machine belongs to. `pintle gen config` writes it; control-plane machines carry the keys, workers
 /// only certificates and the token.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -86,23 +88,6 @@ pub struct Component {
     /// True leaves the add-on (`proxy`, `dns`) out; not allowed for the control plane's own components.
     #[serde(default)]
     pub disabled: bool,
-}
-
-/// A certificate authority: certificate and, where the machine may sign, key; PEM.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CertificateAuthority {
-    pub certificate: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-}
-
-/// A key pair, PEM.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct KeyPair {
-    pub public: String,
-    pub private: String,
 }
 
 fn default_pod_cidrs() -> Vec<IpNet> {

@@ -11,7 +11,7 @@ pub fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
         _ => (text, default),
     };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let good = bare.parse::<IpAddr>().is_ok() || super::check::is_dns_name(&bare.to_lowercase());
+    let good = bare.parse::<IpAddr>().is_ok() || super::names::is_dns_name(&bare.to_lowercase());
     (good && port > 0).then(|| (bare.to_owned(), port))
 }
 

@@ -12,6 +12,7 @@ mod install;
 mod link;
 mod machine;
 mod manifest;
+mod names;
 mod node_agent;
 mod parse;
 mod registry;
@@ -27,8 +28,9 @@ mod volume;
 mod walk;
 mod watchdog;
 
+pub use crate::authority::{CertificateAuthority, KeyPair};
 pub use address::Address;
-pub use cluster::{CertificateAuthority, Cluster, Component, KeyPair, PodNetworkKind};
+pub use cluster::{Cluster, Component, PodNetworkKind};
 pub use dhcp::Dhcp;
 pub use endpoint::host_and_port;
 pub use install::{DiskSelector, Install};

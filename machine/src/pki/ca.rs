@@ -3,13 +3,13 @@ use std::time::SystemTime;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
 use super::{CA_LIFETIME, PkiError, validity};
-use crate::config;
+use crate::authority::{CertificateAuthority, KeyPair as Pair};
 
 /// Makes a self-signed CA with its key.
 ///
 /// # Errors
 /// When the random source fails or the name cannot stand in a certificate.
-pub fn new_ca(common_name: &str, now: SystemTime) -> Result<config::CertificateAuthority, PkiError> {
+pub fn new_ca(common_name: &str, now: SystemTime) -> Result<CertificateAuthority, PkiError> {
     let sign = |source| PkiError::Sign { name: common_name.into(), source };
     let key = KeyPair::generate().map_err(sign)?;
     let mut params = CertificateParams::default();
@@ -20,14 +20,14 @@ pub fn new_ca(common_name: &str, now: SystemTime) -> Result<config::CertificateA
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
     validity(&mut params, now, CA_LIFETIME);
     let certificate = params.self_signed(&key).map_err(sign)?;
-    Ok(config::CertificateAuthority { certificate: certificate.pem(), key: Some(key.serialize_pem()) })
+    Ok(CertificateAuthority { certificate: certificate.pem(), key: Some(key.serialize_pem()) })
 }
 
 /// Makes a bare key pair, such as the one that signs service account tokens (ES256).
 ///
 /// # Errors
 /// When the random source fails.
-pub fn new_key_pair() -> Result<config::KeyPair, PkiError> {
+pub fn new_key_pair() -> Result<Pair, PkiError> {
     let key = KeyPair::generate().map_err(|_| PkiError::Random)?;
-    Ok(config::KeyPair { public: key.public_key_pem(), private: key.serialize_pem() })
+    Ok(Pair { public: key.public_key_pem(), private: key.serialize_pem() })
 }

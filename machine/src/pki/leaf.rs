@@ -6,7 +6,7 @@ use rcgen::{
 };
 
 use super::{Issued, LEAF_LIFETIME, Leaf, PkiError, SERVING_LIFETIME, Usage, validity};
-use crate::config::CertificateAuthority;
+use crate::authority::CertificateAuthority;
 
 /// Issues a leaf certificate with a fresh key.
 ///

@@ -10,14 +10,7 @@ mod verity;
 use anyhow::Result;
 
 use crate::bench::Bench;
-
-/// How a case ended without a fault.
-#[derive(Debug)]
-pub enum Outcome {
-    Passed,
-    /// With the reason; a case that cannot run here says so loudly.
-    Skipped(String),
-}
+pub use crate::report::Outcome;
 
 /// A story with a name.
 #[derive(Debug)]

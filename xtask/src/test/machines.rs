@@ -12,6 +12,26 @@ use super::{Arguments, Counts, HostilePods, STOCK_KUBELET, counts_of};
 use crate::conformance::{self, Handful, StockKubelet};
 use crate::{artifacts, boot, host, up};
 
+/// Arguments of `campaign hostile-pods`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HostilePods {
+    /// Only kinds whose name contains this; `together` are the groups.
+    #[arg(long)]
+    pub only: Option<String>,
+    /// How long each kind runs alone.
+    #[arg(long, default_value_t = 60)]
+    pub seconds: u64,
+    /// How long all of a group run together.
+    #[arg(long, default_value_t = 10)]
+    pub minutes: u64,
+    /// Takes the cluster that the last such run left, and leaves it running.
+    #[arg(long)]
+    pub reuse: bool,
+    /// Boots this image folder (with `image.json`) instead of building one.
+    #[arg(long)]
+    pub image: Option<PathBuf>,
+}
+
 /// What every case needs.
 struct Built {
     cases: PathBuf,

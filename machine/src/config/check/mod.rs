@@ -1,4 +1,5 @@
 //! What fields mean: small pure checks of one document each ([`document`]), then of all together ([`across`]).
+use super::names::{is_dns_name, is_label};
 use super::{Document, LinkMatch};
 use crate::pki;
 
@@ -75,20 +76,6 @@ fn link_match(link: &LinkMatch, issues: &mut Vec<Issue>) {
             "set `name: eth0`, or `mac: …`",
         )),
     }
-}
-
-/// A DNS label (RFC 1123).
-fn is_label(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-/// A DNS name of one or more labels.
-pub(super) fn is_dns_name(text: &str) -> bool {
-    text.len() <= 253 && !text.is_empty() && text.split('.').all(is_label)
 }
 
 fn label(field: &str, text: &str, issues: &mut Vec<Issue>) {

@@ -7,45 +7,15 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Pod, Pods, Times};
+use super::kind::Kind;
 use super::memory::{self, Memory};
+use super::processor::processor_time;
 use super::story::{self, Story};
 use super::{daemon, namespaces};
 use crate::bench::figures::Summary;
 
 /// Cycles at the same time.
 const LANES: [usize; 2] = [1, 16];
-
-/// A runtime.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Ours.
-    Pintle,
-    /// containerd with runc.
-    Runc,
-    /// containerd with crun.
-    Crun,
-}
-
-impl Kind {
-    /// As on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pintle => "pintle",
-            Self::Runc => "runc",
-            Self::Crun => "crun",
-        }
-    }
-
-    /// As in tables.
-    pub const fn title(self) -> &'static str {
-        match self {
-            Self::Pintle => "Pintle",
-            Self::Runc => "containerd+runc",
-            Self::Crun => "containerd+crun",
-        }
-    }
-}
 
 /// Arguments of `bench contender`.
 #[derive(Debug, clap::Args)]
@@ -182,14 +152,6 @@ async fn drive(client: &Client, pods: Pods, lanes: usize, count: usize) -> Resul
         processor: (processor_time()? - before) / count as f64,
         steps: steps(&all),
     })
-}
-
-/// Milliseconds that everything in the contender's cgroup has used.
-pub(super) fn processor_time() -> Result<f64> {
-    let text =
-        std::fs::read_to_string("/sys/fs/cgroup/cpu.stat").context("read the cgroup's processor time")?;
-    let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
-    Ok(usage.context("cpu.stat has no usage_usec")?.parse::<f64>()? / 1e3)
 }
 
 /// The sums that targets are set for, and their parts.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::client::Client;
-use super::contender::Kind;
+use super::kind::Kind;
 use super::{must, peers};
 
 /// Room for a few thousand pods.

@@ -3,9 +3,11 @@ mod client;
 pub mod contender;
 mod daemon;
 mod image;
+mod kind;
 mod memory;
 mod namespaces;
 mod peers;
+mod processor;
 mod report;
 mod story;
 
@@ -18,7 +20,8 @@ use qemu_tests::command::command_output;
 use super::Output;
 use super::figures::machine;
 use crate::{artifacts, host};
-use contender::{Kind, Measured};
+use contender::Measured;
+use kind::Kind;
 
 /// Arguments of `bench runtime`.
 #[derive(Debug, clap::Args)]

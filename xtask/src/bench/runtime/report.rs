@@ -4,7 +4,8 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::contender::{Cycles, Kind, Measured};
+use super::contender::{Cycles, Measured};
+use super::kind::Kind;
 use crate::bench::figures::{megabytes, number, table};
 
 /// A step of the table, with what is aimed at.

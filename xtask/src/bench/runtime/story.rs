@@ -10,7 +10,7 @@ use qemu_tests::command::command_output;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Pods, Times};
-use super::contender::processor_time;
+use super::processor::processor_time;
 use crate::bench::figures::Summary;
 
 /// Pods that are summed up together.
