@@ -187,4 +187,79 @@ mod tests {
         a.send(&[0; 17], &[]).await.unwrap();
         assert_eq!(b.recv().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
+
+    /// How many of this process's descriptors are of that file.
+    fn copies(file: &std::fs::File) -> usize {
+        use std::os::unix::fs::MetadataExt;
+        let own = file.metadata().unwrap();
+        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+        let same = |meta: &std::fs::Metadata| (meta.dev(), meta.ino()) == (own.dev(), own.ino());
+        descriptors.filter(|fd| std::fs::metadata(fd.path()).is_ok_and(|meta| same(&meta))).count()
+    }
+
+    /// A file that nobody else has, and as many numbers of its descriptor as wanted.
+    fn file(count: usize) -> (std::fs::File, Vec<RawFd>) {
+        let file = nix::sys::memfd::memfd_create(c"framed", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap();
+        let file = std::fs::File::from(file);
+        let raw = vec![file.as_raw_fd(); count];
+        (file, raw)
+    }
+
+    fn send_raw(socket: &UnixStream, bytes: &[u8], descriptors: &[RawFd]) -> nix::Result<usize> {
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None)
+    }
+
+    #[tokio::test]
+    async fn more_descriptors_than_a_frame_may_carry_are_closed_and_refused() {
+        for count in [MAX_FDS + 1, 253] {
+            let (a, b) = UnixStream::pair().unwrap();
+            let mut b = FramedSocket::new(b, 64).unwrap();
+            let (file, raw) = file(count);
+            send_raw(&a, &[0; 5], &raw).unwrap();
+            assert!(b.recv().await.is_err());
+            assert_eq!(copies(&file), 1, "{count} descriptors");
+        }
+        let (a, _b) = UnixStream::pair().unwrap();
+        let (_file, raw) = file(300);
+        assert_eq!(send_raw(&a, &[0], &raw), Err(nix::errno::Errno::EINVAL), "the kernel's own limit");
+    }
+
+    #[tokio::test]
+    async fn descriptors_are_counted_by_frame_and_not_by_message() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let mut b = FramedSocket::new(b, 64).unwrap();
+        let (file, raw) = file(MAX_FDS);
+        send_raw(&a, &64_u32.to_be_bytes(), &raw).unwrap();
+        for _ in 0..64 {
+            send_raw(&a, &[0], &raw).unwrap();
+        }
+        assert_eq!(b.recv().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        drop((a, b));
+        assert_eq!(copies(&file), 1);
+    }
+
+    #[test]
+    fn a_blocking_receiver_takes_no_more_than_a_frame_may_carry() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (file, raw) = file(MAX_FDS + 1);
+        send_raw(&a, &[0], &raw).unwrap();
+        assert!(receive_blocking(std::os::fd::AsFd::as_fd(&b), &mut [0; 8]).is_err());
+        assert_eq!(copies(&file), 1);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_comes_a_byte_at_a_time_is_whole_at_its_end() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let mut b = FramedSocket::new(b, 64).unwrap();
+        let (file, raw) = file(2);
+        send_raw(&a, &[0], &raw).unwrap();
+        for byte in [0, 0, 3, 7, 8, 9] {
+            send_raw(&a, &[byte], &[]).unwrap();
+        }
+        let (frame, descriptors) = b.recv().await.unwrap().unwrap();
+        assert_eq!((frame.as_slice(), descriptors.len()), (&[7, 8, 9][..], 2));
+        drop(descriptors);
+        assert_eq!(copies(&file), 1);
+    }
 }
