@@ -106,4 +106,24 @@ mod tests {
         assert!(!api.may(&Call::WatchExits(Empty {})));
         assert!(!caller(NET_UID, "0::/system/net\n").may(&Call::GetConfig(Empty {})));
     }
+
+    #[test]
+    fn who_is_in_no_cgroup_of_its_service_may_nothing() {
+        let call = Call::Version(Empty {});
+        for (uid, cgroup) in [
+            (0, ""),
+            (0, "0::/\n"),
+            (0, "0::/elsewhere\n"),
+            (0, "0::/system/kubelet\n"),
+            (0, "0::/systemx/agent\n"),
+            (0, "0::/runtimes\n"),
+            (API_UID, "0::/system/agent\n"),
+            (API_UID, "0::/\n"),
+            (NET_UID, "0::/system/api\n"),
+            (0, "0::/system/api\n"),
+            (65534, "0::/runtime\n"),
+        ] {
+            assert!(!caller(uid, cgroup).may(&call), "uid {uid} in {cgroup:?}");
+        }
+    }
 }

@@ -98,3 +98,27 @@ async fn exits_are_replayed_to_each_watcher_until_acknowledged_and_a_stream_can_
     let (result, _) = client.call(request::Call::GetConfig(Empty {}), &[]).await;
     assert!(matches!(result, reply::Result::Error(e) if e.message.contains("no config")));
 }
+
+#[tokio::test]
+async fn a_caller_that_has_exited_may_nothing() {
+    let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    child.wait().unwrap();
+    for uid in [0, paths::API_UID, paths::NET_UID] {
+        let caller = Caller::of(&nix::libc::ucred { pid, uid, gid: uid });
+        assert!(!caller.may(&request::Call::Version(Empty {})), "{caller}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_does_not_come_to_its_end_is_given_up() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let machine = machine();
+    let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+    let socket = FramedSocket::new(theirs.into_std().unwrap(), MAX_FRAME).unwrap();
+    tokio::spawn(async move { serve_connection(&machine, socket).await });
+    let mut ours = ours;
+    ours.write_all(&[0, 0]).await.unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(60), ours.read(&mut [0; 8])).await;
+    assert_eq!(closed.expect("hung up").unwrap(), 0);
+}
