@@ -17,6 +17,7 @@ mod modules;
 pub mod net;
 pub mod network;
 pub mod node;
+mod places;
 mod processes;
 mod services;
 mod shutdown;

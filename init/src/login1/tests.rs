@@ -110,3 +110,35 @@ async fn the_bus_answers_what_clients_ask_of_a_bus() {
     manager(&connection).await.call::<_, _, ()>("Reboot", &(false,)).await.unwrap();
     assert_eq!(power.recv().await, Ok(PowerRequest::Reboot));
 }
+
+/// What the child below runs: ask for a reboot.
+#[tokio::test]
+async fn child() {
+    let Some(path) = std::env::var_os("LOGIN1_TEST_SOCKET") else { return };
+    let connection = client(Path::new(&path)).await;
+    manager(&connection).await.call::<_, _, ()>("Reboot", &(false,)).await.unwrap();
+}
+
+#[tokio::test]
+async fn root_of_a_pod_without_privilege_powers_nothing_off() {
+    if !nix::unistd::getuid().is_root() {
+        eprintln!("skipped: only root has rights to give up");
+        return;
+    }
+    let (_login1, path, mut power) = serve("pod").await;
+    for (wrapper, reboots) in [
+        (&["setpriv"][..], true),
+        (&["setpriv", "--bounding-set=-sys_admin"], false),
+        (&["unshare", "--user", "--map-root-user"], false),
+    ] {
+        let child = tokio::process::Command::new(wrapper[0])
+            .args(&wrapper[1..])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "login1::tests::child"])
+            .env("LOGIN1_TEST_SOCKET", &path)
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(60), child).await.unwrap().unwrap();
+        assert_eq!(output.status.success(), reboots, "{wrapper:?}");
+        assert_eq!(power.try_recv().is_ok(), reboots, "{wrapper:?}");
+    }
+}
