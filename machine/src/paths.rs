@@ -7,7 +7,7 @@ pub const BUNDLE: &str = "/usr/lib/pintle/bundle";
 
 /// Run-time state of init and its services (tmpfs, mode 0755).
 pub const RUN: &str = "/run/pintle";
-/// init's request socket (mode 0666; who may do what is decided by the peer's uid).
+/// init's request socket (mode 0666; who is no service, by process, user and cgroup, is turned away).
 pub const MACHINE_SOCKET: &str = "/run/pintle/machine.sock";
 /// The validated, active machine config as YAML documents (mode 0600, root). Written before services start, replaced atomically.
 pub const ACTIVE_CONFIG: &str = "/run/pintle/config.yaml";
@@ -17,6 +17,9 @@ pub const NETWORK_STATUS: &str = "/run/pintle/network.json";
 pub const API_SERVER_ANSWERED: &str = "/run/pintle/api-server-answered";
 /// What the api process may read of the machine CA and its serving certificate (mode 0750, group of [`API_UID`]).
 pub const API_PKI: &str = "/run/pintle/api";
+
+/// The cgroups of init and of the services; pods are elsewhere.
+pub const NODE_CGROUPS: [&str; 3] = ["/init", "/system", "/runtime"];
 
 /// The CRI v1 gRPC socket of the runtime (root only).
 pub const CRI_SOCKET: &str = "/run/pintle/runtime/cri.sock";

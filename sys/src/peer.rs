@@ -79,6 +79,26 @@ impl Peer {
         })
     }
 
+    /// Lets in root in one of the cgroups or below, and privileged processes from anywhere; the reply is the former's cgroup.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for all others, and when who the peer is cannot be said.
+    pub fn admit(&self, cgroups: &[&str]) -> io::Result<Option<String>> {
+        let cgroup = self.cgroup();
+        if let Ok(cgroup) = &cgroup
+            && self.uid == 0
+            && is_within(cgroup, cgroups)
+        {
+            return Ok(Some(cgroup.clone()));
+        }
+        if self.is_privileged()? {
+            return Ok(None);
+        }
+        let place = cgroup.unwrap_or_else(|error| error.to_string());
+        let text = format!("pid {} (uid {}, cgroup {place}) is no part of the node", self.pid, self.uid);
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    }
+
     /// Reads of /proc what is the process's own for certain: it has not ended afterwards, so the pid was never another's.
     fn living<T>(&self, read: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
         if self.pid <= 0 {
@@ -211,6 +231,7 @@ mod tests {
         ] {
             let (peer, mut child) = peer(name, arguments);
             assert_eq!(peer.is_privileged().unwrap(), privileged, "{arguments:?}");
+            assert_eq!(peer.admit(&["/no-such"]).is_ok(), privileged, "{arguments:?}");
             drop(child.stdin.take());
             child.wait().unwrap();
         }

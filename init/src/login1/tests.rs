@@ -111,6 +111,28 @@ async fn the_bus_answers_what_clients_ask_of_a_bus() {
     assert_eq!(power.recv().await, Ok(PowerRequest::Reboot));
 }
 
+#[tokio::test]
+async fn a_client_in_excess_of_its_share_is_hung_up_on() {
+    use tokio::io::AsyncReadExt;
+    let (login1, path, _power) = serve("share").await;
+    let first = client(&path).await;
+    let mut idle = Vec::new();
+    for _ in 1..=SHARE {
+        idle.push(tokio::net::UnixStream::connect(&path).await.unwrap());
+    }
+    let mut last = idle.pop().unwrap();
+    assert_eq!(last.read(&mut [0; 8]).await.unwrap(), 0);
+    assert!(login1.0.places.take("/system/agent").is_some(), "a service has places of its own");
+    drop((first, idle));
+}
+
+#[test]
+fn a_service_is_one_wherever_below_its_cgroup_it_is() {
+    let origins = ["/system/agent", "/system/agent/x/y", "/runtime", "/init"].map(|cgroup| origin(Some(cgroup)));
+    assert_eq!(origins, ["/system/agent", "/system/agent", "/runtime", "/init"]);
+    assert_eq!(origin(None), "pods");
+}
+
 /// What the child below runs: ask for a reboot.
 #[tokio::test]
 async fn child() {

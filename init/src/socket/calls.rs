@@ -26,11 +26,11 @@ pub async fn answer(
 ) -> Outcome {
     match call {
         Call::Ready(_) => {
-            machine.supervisor.said_ready(&caller.service).await;
+            machine.supervisor.said_ready(caller.service).await;
             done()
         }
         Call::ReportCondition(condition) => {
-            machine.report(&caller.service, condition);
+            machine.report(caller.service, condition);
             done()
         }
         Call::ListServices(_) => {
