@@ -1,7 +1,7 @@
 //! Port 50001 of control-plane machines: a machine with the join token has its serving certificate signed. This process checks the token
 //! and reads the request; PID 1 gets names, addresses and a key, decides what fits, and signs.
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ async fn listen(folder: &Path) -> Result<()> {
     };
     let listener = Listener::bind(folder, door).await?;
     tracing::info!(port = JOIN_PORT, "signs serving certificates of joining machines");
-    let service = SignerServer::new(Join { rate })
+    let service = SignerServer::new(Join { rate, folder: folder.into() })
         .max_decoding_message_size(LARGEST)
         .max_encoding_message_size(LARGEST);
     Server::builder()
@@ -75,6 +75,7 @@ async fn listen(folder: &Path) -> Result<()> {
 #[derive(Debug)]
 struct Join {
     rate: Arc<Rate>,
+    folder: PathBuf,
 }
 
 #[tonic::async_trait]
@@ -89,7 +90,7 @@ impl Signer for Join {
         if !self.rate.allow(peer, Instant::now()) {
             return Err(Status::resource_exhausted("too many calls; try again in a minute"));
         }
-        let token = std::fs::read_to_string(Path::new(API_PKI).join(JOIN_TOKEN)).unwrap_or_default();
+        let token = std::fs::read_to_string(self.folder.join(JOIN_TOKEN)).unwrap_or_default();
         let asked = check(request.get_ref(), &token);
         let outcome = match &asked {
             Ok(asked) => sign(asked, peer).await,
@@ -152,5 +153,28 @@ mod tests {
         }
         assert_eq!(check(&with(&token, b"x"), &token).unwrap_err().code(), tonic::Code::InvalidArgument);
         assert!(check(&with("", &csr), "").is_err(), "no token lets nobody in");
+    }
+
+    #[tokio::test]
+    async fn strangers_behind_a_nodes_address_do_not_use_up_what_the_node_may_ask() {
+        let (token, folder) = (pki::join_token().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join(JOIN_TOKEN), &token).unwrap();
+        let join = Join { rate: Arc::default(), folder: folder.path().into() };
+        let leaf = Leaf { common_name: "w1".into(), dns_names: vec!["w1".into()], ..Leaf::default() };
+        let (_, csr) = pki::new_request(&leaf).unwrap();
+        let ask = async |token: &str| {
+            let mut request = Request::new(SignServingRequest { token: token.into(), csr: csr.clone() });
+            request.extensions_mut().insert(Stranger("192.0.2.1".parse().unwrap()));
+            join.sign_serving(request).await.unwrap_err().code()
+        };
+        for _ in 0..100 {
+            assert_ne!(ask("wrong").await, tonic::Code::Unavailable);
+        }
+        // As far as to PID 1, which is not there.
+        assert_eq!(ask(&token).await, tonic::Code::Unavailable);
+        for _ in 0..100 {
+            ask(&token).await;
+        }
+        assert_eq!(ask(&token).await, tonic::Code::ResourceExhausted, "one machine does not keep PID 1 busy");
     }
 }

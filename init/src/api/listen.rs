@@ -236,3 +236,88 @@ impl<I: Unpin> AsyncWrite for Connection<I> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::SystemTime;
+
+    use futures::StreamExt;
+    use machine::config::CertificateAuthority;
+    use machine::pki::{Leaf, Usage};
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    /// A CA, and a folder with what the API process finds there.
+    fn files() -> (tempfile::TempDir, CertificateAuthority) {
+        let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let ca = machine::pki::new_ca("pintle", now).unwrap();
+        let leaf = Leaf {
+            common_name: "n".into(),
+            dns_names: vec!["localhost".into()],
+            usage: Usage::Server,
+            ..Leaf::default()
+        };
+        let own = machine::pki::issue(&ca, &leaf, now).unwrap();
+        for (name, text) in
+            [(pki::CA, &ca.certificate), (pki::CERTIFICATE, &own.certificate), (pki::KEY, &own.key)]
+        {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        (folder, ca)
+    }
+
+    async fn connect(from: Ipv4Addr, port: u16) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap()
+    }
+
+    /// An administrator's connection, up to where both sides know each other.
+    async fn administrator(ca: &CertificateAuthority, port: u16) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let leaf = Leaf {
+            common_name: "ann".into(),
+            organization: Some("pintle:admin".into()),
+            usage: Usage::Client,
+            ..Leaf::default()
+        };
+        let own = machine::pki::issue(ca, &leaf, SystemTime::now()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.certificate.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        let stream = connect(Ipv4Addr::LOCALHOST, port).await;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn silent_clients_do_not_keep_an_administrator_out() {
+        let (folder, ca) = files();
+        let door = super::super::door(0);
+        let listener = Listener::bind(folder.path(), door).await.unwrap();
+        let port = listener.socket.local_addr().unwrap().port();
+        let mut connections = Box::pin(listener.connections());
+        // Far fewer than the deadline of a handshake allows for.
+        let patience = Duration::from_secs(5);
+        // From elsewhere, and from the administrator's own address.
+        for stranger in [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::LOCALHOST] {
+            let mut silent = Vec::new();
+            for _ in 0..200 {
+                silent.push(connect(stranger, port).await);
+            }
+            let let_in = async { tokio::join!(administrator(&ca, port), connections.next()).1 };
+            let let_in = tokio::time::timeout(patience, let_in).await;
+            assert!(let_in.is_ok_and(|next| next.is_some_and(|next| next.is_ok())), "{stranger}");
+        }
+    }
+}

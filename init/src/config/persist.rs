@@ -124,4 +124,28 @@ mod tests {
         keep_at(&place, &previous, "three").unwrap();
         assert_eq!(read(&previous).as_deref(), Some("two"));
     }
+
+    #[test]
+    fn two_who_replace_a_file_at_once_each_leave_it_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("config.yaml").display().to_string();
+        let turn = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for byte in [b'a', b'b'] {
+                let (name, turn) = (&name, &turn);
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        turn.wait();
+                        let text = vec![byte; 100_000];
+                        let written = write_atomically(name, &text, 0o600);
+                        turn.wait();
+                        assert!(written.is_ok(), "{written:?}");
+                        let found = fs::read(name).unwrap();
+                        assert!(found.len() == text.len() && found.iter().all(|b| *b == found[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
 }
