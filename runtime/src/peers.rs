@@ -1,6 +1,8 @@
 //! Who may use the runtime's sockets: the node's own services, and who is privileged anyway. A pod that has the sockets' folder mounted
 //! and root's uid, and nothing more, is neither.
 use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use machine::paths::NODE_CGROUPS;
@@ -8,10 +10,24 @@ use sys::peer::Peer;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 
+/// Those who are turned away are spoken of once in this time.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+static SAID: Mutex<Option<Instant>> = Mutex::new(None);
+
 /// Whether the client that has connected is served; if not, that is said.
 pub fn admits(stream: &UnixStream) -> bool {
-    let _ = (Peer::of(stream), NODE_CGROUPS);
-    true
+    match Peer::of(stream).and_then(|peer| peer.admit(&NODE_CGROUPS)) {
+        Ok(_) => true,
+        Err(error) => {
+            let now = Instant::now();
+            let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN) {
+                *said = Some(now);
+                tracing::warn!(%error, "turned a client away");
+            }
+            false
+        }
+    }
 }
 
 /// Connections of those who are served.
@@ -24,7 +40,6 @@ pub fn admitted(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStr
 mod tests {
     use std::io::Read;
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use super::*;
 
