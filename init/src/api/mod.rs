@@ -15,6 +15,7 @@ pub(crate) mod pki;
 mod rate;
 mod redact;
 mod service;
+mod strangers;
 
 use anyhow::{Context, Result};
 use machine::api::machine_server::MachineServer;
@@ -57,12 +58,12 @@ fn door(port: u16) -> Door<Identity> {
     Door {
         port,
         client_certificates: true,
-        knock: Box::new(|_| true),
         admit: |certificate, peer| {
             let certificate = certificate.context("no client certificate")?;
             Identity::from_certificate(certificate, peer.to_string())
         },
-        handshakes: 32,
+        strangers: 64,
+        strangers_per_address: 16,
         connections: 128,
         lifetime: None,
     }
