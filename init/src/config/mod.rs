@@ -5,7 +5,7 @@ mod smbios;
 mod source;
 
 pub use apply::apply;
-pub use persist::{activate, keep, keep_first, write_atomically};
+pub use persist::{Attempt, activate, keep, keep_first, write_atomically};
 pub use source::{
     Found, fetch, from_firmware, from_image, from_previous, from_smbios, from_state, from_volumes, url,
 };

@@ -148,4 +148,4 @@ fn error(code: Code, message: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

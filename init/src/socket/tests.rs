@@ -35,7 +35,8 @@ impl Client {
     }
 }
 
-fn machine() -> Machine {
+/// A machine without services.
+pub fn machine() -> Machine {
     let (events, ledger) = (Events::default(), Ledger::default());
     let children = Children::new(ledger.clone());
     let logs = LogSink::start().unwrap();
