@@ -93,3 +93,17 @@ pub const CMDLINE_ROOT_UUID: &str = "pintle.root.uuid";
 pub const CMDLINE_ROOT_SIZE: &str = "pintle.root.size";
 /// Kernel command line: where to fetch the machine config.
 pub const CMDLINE_CONFIG: &str = "pintle.config";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pod_can_be_given_the_user_of_a_service() {
+        // What the API server takes as runAsUser, and images as USER, ends with 31 bits; pods' user namespaces end before that.
+        for uid in [API_UID, NET_UID] {
+            assert!(uid > i32::MAX as u32 && uid < u32::MAX - 1, "{uid}");
+        }
+        assert_ne!(API_UID, NET_UID);
+    }
+}

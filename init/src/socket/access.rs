@@ -103,7 +103,7 @@ impl fmt::Display for Caller {
 mod tests {
     use super::*;
     use machine::paths::{API_UID, NET_UID};
-    use machine::socket::Empty;
+    use machine::socket::{Empty, GetConfig};
 
     fn caller(uid: u32, cgroup: &str) -> Option<Caller> {
         Caller::known(uid, 1, cgroup)
@@ -123,11 +123,11 @@ mod tests {
     fn the_api_may_what_the_machine_api_needs_and_no_descriptors_of_containers() {
         let api = caller(API_UID, "/system/api").unwrap();
         assert_eq!(api.service, "api");
-        assert!(api.may(&Call::GetConfig(Empty {})));
+        assert!(api.may(&Call::GetConfig(GetConfig::default())));
         assert!(!api.may(&Call::FdList(Empty {})));
         assert!(!api.may(&Call::WatchExits(Empty {})));
         let net = caller(NET_UID, "/system/net").unwrap();
-        assert!(net.may(&Call::Ready(Empty {})) && !net.may(&Call::GetConfig(Empty {})));
+        assert!(net.may(&Call::Ready(Empty {})) && !net.may(&Call::GetConfig(GetConfig::default())));
     }
 
     #[test]

@@ -3,7 +3,7 @@ use crate::children::Children;
 use crate::events::Events;
 use crate::ledger::Ledger;
 use crate::services::{LogSink, Supervisor};
-use machine::socket::{Cancel, Empty, Exit, ExitKey, FdName};
+use machine::socket::{Cancel, Empty, Exit, ExitKey, FdName, GetConfig};
 use std::process::{Child, Command, Stdio};
 
 struct Client(FramedSocket);
@@ -85,7 +85,7 @@ async fn exits_are_replayed_to_each_watcher_until_acknowledged_and_a_stream_can_
     assert_eq!(client.reply().await.0.result, Some(reply::Result::Exit(late)));
     client.ask(request::Call::Cancel(Cancel { stream: 1 }), &[]).await;
     assert_eq!(client.reply().await.0.result, Some(reply::Result::Done(Empty {})));
-    let (result, _) = client.call(request::Call::GetConfig(Empty {}), &[]).await;
+    let (result, _) = client.call(request::Call::GetConfig(GetConfig::default()), &[]).await;
     assert!(matches!(result, reply::Result::Error(e) if e.message.contains("no config")));
 }
 
@@ -194,5 +194,21 @@ async fn a_service_may_be_silent_between_requests_and_who_faces_the_network_not_
         client.call(request::Call::Version(Empty {}), &[]).await;
         let silent = tokio::time::timeout(Duration::from_secs(3600), client.0.recv()).await;
         assert_eq!(silent.is_err(), stays);
+    }
+}
+
+#[tokio::test]
+async fn a_config_leaves_pid_1_without_its_secrets_unless_they_are_asked_for() {
+    let machine = machine();
+    let yaml = "kind: Machine\nhostname: n1\njoinToken: K4\n".to_owned();
+    let active = crate::node::ActiveConfig { yaml, source: "state".into(), ..Default::default() };
+    machine.config.send_replace(Some(std::sync::Arc::new(active)));
+    for with_secrets in [false, true] {
+        let (result, _) =
+            Client::of(&machine).call(request::Call::GetConfig(GetConfig { with_secrets }), &[]).await;
+        let reply::Result::Config(config) = result else { panic!("{result:?}") };
+        let yaml = String::from_utf8(config.yaml).unwrap();
+        assert!(yaml.contains("n1"), "{yaml}");
+        assert_eq!(yaml.contains("K4"), with_secrets, "{yaml}");
     }
 }
