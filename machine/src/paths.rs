@@ -67,10 +67,10 @@ pub const ETCD_DATA: &str = "/var/lib/etcd";
 pub const API_PORT: u16 = 50000;
 /// TCP port of control-plane nodes on which other machines have their serving certificate signed.
 pub const JOIN_PORT: u16 = 50001;
-/// uid and gid of pintle-api.
-pub const API_UID: u32 = 100;
+/// uid and gid of pintle-api. Above what a pod's runAsUser or an image's USER can say (31 bits) and above pods' user namespaces.
+pub const API_UID: u32 = (1 << 31) + 100;
 /// uid and gid of pintle-net.
-pub const NET_UID: u32 = 101;
+pub const NET_UID: u32 = (1 << 31) + 101;
 
 /// The image that holds etcd, the control plane, kube-proxy, CoreDNS and kubectl: one binary, told apart by argv[0].
 pub const KUBERNETES_IMAGE: &str = "pintle.dev/kubernetes:v1.37.2";
