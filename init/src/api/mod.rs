@@ -13,7 +13,6 @@ mod listen;
 mod logs;
 pub(crate) mod pki;
 mod rate;
-mod redact;
 mod service;
 mod strangers;
 

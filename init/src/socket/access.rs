@@ -4,10 +4,10 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use machine::socket::MAX_CONFIG;
 use machine::socket::request::Call;
 use sys::peer::{Peer, is_within};
 
-use crate::config::LONGEST;
 use crate::services::SERVICES;
 
 /// What a request of a few fields takes at most, in bytes.
@@ -57,7 +57,7 @@ impl Caller {
             None => Limits { request: SMALL, idle: None },
             // It passes machine configs on.
             Some(machine::paths::API_UID) => {
-                Limits { request: LONGEST as usize + SMALL, idle: Some(Duration::from_secs(60)) }
+                Limits { request: MAX_CONFIG + SMALL, idle: Some(Duration::from_secs(60)) }
             }
             Some(_) => Limits { request: SMALL, idle: Some(Duration::from_secs(60)) },
         }
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn only_who_passes_configs_on_may_send_much() {
         let request = |uid, cgroup| caller(uid, cgroup).unwrap().limits().request;
-        assert!(request(API_UID, "/system/api") as u64 > LONGEST);
+        assert!(request(API_UID, "/system/api") > MAX_CONFIG);
         assert_eq!(request(NET_UID, "/system/net"), SMALL);
         assert_eq!(request(0, "/runtime"), SMALL);
     }
