@@ -159,13 +159,12 @@ impl FramedSocket {
     /// False at the end of the stream.
     async fn receive_some(&mut self, most: usize) -> io::Result<bool> {
         let mut chunk = vec![0_u8; most];
-        let arriving =
-            self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd(), &mut chunk));
+        let arriving = self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd(), &mut chunk));
         let deadline = self.begun.zip(self.frame_deadline).map(|(begun, deadline)| begun + deadline);
         let (read, descriptors) = match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline, arriving)
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the rest of a frame does not come"))??,
+            Some(deadline) => tokio::time::timeout_at(deadline, arriving).await.map_err(|_| {
+                io::Error::new(io::ErrorKind::TimedOut, "the rest of a frame does not come")
+            })??,
             None => arriving.await?,
         };
         self.descriptors.extend(descriptors);

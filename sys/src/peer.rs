@@ -174,7 +174,12 @@ mod tests {
         line.push(std::env::current_exe().unwrap().into());
         line.extend(["--exact", "peer::tests::child"].map(Into::into));
         let mut command = Command::new(&line[0]);
-        command.args(&line[1..]).env("PEER_TEST_SOCKET", &path).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(&line[1..])
+            .env("PEER_TEST_SOCKET", &path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let child = command.spawn().unwrap();
         let peer = Peer::of(&accept(&listener)).unwrap();
         std::fs::remove_file(path).unwrap();
@@ -193,7 +198,8 @@ mod tests {
         drop(child.stdin.take());
         // Ended and not yet reaped: /proc still has it.
         let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
-        nix::sys::wait::waitid(nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(peer.pid())), flags).unwrap();
+        nix::sys::wait::waitid(nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(peer.pid())), flags)
+            .unwrap();
         assert!(peer.cgroup().is_err());
         child.wait().unwrap();
         assert!(peer.cgroup().is_err());
@@ -221,8 +227,13 @@ mod tests {
             eprintln!("skipped: only root has rights to give up");
             return;
         }
-        let other =
-            ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=+sys_admin", "--ambient-caps=+sys_admin"];
+        let other = [
+            "setpriv",
+            "--reuid=65534",
+            "--clear-groups",
+            "--inh-caps=+sys_admin",
+            "--ambient-caps=+sys_admin",
+        ];
         for (name, arguments, privileged) in [
             ("root", &[][..], true),
             ("bounded", &["setpriv", "--bounding-set=-sys_admin"][..], false),

@@ -55,9 +55,10 @@ async fn listen(folder: &Path) -> Result<()> {
     };
     let listener = Listener::bind(folder, door).await?;
     tracing::info!(port = JOIN_PORT, "signs serving certificates of joining machines");
-    let service = SignerServer::new(Join { known: Rate::default(), strangers: Rate::default(), folder: folder.into() })
-        .max_decoding_message_size(LARGEST)
-        .max_encoding_message_size(LARGEST);
+    let service =
+        SignerServer::new(Join { known: Rate::default(), strangers: Rate::default(), folder: folder.into() })
+            .max_decoding_message_size(LARGEST)
+            .max_encoding_message_size(LARGEST);
     Server::builder()
         .timeout(LIFETIME)
         .concurrency_limit_per_connection(1)
@@ -167,8 +168,7 @@ mod tests {
     async fn strangers_behind_a_nodes_address_do_not_use_up_what_the_node_may_ask() {
         let (token, folder) = (pki::join_token().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(folder.path().join(JOIN_TOKEN), &token).unwrap();
-        let join =
-            Join { known: Rate::default(), strangers: Rate::default(), folder: folder.path().into() };
+        let join = Join { known: Rate::default(), strangers: Rate::default(), folder: folder.path().into() };
         let leaf = Leaf { common_name: "w1".into(), dns_names: vec!["w1".into()], ..Leaf::default() };
         let (_, csr) = pki::new_request(&leaf).unwrap();
         let ask = async |token: &str| {

@@ -3,7 +3,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -133,7 +133,10 @@ impl<I> Arriving<I> {
                 let left = self.stay.leave.clone().cancelled_owned();
                 let end = async move {
                     match lifetime {
-                        Some(lifetime) => drop(futures::future::select(pin!(lifetime), pin!(left)).await),
+                        Some(lifetime) => tokio::select! {
+                            () = lifetime => {}
+                            () = left => {}
+                        },
                         None => left.await,
                     }
                 };
@@ -322,7 +325,10 @@ mod tests {
     }
 
     /// An administrator's connection, up to where both sides know each other.
-    async fn administrator(ca: &CertificateAuthority, port: u16) -> tokio_rustls::client::TlsStream<TcpStream> {
+    async fn administrator(
+        ca: &CertificateAuthority,
+        port: u16,
+    ) -> tokio_rustls::client::TlsStream<TcpStream> {
         let leaf = Leaf {
             common_name: "ann".into(),
             organization: Some("pintle:admin".into()),

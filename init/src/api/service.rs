@@ -62,7 +62,9 @@ impl Machine for MachineApi {
         let secrets = request.get_ref().with_secrets;
         let (role, detail) = if secrets { (Role::Admin, "with secrets") } else { (Role::Reader, "") };
         let actor = authorize(&request, "GetConfig", role, detail)?;
-        let Answer::Config(config) = call(&actor, Call::GetConfig(socket::GetConfig { with_secrets: secrets })).await?.0 else {
+        let Answer::Config(config) =
+            call(&actor, Call::GetConfig(socket::GetConfig { with_secrets: secrets })).await?.0
+        else {
             return Err(Status::internal("init answered GetConfig with something else"));
         };
         Ok(Response::new(api::GetConfigResponse { yaml: config.yaml, source: config.source }))

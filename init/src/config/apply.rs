@@ -82,7 +82,10 @@ pub async fn apply(machine: &Machine, request: &ApplyConfig) -> Result<ApplyResu
 
 /// Waits until the config is kept. What is not in time is given up, so that "not kept" is true; what can no longer be given up is waited for
 /// once more, and then it is said that nobody knows.
-async fn kept(attempt: Attempt, keep: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Result<(), Error> {
+async fn kept(
+    attempt: Attempt,
+    keep: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Result<(), Error> {
     let (done, mut outcome) = tokio::sync::oneshot::channel();
     let started = std::thread::Builder::new().name("keep config".into()).spawn(move || {
         let _ = done.send(keep());
@@ -95,7 +98,9 @@ async fn kept(attempt: Attempt, keep: impl FnOnce() -> anyhow::Result<()> + Send
             Ok(Ok(kept)) => {
                 return kept.map_err(|why| error(Code::Unavailable, &format!("keep the config: {why:#}")));
             }
-            Ok(Err(_)) => return Err(error(Code::Internal, "keep the config: the thread ended without an answer")),
+            Ok(Err(_)) => {
+                return Err(error(Code::Internal, "keep the config: the thread ended without an answer"));
+            }
             Err(_) if attempt.give_up() => {
                 let message = "the state volume did not take the config within 20 s; the one before stays";
                 return Err(error(Code::Timeout, message));

@@ -128,7 +128,8 @@ async fn a_client_in_excess_of_its_share_is_hung_up_on() {
 
 #[test]
 fn a_service_is_one_wherever_below_its_cgroup_it_is() {
-    let origins = ["/system/agent", "/system/agent/x/y", "/runtime", "/init"].map(|cgroup| origin(Some(cgroup)));
+    let origins =
+        ["/system/agent", "/system/agent/x/y", "/runtime", "/init"].map(|cgroup| origin(Some(cgroup)));
     assert_eq!(origins, ["/system/agent", "/system/agent", "/runtime", "/init"]);
     assert_eq!(origin(None), "pods");
 }

@@ -27,7 +27,7 @@ pub struct Caller {
 pub struct Limits {
     /// The largest request, in bytes.
     pub request: usize,
-    /// How long a connection may be silent between requests; `None`: as long as it likes.
+    /// How long a connection may be silent before a request; `None`: as long as it likes.
     pub idle: Option<Duration>,
 }
 

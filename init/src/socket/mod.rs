@@ -25,7 +25,7 @@ use access::{Caller, Limits};
 const SHARE: usize = 32;
 /// A peer that does not read its reply for this long is dropped.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the first request may take, and each one from its first byte on.
+/// How long a request may take from its first byte on.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Before accepting is tried again, out of descriptors most likely.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -45,7 +45,7 @@ pub async fn serve(machine: Machine) -> Result<()> {
         .with_context(|| format!("listen on {}", paths::MACHINE_SOCKET))?;
     // Two of the services have users of their own. Who is no service is turned away whatever its user is.
     std::fs::set_permissions(paths::MACHINE_SOCKET, std::fs::Permissions::from_mode(0o666))?;
-    accept(listener, |stream| Caller::of(stream), move |caller, stream, place| {
+    accept(listener, Caller::of, move |caller, stream, place| {
         let machine = machine.clone();
         tokio::spawn(async move {
             let _place = place;
@@ -92,9 +92,7 @@ async fn accept(
 async fn serve_connection(machine: &Machine, caller: &Caller, stream: UnixStream) -> Result<()> {
     let Limits { request, idle } = caller.limits();
     let mut socket = FramedSocket::of(stream, MAX_FRAME).limited(request, REQUEST_DEADLINE);
-    let mut patience = Some(REQUEST_DEADLINE);
-    while let Some((frame, descriptors)) = receive(&mut socket, patience).await? {
-        patience = idle;
+    while let Some((frame, descriptors)) = receive(&mut socket, idle).await? {
         let request = Request::decode(frame.as_slice()).context("malformed request")?;
         let id = request.id;
         let Some(call) = request.call else {

@@ -172,12 +172,13 @@ async fn a_stranger_is_turned_away_without_a_byte_read_and_a_service_keeps_its_s
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_does_not_come_to_its_end_is_given_up() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    for bytes in [&[0_u8, 0][..], &[]] {
+    let api = Caller::known(paths::API_UID, 1, "/system/api").unwrap();
+    for (caller, bytes) in [(runtime(), &[0_u8, 0][..]), (api, &[])] {
         let machine = machine();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        tokio::spawn(async move { serve_connection(&machine, &runtime(), theirs).await });
+        tokio::spawn(async move { serve_connection(&machine, &caller, theirs).await });
         ours.write_all(bytes).await.unwrap();
-        let closed = tokio::time::timeout(Duration::from_secs(60), ours.read(&mut [0; 8])).await;
+        let closed = tokio::time::timeout(Duration::from_secs(90), ours.read(&mut [0; 8])).await;
         assert_eq!(closed.expect("hung up").unwrap(), 0);
     }
 }
@@ -185,7 +186,8 @@ async fn a_frame_that_does_not_come_to_its_end_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn a_service_may_be_silent_between_requests_and_who_faces_the_network_not_for_long() {
     let machine = machine();
-    for (caller, stays) in [(runtime(), true), (Caller::known(paths::API_UID, 1, "/system/api").unwrap(), false)]
+    for (caller, stays) in
+        [(runtime(), true), (Caller::known(paths::API_UID, 1, "/system/api").unwrap(), false)]
     {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let server = machine.clone();
