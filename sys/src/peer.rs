@@ -181,7 +181,7 @@ mod tests {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = command.spawn().unwrap();
-        let peer = Peer::of(&accept(&listener)).unwrap();
+        let peer = Peer::of(accept(&listener)).unwrap();
         std::fs::remove_file(path).unwrap();
         (peer, child)
     }
@@ -217,7 +217,7 @@ mod tests {
             .spawn()
             .unwrap();
         child.wait().unwrap();
-        assert!(Peer::of(&accept(&listener)).and_then(|peer| peer.cgroup()).is_err());
+        assert!(Peer::of(accept(&listener)).and_then(|peer| peer.cgroup()).is_err());
         std::fs::remove_file(path).unwrap();
     }
 

@@ -200,18 +200,26 @@ mod tests {
         assert_eq!(decide(Mode::Auto, Change::None), Ok("none"));
     }
 
+    /// A disk that takes a config once the other end is dropped.
+    fn hangs(waits: std::sync::mpsc::Receiver<()>) -> impl FnOnce() -> anyhow::Result<()> + Send {
+        move || {
+            let _ = waits.recv();
+            Ok(())
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_said_of_a_slow_disk_is_true() {
         // It hangs before the file takes its name: given up, it is not kept.
         let (attempt, (release, waits)) = (Attempt::default(), std::sync::mpsc::channel::<()>());
-        let said = kept(attempt.clone(), move || Ok(waits.recv().unwrap_or(()))).await.unwrap_err();
+        let said = kept(attempt.clone(), hangs(waits)).await.unwrap_err();
         assert!(said.message.contains("the one before stays"), "{}", said.message);
         assert!(!attempt.give_up(), "that was done");
         drop(release);
         // It hangs while the file takes its name.
         let (attempt, (release, waits)) = (Attempt::default(), std::sync::mpsc::channel::<()>());
         assert!(attempt.commits());
-        let said = kept(attempt, move || Ok(waits.recv().unwrap_or(()))).await.unwrap_err();
+        let said = kept(attempt, hangs(waits)).await.unwrap_err();
         assert!(said.message.contains("may be the next boot's"), "{}", said.message);
         drop(release);
         tokio::time::resume();
