@@ -1,7 +1,7 @@
 //! PID 1 of a Pintle node, and the two helpers of it that face the network.
 //!
-//! `pintle-init` runs twice: [`stage1`] in the initramfs finds and verifies the root; [`stage2`] is the node's PID 1. It never parses what came
-//! over a network, never exits and never waits without a bound.
+//! `pintle-init` runs twice: [`stage1`] in the initramfs finds and verifies the root; [`stage2`] is the node's PID 1. Of what came over a
+//! network it parses machine configs and nothing else; it never exits and never waits without a bound.
 
 pub mod api;
 mod children;
@@ -17,6 +17,7 @@ mod modules;
 pub mod net;
 pub mod network;
 pub mod node;
+mod places;
 mod processes;
 mod services;
 mod shutdown;

@@ -55,6 +55,8 @@ pub struct Machine {
     pub shutdown: mpsc::Sender<ShutdownRequest>,
     /// Counts changes of the devices; written by the device task.
     pub devices: watch::Sender<u64>,
+    /// Held by the one config that is being applied.
+    pub applying: Arc<tokio::sync::Mutex<()>>,
     conditions: Arc<Mutex<BTreeMap<String, Condition>>>,
 }
 
@@ -81,6 +83,7 @@ impl Machine {
             login1: Login1::new(LONGEST_DELAY),
             shutdown,
             devices: watch::channel(0).0,
+            applying: Arc::default(),
             conditions: Arc::default(),
         }
     }

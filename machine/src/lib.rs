@@ -27,6 +27,8 @@ pub mod socket {
 
     /// The largest frame either side accepts, in bytes.
     pub const MAX_FRAME: usize = 4 << 20;
+    /// The longest machine config, in bytes.
+    pub const MAX_CONFIG: usize = 1 << 20;
     /// The most file descriptors one frame may carry.
     pub const MAX_FDS: usize = 16;
 }

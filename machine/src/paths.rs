@@ -7,7 +7,7 @@ pub const BUNDLE: &str = "/usr/lib/pintle/bundle";
 
 /// Run-time state of init and its services (tmpfs, mode 0755).
 pub const RUN: &str = "/run/pintle";
-/// init's request socket (mode 0666; who may do what is decided by the peer's uid).
+/// init's request socket (mode 0666; who is no service, by process, user and cgroup, is turned away).
 pub const MACHINE_SOCKET: &str = "/run/pintle/machine.sock";
 /// The validated, active machine config as YAML documents (mode 0600, root). Written before services start, replaced atomically.
 pub const ACTIVE_CONFIG: &str = "/run/pintle/config.yaml";
@@ -17,6 +17,9 @@ pub const NETWORK_STATUS: &str = "/run/pintle/network.json";
 pub const API_SERVER_ANSWERED: &str = "/run/pintle/api-server-answered";
 /// What the api process may read of the machine CA and its serving certificate (mode 0750, group of [`API_UID`]).
 pub const API_PKI: &str = "/run/pintle/api";
+
+/// The cgroups of init and of the services; pods are elsewhere.
+pub const NODE_CGROUPS: [&str; 3] = ["/init", "/system", "/runtime"];
 
 /// The CRI v1 gRPC socket of the runtime (root only).
 pub const CRI_SOCKET: &str = "/run/pintle/runtime/cri.sock";
@@ -64,10 +67,10 @@ pub const ETCD_DATA: &str = "/var/lib/etcd";
 pub const API_PORT: u16 = 50000;
 /// TCP port of control-plane nodes on which other machines have their serving certificate signed.
 pub const JOIN_PORT: u16 = 50001;
-/// uid and gid of pintle-api.
-pub const API_UID: u32 = 100;
+/// uid and gid of pintle-api. Above what a pod's runAsUser or an image's USER can say (31 bits) and above pods' user namespaces.
+pub const API_UID: u32 = (1 << 31) + 100;
 /// uid and gid of pintle-net.
-pub const NET_UID: u32 = 101;
+pub const NET_UID: u32 = (1 << 31) + 101;
 
 /// The image that holds etcd, the control plane, kube-proxy, CoreDNS and kubectl: one binary, told apart by argv[0].
 pub const KUBERNETES_IMAGE: &str = "pintle.dev/kubernetes:v1.37.2";
@@ -90,3 +93,17 @@ pub const CMDLINE_ROOT_UUID: &str = "pintle.root.uuid";
 pub const CMDLINE_ROOT_SIZE: &str = "pintle.root.size";
 /// Kernel command line: where to fetch the machine config.
 pub const CMDLINE_CONFIG: &str = "pintle.config";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pod_can_be_given_the_user_of_a_service() {
+        // What the API server takes as runAsUser, and images as USER, ends with 31 bits; pods' user namespaces end before that.
+        for uid in [API_UID, NET_UID] {
+            assert!(uid > i32::MAX as u32 && uid < u32::MAX - 1, "{uid}");
+        }
+        assert_ne!(API_UID, NET_UID);
+    }
+}

@@ -26,6 +26,7 @@ pub mod machine_socket;
 pub mod metrics;
 pub mod namespaces;
 pub mod network;
+mod peers;
 pub mod pod;
 pub mod restore;
 pub mod runtime;

@@ -76,7 +76,7 @@ pub async fn run() -> anyhow::Result<()> {
     tonic::transport::Server::builder()
         .add_service(service)
         .add_service(images)
-        .serve_with_incoming(tokio_stream::wrappers::UnixListenerStream::new(listener))
+        .serve_with_incoming(crate::peers::admitted(listener))
         .await
         .context("serve CRI")
 }
@@ -108,7 +108,7 @@ async fn streams(backend: Arc<Backend>) -> anyhow::Result<Server> {
     Ok(server)
 }
 
-/// A socket for root alone, in the place of what a former process left.
+/// A socket for root alone, and of root for those whom [`crate::peers`] admits, in the place of what a former process left.
 fn listen(path: &str) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     match std::fs::remove_file(path) {

@@ -54,6 +54,8 @@ mod registry;
 mod ring;
 #[path = "host/secrets.rs"]
 mod secrets;
+#[path = "host/sockets.rs"]
+mod sockets;
 #[path = "host/stories.rs"]
 mod stories;
 #[path = "host/traces.rs"]
@@ -67,6 +69,9 @@ const CGROUP: &str = "PINTLE_HOST_RING_CGROUP";
 const INSIDE: &str = "PINTLE_HOST_RING";
 
 fn main() -> ExitCode {
+    if let Ok(path) = std::env::var(sockets::PROBE) {
+        return sockets::probe(&path);
+    }
     match std::env::var(INSIDE).as_deref() {
         Ok("run") => return inside(),
         Ok(_) => return clean(),

@@ -18,6 +18,7 @@ pub mod mount;
 pub mod mount_tree;
 pub mod netns;
 pub mod overlay;
+pub mod peer;
 pub mod pidfd;
 pub mod pipe;
 pub mod readiness;

@@ -1,8 +1,7 @@
 //! Port 50001 of control-plane machines: a machine with the join token has its serving certificate signed. This process checks the token
 //! and reads the request; PID 1 gets names, addresses and a key, decides what fits, and signs.
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -45,22 +44,21 @@ pub async fn serve() {
 }
 
 async fn listen(folder: &Path) -> Result<()> {
-    let rate = Arc::new(Rate::default());
-    let knock = rate.clone();
     let door = Door {
         port: JOIN_PORT,
         client_certificates: false,
-        knock: Box::new(move |peer| knock.allow(peer.ip(), Instant::now())),
         admit: |_, peer: SocketAddr| Ok(Stranger(peer.ip())),
-        handshakes: 8,
-        connections: 32,
+        strangers: 32,
+        strangers_per_address: 8,
+        connections: 0,
         lifetime: Some(LIFETIME),
     };
     let listener = Listener::bind(folder, door).await?;
     tracing::info!(port = JOIN_PORT, "signs serving certificates of joining machines");
-    let service = SignerServer::new(Join { rate })
-        .max_decoding_message_size(LARGEST)
-        .max_encoding_message_size(LARGEST);
+    let service =
+        SignerServer::new(Join { known: Rate::default(), strangers: Rate::default(), folder: folder.into() })
+            .max_decoding_message_size(LARGEST)
+            .max_encoding_message_size(LARGEST);
     Server::builder()
         .timeout(LIFETIME)
         .concurrency_limit_per_connection(1)
@@ -74,7 +72,11 @@ async fn listen(folder: &Path) -> Result<()> {
 
 #[derive(Debug)]
 struct Join {
-    rate: Arc<Rate>,
+    /// What machines with the token may ask, by address.
+    known: Rate,
+    /// Whose wrong tokens are worth an audit line.
+    strangers: Rate,
+    folder: PathBuf,
 }
 
 #[tonic::async_trait]
@@ -86,11 +88,18 @@ impl Signer for Join {
         let Some(Stranger(peer)) = request.extensions().get::<Stranger>().copied() else {
             return Err(Status::internal("a call without a peer"));
         };
-        if !self.rate.allow(peer, Instant::now()) {
+        let token = std::fs::read_to_string(self.folder.join(JOIN_TOKEN)).unwrap_or_default();
+        // Pods speak with their node's address. What they may ask without the token is nothing, so it counts for nobody who has it.
+        if !shows(request.get_ref(), &token) {
+            if self.strangers.allow(peer, Instant::now()) {
+                tracing::info!(target: "audit", call = "SignServing", %peer, allowed = false, error = "no join token");
+            }
+            return Err(Status::unauthenticated("the join token is not the one of this cluster"));
+        }
+        if !self.known.allow(peer, Instant::now()) {
             return Err(Status::resource_exhausted("too many calls; try again in a minute"));
         }
-        let token = std::fs::read_to_string(Path::new(API_PKI).join(JOIN_TOKEN)).unwrap_or_default();
-        let asked = check(request.get_ref(), &token);
+        let asked = read(request.get_ref());
         let outcome = match &asked {
             Ok(asked) => sign(asked, peer).await,
             Err(status) => Err(status.clone()),
@@ -102,12 +111,13 @@ impl Signer for Join {
     }
 }
 
-/// The token first: nothing of a stranger's request is read.
-fn check(request: &SignServingRequest, token: &str) -> Result<Asked, Status> {
+/// Whether the request has the token of this cluster. It is asked first: nothing else of a stranger's request is read.
+fn shows(request: &SignServingRequest, token: &str) -> bool {
     let same: bool = request.token.as_bytes().ct_eq(token.as_bytes()).into();
-    if !same || !pki::is_join_token(token) {
-        return Err(Status::unauthenticated("the join token is not the one of this cluster"));
-    }
+    same && pki::is_join_token(token)
+}
+
+fn read(request: &SignServingRequest) -> Result<Asked, Status> {
     pki::read_request(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
@@ -145,12 +155,35 @@ mod tests {
         let leaf = Leaf { common_name: "w1".into(), dns_names: vec!["w1".into()], ..Leaf::default() };
         let (_, csr) = pki::new_request(&leaf).unwrap();
         let with = |token: &str, csr: &[u8]| SignServingRequest { token: token.into(), csr: csr.into() };
-        assert_eq!(check(&with(&token, &csr), &token).unwrap().dns_names, ["w1"]);
+        assert!(shows(&with(&token, &csr), &token));
+        assert_eq!(read(&with(&token, &csr)).unwrap().dns_names, ["w1"]);
         for wrong in ["", "x", &token[1..], &format!("{token}a"), &pki::join_token().unwrap()] {
-            let code = check(&with(wrong, b"garbage"), &token).unwrap_err().code();
-            assert_eq!(code, tonic::Code::Unauthenticated, "{wrong}");
+            assert!(!shows(&with(wrong, &csr), &token), "{wrong}");
         }
-        assert_eq!(check(&with(&token, b"x"), &token).unwrap_err().code(), tonic::Code::InvalidArgument);
-        assert!(check(&with("", &csr), "").is_err(), "no token lets nobody in");
+        assert_eq!(read(&with(&token, b"x")).unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert!(!shows(&with("", &csr), ""), "no token lets nobody in");
+    }
+
+    #[tokio::test]
+    async fn strangers_behind_a_nodes_address_do_not_use_up_what_the_node_may_ask() {
+        let (token, folder) = (pki::join_token().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join(JOIN_TOKEN), &token).unwrap();
+        let join = Join { known: Rate::default(), strangers: Rate::default(), folder: folder.path().into() };
+        let leaf = Leaf { common_name: "w1".into(), dns_names: vec!["w1".into()], ..Leaf::default() };
+        let (_, csr) = pki::new_request(&leaf).unwrap();
+        let ask = async |token: &str| {
+            let mut request = Request::new(SignServingRequest { token: token.into(), csr: csr.clone() });
+            request.extensions_mut().insert(Stranger("192.0.2.1".parse().unwrap()));
+            join.sign_serving(request).await.unwrap_err().code()
+        };
+        for _ in 0..100 {
+            assert_eq!(ask("wrong").await, tonic::Code::Unauthenticated);
+        }
+        // As far as to PID 1, which is not there.
+        assert_eq!(ask(&token).await, tonic::Code::Unavailable);
+        for _ in 0..100 {
+            ask(&token).await;
+        }
+        assert_eq!(ask(&token).await, tonic::Code::ResourceExhausted, "one machine does not keep PID 1 busy");
     }
 }

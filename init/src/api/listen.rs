@@ -16,28 +16,29 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::pki;
+use super::strangers::{Stay, Strangers};
 
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Whom a port lets in, and how much of it.
 pub struct Door<I> {
     pub port: u16,
-    /// Whether clients must show a certificate of the machine CA.
+    /// Whether clients must show a certificate of the machine CA. Without, they stay strangers for as long as they are connected.
     pub client_certificates: bool,
-    /// Whether a peer may begin a handshake now.
-    pub knock: Box<dyn Fn(SocketAddr) -> bool + Send>,
     /// Who a peer is, after its handshake; the certificate is the one it showed.
     pub admit: fn(Option<&CertificateDer<'_>>, SocketAddr) -> Result<I>,
-    /// The most handshakes at once; further clients wait in the kernel's queue.
-    pub handshakes: usize,
-    /// The most connections at once.
+    /// The most strangers at once. A newcomer takes the place of another.
+    pub strangers: usize,
+    /// The most strangers of one address.
+    pub strangers_per_address: usize,
+    /// The most connections of those who are known, at once; others are hung up on.
     pub connections: usize,
     /// A connection ends after this long; `None`: when its client leaves.
     pub lifetime: Option<Duration>,
@@ -71,39 +72,78 @@ impl<I: Clone + Send + Sync + 'static> Listener<I> {
     pub fn connections(mut self) -> impl Stream<Item = io::Result<Connection<I>>> {
         let (ready, connections) = mpsc::channel(8);
         tokio::spawn(async move {
-            let handshakes = Arc::new(Semaphore::new(self.door.handshakes));
+            let strangers = Strangers::new(self.door.strangers, self.door.strangers_per_address);
             let open = Arc::new(Semaphore::new(self.door.connections));
-            let (admit, lifetime) = (self.door.admit, self.door.lifetime);
             loop {
-                let Ok(slot) = open.clone().acquire_owned().await else { return };
-                let Ok(turn) = handshakes.clone().acquire_owned().await else { return };
                 let Ok((stream, peer)) = self.socket.accept().await else {
                     // Out of descriptors, or the client went away.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
-                if !(self.door.knock)(peer) {
-                    continue;
-                }
-                let (acceptor, ready) = (self.files.acceptor(), ready.clone());
+                let arriving = Arriving {
+                    stream,
+                    peer,
+                    acceptor: self.files.acceptor(),
+                    admit: self.door.admit,
+                    stay: strangers.enter(peer.ip()),
+                    known: self.door.client_certificates.then(|| open.clone()),
+                    lifetime: self.door.lifetime,
+                };
+                let ready = ready.clone();
                 tokio::spawn(async move {
-                    let shaken = handshake(acceptor, stream, peer, admit);
-                    let result = tokio::time::timeout(HANDSHAKE_DEADLINE, shaken).await;
-                    drop(turn);
-                    match result {
-                        Ok(Ok((stream, who))) => {
-                            let end = lifetime.map(|lifetime| Box::pin(tokio::time::sleep(lifetime)));
-                            let _ = ready.send(Ok(Connection { stream, who, end, _slot: slot })).await;
-                        }
-                        Ok(Err(error)) => {
+                    match arriving.arrive().await {
+                        Ok(connection) => drop(ready.send(Ok(connection)).await),
+                        Err(error) => {
                             tracing::info!(target: "audit", %peer, error = format!("{error:#}"), "refused a connection")
                         }
-                        Err(_) => tracing::info!(target: "audit", %peer, "no TLS handshake within 10 s"),
                     }
                 });
             }
         });
         ReceiverStream::new(connections)
+    }
+}
+
+/// A client on its way through the handshake.
+struct Arriving<I> {
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    admit: fn(Option<&CertificateDer<'_>>, SocketAddr) -> Result<I>,
+    stay: Stay,
+    /// Places of those who are known, where a certificate makes them so.
+    known: Option<Arc<Semaphore>>,
+    lifetime: Option<Duration>,
+}
+
+impl<I> Arriving<I> {
+    async fn arrive(self) -> Result<Connection<I>> {
+        let shaken = handshake(self.acceptor, self.stream, self.peer, self.admit);
+        let (stream, who) = tokio::select! {
+            shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, shaken) => shaken.context("no TLS handshake within 10 s")??,
+            () = self.stay.leave.cancelled() => anyhow::bail!("others came while it did not say who it is"),
+        };
+        let lifetime = self.lifetime.map(tokio::time::sleep);
+        let (held, end): (Held, Option<End>) = match self.known {
+            Some(places) => {
+                let place = places.try_acquire_owned().context("too many are connected already")?;
+                (Held::Known(place), lifetime.map(|lifetime| Box::pin(lifetime) as End))
+            }
+            None => {
+                let left = self.stay.leave.clone().cancelled_owned();
+                let end = async move {
+                    match lifetime {
+                        Some(lifetime) => tokio::select! {
+                            () = lifetime => {}
+                            () = left => {}
+                        },
+                        None => left.await,
+                    }
+                };
+                (Held::Stranger(self.stay), Some(Box::pin(end)))
+            }
+        };
+        Ok(Connection { stream, who, end, _held: held })
     }
 }
 
@@ -188,12 +228,22 @@ fn config(folder: &Path, client_certificates: bool) -> Result<ServerConfig> {
     Ok(config)
 }
 
+type End = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The place that a connection has.
+#[expect(dead_code, reason = "held until the connection ends")]
+enum Held {
+    Known(OwnedSemaphorePermit),
+    Stranger(Stay),
+}
+
 /// A connection of somebody who was let in.
 pub struct Connection<I> {
     stream: TlsStream<TcpStream>,
     who: I,
-    end: Option<Pin<Box<tokio::time::Sleep>>>,
-    _slot: tokio::sync::OwnedSemaphorePermit,
+    /// When it ends, whatever its client does.
+    end: Option<End>,
+    _held: Held,
 }
 
 impl<I: Clone + Send + Sync + 'static> Connected for Connection<I> {
@@ -234,5 +284,93 @@ impl<I: Unpin> AsyncWrite for Connection<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::SystemTime;
+
+    use futures::StreamExt;
+    use machine::config::CertificateAuthority;
+    use machine::pki::{Leaf, Usage};
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    /// A CA, and a folder with what the API process finds there.
+    fn files() -> (tempfile::TempDir, CertificateAuthority) {
+        let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let ca = machine::pki::new_ca("pintle", now).unwrap();
+        let leaf = Leaf {
+            common_name: "n".into(),
+            dns_names: vec!["localhost".into()],
+            usage: Usage::Server,
+            ..Leaf::default()
+        };
+        let own = machine::pki::issue(&ca, &leaf, now).unwrap();
+        for (name, text) in
+            [(pki::CA, &ca.certificate), (pki::CERTIFICATE, &own.certificate), (pki::KEY, &own.key)]
+        {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        (folder, ca)
+    }
+
+    async fn connect(from: Ipv4Addr, port: u16) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap()
+    }
+
+    /// An administrator's connection, up to where both sides know each other.
+    async fn administrator(
+        ca: &CertificateAuthority,
+        port: u16,
+    ) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let leaf = Leaf {
+            common_name: "ann".into(),
+            organization: Some("pintle:admin".into()),
+            usage: Usage::Client,
+            ..Leaf::default()
+        };
+        let own = machine::pki::issue(ca, &leaf, SystemTime::now()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.certificate.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        let stream = connect(Ipv4Addr::LOCALHOST, port).await;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn silent_clients_do_not_keep_an_administrator_out() {
+        let (folder, ca) = files();
+        let door = super::super::door(0);
+        let listener = Listener::bind(folder.path(), door).await.unwrap();
+        let port = listener.socket.local_addr().unwrap().port();
+        let mut connections = Box::pin(listener.connections());
+        // Far fewer than the deadline of a handshake allows for.
+        let patience = Duration::from_secs(5);
+        // From elsewhere, and from the administrator's own address.
+        for stranger in [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::LOCALHOST] {
+            let mut silent = Vec::new();
+            for _ in 0..200 {
+                silent.push(connect(stranger, port).await);
+            }
+            let let_in = async { tokio::join!(administrator(&ca, port), connections.next()).1 };
+            let let_in = tokio::time::timeout(patience, let_in).await;
+            assert!(let_in.is_ok_and(|next| next.is_some_and(|next| next.is_ok())), "{stranger}");
+        }
     }
 }

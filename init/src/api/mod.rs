@@ -13,8 +13,8 @@ mod listen;
 mod logs;
 pub(crate) mod pki;
 mod rate;
-mod redact;
 mod service;
+mod strangers;
 
 use anyhow::{Context, Result};
 use machine::api::machine_server::MachineServer;
@@ -32,19 +32,7 @@ const MAX_MESSAGE: usize = socket::MAX_FRAME;
 /// # Errors
 /// When the files of [`pki`] are missing or a port is taken.
 pub async fn run() -> Result<()> {
-    let door = Door {
-        port: paths::API_PORT,
-        client_certificates: true,
-        knock: Box::new(|_| true),
-        admit: |certificate, peer| {
-            let certificate = certificate.context("no client certificate")?;
-            Identity::from_certificate(certificate, peer.to_string())
-        },
-        handshakes: 32,
-        connections: 128,
-        lifetime: None,
-    };
-    let listener = Listener::bind(paths::API_PKI.as_ref(), door).await?;
+    let listener = Listener::bind(paths::API_PKI.as_ref(), door(paths::API_PORT)).await?;
     init_client::call("", socket::request::Call::Ready(socket::Empty {}))
         .await
         .context("tell init that the API is ready")?;
@@ -61,5 +49,21 @@ pub async fn run() -> Result<()> {
     tokio::select! {
         ended = machine => ended.context("serve the machine API"),
         () = join::serve() => Ok(()),
+    }
+}
+
+/// For clients that the machine CA has signed.
+fn door(port: u16) -> Door<Identity> {
+    Door {
+        port,
+        client_certificates: true,
+        admit: |certificate, peer| {
+            let certificate = certificate.context("no client certificate")?;
+            Identity::from_certificate(certificate, peer.to_string())
+        },
+        strangers: 64,
+        strangers_per_address: 16,
+        connections: 128,
+        lifetime: None,
     }
 }

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::identity::{Role, authorize};
 use super::init_client::{self, call, descriptor};
-use super::{kmsg, logs, redact};
+use super::{kmsg, logs};
 
 /// Messages that wait for a slow client.
 const QUEUE: usize = 16;
@@ -62,17 +62,12 @@ impl Machine for MachineApi {
         let secrets = request.get_ref().with_secrets;
         let (role, detail) = if secrets { (Role::Admin, "with secrets") } else { (Role::Reader, "") };
         let actor = authorize(&request, "GetConfig", role, detail)?;
-        let Answer::Config(config) = call(&actor, Call::GetConfig(Empty {})).await?.0 else {
+        let Answer::Config(config) =
+            call(&actor, Call::GetConfig(socket::GetConfig { with_secrets: secrets })).await?.0
+        else {
             return Err(Status::internal("init answered GetConfig with something else"));
         };
-        let yaml = if secrets {
-            config.yaml
-        } else {
-            redact::redact(&String::from_utf8_lossy(&config.yaml))
-                .map_err(|error| Status::internal(format!("read the active config: {error}")))?
-                .into_bytes()
-        };
-        Ok(Response::new(api::GetConfigResponse { yaml, source: config.source }))
+        Ok(Response::new(api::GetConfigResponse { yaml: config.yaml, source: config.source }))
     }
 
     async fn apply_config(
@@ -82,6 +77,9 @@ impl Machine for MachineApi {
         let detail = if request.get_ref().dry_run { "dry run" } else { "" };
         let actor = authorize(&request, "ApplyConfig", Role::Admin, detail)?;
         let apply = request.into_inner();
+        if apply.yaml.len() > socket::MAX_CONFIG {
+            return Err(Status::invalid_argument("a machine config is at most 1 MiB long"));
+        }
         let wanted = socket::ApplyConfig { yaml: apply.yaml, mode: apply.mode, dry_run: apply.dry_run };
         match call(&actor, Call::ApplyConfig(wanted)).await?.0 {
             Answer::Applied(result) => Ok(Response::new(api::ApplyConfigResponse {

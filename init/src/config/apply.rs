@@ -7,9 +7,13 @@ use machine::socket::apply_config::Mode;
 use machine::socket::service_action::Action;
 use machine::socket::{ApplyConfig, ApplyResult, Error, Fault, error::Code};
 
-use super::{Found, LONGEST, activate, keep, parse};
+use super::{Attempt, Found, LONGEST, activate, keep, parse};
 use crate::node::{Machine, ShutdownRequest};
-use crate::task::blocking;
+
+/// How long a config waits for the one before it.
+const TURN: Duration = Duration::from_secs(10);
+/// How long the state volume may take for a config before that is given up.
+const KEEP: Duration = Duration::from_secs(20);
 
 /// What a new config asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +25,7 @@ enum Change {
     Boot(&'static str),
 }
 
-/// Parses, and unless it is a dry run keeps and activates a config.
+/// Parses, and unless it is a dry run keeps and activates a config. One at a time: what it changes is compared with what is active.
 ///
 /// # Errors
 /// For what is no fault of the config: it cannot be stored, or the mode does not fit the change.
@@ -38,6 +42,10 @@ pub async fn apply(machine: &Machine, request: &ApplyConfig) -> Result<ApplyResu
             return Ok(ApplyResult { faults: faults.into_iter().map(fault).collect(), ..Default::default() });
         }
     };
+    let alone = tokio::time::timeout(TURN, machine.applying.lock()).await;
+    let _alone = alone.map_err(|_| {
+        error(Code::Unavailable, "another config is being applied for 10 s already; nothing was changed")
+    })?;
     let before = machine.active_config();
     let change = compare(before.as_ref().map(|a| &a.config), &active.config);
     let action = decide(request.mode(), change).map_err(|why| error(Code::Invalid, &why))?;
@@ -46,9 +54,9 @@ pub async fn apply(machine: &Machine, request: &ApplyConfig) -> Result<ApplyResu
         return Ok(result(action));
     }
     if machine.supervisor.facts().state_mounted {
-        let yaml = active.yaml.clone();
-        let kept = blocking("keep the config", Duration::from_secs(30), move || keep(&yaml)).await;
-        kept.map_err(|why| error(Code::Unavailable, &format!("keep the config: {why:#}")))?;
+        let (yaml, attempt) = (active.yaml.clone(), Attempt::default());
+        let ours = attempt.clone();
+        kept(attempt, move || keep(&yaml, &ours)).await?;
     } else if before.is_some() {
         return Err(error(
             Code::Unavailable,
@@ -70,6 +78,38 @@ pub async fn apply(machine: &Machine, request: &ApplyConfig) -> Result<ApplyResu
         }
     }
     Ok(result(action))
+}
+
+/// Waits until the config is kept. What is not in time is given up, so that "not kept" is true; what can no longer be given up is waited for
+/// once more, and then it is said that nobody knows.
+async fn kept(
+    attempt: Attempt,
+    keep: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> Result<(), Error> {
+    let (done, mut outcome) = tokio::sync::oneshot::channel();
+    let started = std::thread::Builder::new().name("keep config".into()).spawn(move || {
+        let _ = done.send(keep());
+    });
+    if let Err(why) = started {
+        return Err(error(Code::Unavailable, &format!("keep the config: {why}")));
+    }
+    for _ in 0..2 {
+        match tokio::time::timeout(KEEP, &mut outcome).await {
+            Ok(Ok(kept)) => {
+                return kept.map_err(|why| error(Code::Unavailable, &format!("keep the config: {why:#}")));
+            }
+            Ok(Err(_)) => {
+                return Err(error(Code::Internal, "keep the config: the thread ended without an answer"));
+            }
+            Err(_) if attempt.give_up() => {
+                let message = "the state volume did not take the config within 20 s; the one before stays";
+                return Err(error(Code::Timeout, message));
+            }
+            Err(_) => {}
+        }
+    }
+    let message = "the state volume has not said within 40 s whether it took the config: it may be the next boot's, and is not active now";
+    Err(error(Code::Timeout, message))
 }
 
 fn compare(before: Option<&MachineConfig>, after: &MachineConfig) -> Change {
@@ -158,5 +198,41 @@ mod tests {
         assert_eq!(decide(Mode::Auto, Change::Boot("Install")), Ok("reboot"));
         assert_eq!(decide(Mode::Staged, Change::Live), Ok("staged"));
         assert_eq!(decide(Mode::Auto, Change::None), Ok("none"));
+    }
+
+    /// A disk that takes a config once the other end is dropped.
+    fn hangs(waits: std::sync::mpsc::Receiver<()>) -> impl FnOnce() -> anyhow::Result<()> + Send {
+        move || {
+            let _ = waits.recv();
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_said_of_a_slow_disk_is_true() {
+        // It hangs before the file takes its name: given up, it is not kept.
+        let (attempt, (release, waits)) = (Attempt::default(), std::sync::mpsc::channel::<()>());
+        let said = kept(attempt.clone(), hangs(waits)).await.unwrap_err();
+        assert!(said.message.contains("the one before stays"), "{}", said.message);
+        assert!(!attempt.give_up(), "that was done");
+        drop(release);
+        // It hangs while the file takes its name.
+        let (attempt, (release, waits)) = (Attempt::default(), std::sync::mpsc::channel::<()>());
+        assert!(attempt.commits());
+        let said = kept(attempt, hangs(waits)).await.unwrap_err();
+        assert!(said.message.contains("may be the next boot's"), "{}", said.message);
+        drop(release);
+        tokio::time::resume();
+        kept(Attempt::default(), || Ok(())).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_config_waits_for_the_first_and_not_for_ever() {
+        let machine = crate::socket::tests::machine();
+        let request = ApplyConfig { yaml: b"---\n".to_vec(), mode: Mode::Auto.into(), dry_run: true };
+        let first = machine.applying.lock().await;
+        assert_eq!(apply(&machine, &request).await.unwrap_err().code(), Code::Unavailable);
+        drop(first);
+        assert!(apply(&machine, &request).await.is_ok());
     }
 }

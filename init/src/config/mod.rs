@@ -1,11 +1,13 @@
 //! The machine config: where it comes from, keeping it, and changing it.
 mod apply;
 mod persist;
+mod redact;
 mod smbios;
 mod source;
 
 pub use apply::apply;
-pub use persist::{activate, keep, keep_first, write_atomically};
+pub use persist::{Attempt, activate, keep, keep_first, write_atomically};
+pub use redact::redact;
 pub use source::{
     Found, fetch, from_firmware, from_image, from_previous, from_smbios, from_state, from_volumes, url,
 };
@@ -17,7 +19,7 @@ use machine::config::{Fault, MachineConfig};
 use crate::node::ActiveConfig;
 
 /// The longest config, in bytes.
-pub const LONGEST: u64 = 1 << 20;
+pub const LONGEST: u64 = machine::socket::MAX_CONFIG as u64;
 
 /// Parses what a source gave.
 ///

@@ -3,7 +3,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use machine::config::Role;
@@ -16,11 +17,17 @@ use crate::node::{ActiveConfig, Machine};
 /// # Errors
 /// When the folder cannot be made or written.
 pub fn write_atomically(path: &str, bytes: &[u8], mode: u32) -> Result<()> {
-    let path = Path::new(path);
+    replace(Path::new(path), bytes, mode, || true)
+}
+
+/// As [`write_atomically`]; `commits` is asked, when all is on disk, whether the file takes its name.
+fn replace(path: &Path, bytes: &[u8], mode: u32, commits: impl FnOnce() -> bool) -> Result<()> {
+    /// Two who write the same file at once each have a file of their own.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
     let folder = path.parent().context("a file has a folder")?;
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let mut name = path.file_name().context("a file has a name")?.to_os_string();
-    name.push(".new");
+    name.push(format!(".new{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let fresh = folder.join(name);
     let write = || -> std::io::Result<()> {
         // A file that a power cut left may have another mode.
@@ -28,6 +35,9 @@ pub fn write_atomically(path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&fresh)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        if !commits() {
+            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it was given up"));
+        }
         fs::rename(&fresh, path)?;
         File::open(folder)?.sync_all()
     };
@@ -37,29 +47,62 @@ pub fn write_atomically(path: &str, bytes: &[u8], mode: u32) -> Result<()> {
     })
 }
 
+/// A file's replacement that somebody waits for: either it is given up and the old file stays, or it happens, however long it takes.
+#[derive(Debug, Clone, Default)]
+pub struct Attempt(Arc<AtomicU8>);
+
+impl Attempt {
+    const WRITES: u8 = 0;
+    const COMMITS: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    /// From here on the new file takes its name; false when it must not any more.
+    pub fn commits(&self) -> bool {
+        self.decide(Self::COMMITS)
+    }
+
+    /// Nobody waits any more. True: the old file stays for certain.
+    pub fn give_up(&self) -> bool {
+        self.decide(Self::GIVEN_UP)
+    }
+
+    fn decide(&self, end: u8) -> bool {
+        self.0.compare_exchange(Self::WRITES, end, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
 /// The config that was there before the last [`keep`].
 pub const PREVIOUS: &str = "/var/lib/pintle/init/config.previous.yaml";
 
-/// Keeps a config on the state volume, and the one before beside it. It blocks.
+/// Whoever keeps a config has the place to itself: the config before is the one before.
+static KEEPING: Mutex<()> = Mutex::new(());
+
+/// Keeps a config on the state volume, and the one before beside it, unless the attempt is given up meanwhile. It blocks.
 ///
 /// # Errors
 /// As [`write_atomically`].
-pub fn keep(yaml: &str) -> Result<()> {
-    keep_at(Path::new(paths::STATE_CONFIG), Path::new(PREVIOUS), yaml)
+pub fn keep(yaml: &str, attempt: &Attempt) -> Result<()> {
+    let _alone = KEEPING.lock().unwrap_or_else(PoisonError::into_inner);
+    keep_at(Path::new(paths::STATE_CONFIG), Path::new(PREVIOUS), yaml, attempt)
 }
 
-fn keep_at(place: &Path, previous: &Path, yaml: &str) -> Result<()> {
-    if let Ok(old) = fs::read(place) {
-        if old == yaml.as_bytes() {
-            return Ok(());
-        }
-        // A second name for the old file: no moment is without a config, and a full disk loses none.
-        let _ = fs::remove_file(previous);
-        if let Err(error) = fs::hard_link(place, previous) {
-            tracing::warn!("keep the config before as {}: {error}", previous.display());
-        }
+fn keep_at(place: &Path, previous: &Path, yaml: &str, attempt: &Attempt) -> Result<()> {
+    let old = fs::read(place).ok();
+    if old.as_deref() == Some(yaml.as_bytes()) {
+        return Ok(());
     }
-    write_atomically(&place.display().to_string(), yaml.as_bytes(), 0o600)
+    let commits = || {
+        let commits = attempt.commits();
+        if commits && old.is_some() {
+            // A second name for the old file: no moment is without a config, and a full disk loses none.
+            let _ = fs::remove_file(previous);
+            if let Err(error) = fs::hard_link(place, previous) {
+                tracing::warn!("keep the config before as {}: {error}", previous.display());
+            }
+        }
+        commits
+    };
+    replace(place, yaml.as_bytes(), 0o600, commits)
 }
 
 /// Keeps a config that came from elsewhere, unless the state volume has one: only an apply replaces that, even one that no longer parses.
@@ -68,9 +111,13 @@ fn keep_at(place: &Path, previous: &Path, yaml: &str) -> Result<()> {
 /// # Errors
 /// As [`write_atomically`].
 pub fn keep_first(yaml: &str) -> Result<bool> {
+    let _alone = KEEPING.lock().unwrap_or_else(PoisonError::into_inner);
     match fs::read(paths::STATE_CONFIG) {
         Ok(kept) => Ok(kept == yaml.as_bytes()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => keep(yaml).map(|()| true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let (place, previous) = (Path::new(paths::STATE_CONFIG), Path::new(PREVIOUS));
+            keep_at(place, previous, yaml, &Attempt::default()).map(|()| true)
+        }
         Err(error) => Err(error).with_context(|| format!("read {}", paths::STATE_CONFIG)),
     }
 }
@@ -104,11 +151,10 @@ mod tests {
         let path = folder.path().join("a/config.yaml");
         let name = path.display().to_string();
         write_atomically(&name, b"old", 0o600).unwrap();
-        fs::write(format!("{name}.new"), "torn").unwrap();
         write_atomically(&name, b"new", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(!Path::new(&format!("{name}.new")).exists());
+        assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 1);
     }
 
     #[test]
@@ -116,12 +162,51 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (place, previous) = (folder.path().join("config.yaml"), folder.path().join("previous.yaml"));
         let read = |path: &Path| fs::read_to_string(path).ok();
-        keep_at(&place, &previous, "one").unwrap();
+        keep_at(&place, &previous, "one", &Attempt::default()).unwrap();
         assert_eq!((read(&place).as_deref(), read(&previous)), (Some("one"), None));
-        keep_at(&place, &previous, "two").unwrap();
-        keep_at(&place, &previous, "two").unwrap();
+        keep_at(&place, &previous, "two", &Attempt::default()).unwrap();
+        keep_at(&place, &previous, "two", &Attempt::default()).unwrap();
         assert_eq!((read(&place).as_deref(), read(&previous).as_deref()), (Some("two"), Some("one")));
-        keep_at(&place, &previous, "three").unwrap();
+        keep_at(&place, &previous, "three", &Attempt::default()).unwrap();
         assert_eq!(read(&previous).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn two_who_replace_a_file_at_once_each_leave_it_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("config.yaml").display().to_string();
+        let turn = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for byte in [b'a', b'b'] {
+                let (name, turn) = (&name, &turn);
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        turn.wait();
+                        let text = vec![byte; 100_000];
+                        let written = write_atomically(name, &text, 0o600);
+                        turn.wait();
+                        assert!(written.is_ok(), "{written:?}");
+                        let found = fs::read(name).unwrap();
+                        assert!(found.len() == text.len() && found.iter().all(|b| *b == found[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_is_given_up_in_time_is_not_kept_and_what_takes_its_name_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, previous) = (folder.path().join("config.yaml"), folder.path().join("previous.yaml"));
+        keep_at(&place, &previous, "one", &Attempt::default()).unwrap();
+        let late = Attempt::default();
+        assert!(late.give_up());
+        assert!(keep_at(&place, &previous, "two", &late).is_err());
+        assert_eq!(fs::read_to_string(&place).unwrap(), "one");
+        let done = Attempt::default();
+        keep_at(&place, &previous, "two", &done).unwrap();
+        assert!(!done.give_up(), "it cannot be said any more that the old one stays");
+        assert_eq!(fs::read_to_string(&place).unwrap(), "two");
     }
 }

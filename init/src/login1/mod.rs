@@ -22,6 +22,7 @@ mod manager;
 mod tests;
 
 use crate::node::{Machine, ShutdownRequest};
+use crate::places::{Place, Places};
 use inhibitor::Inhibitors;
 pub use inhibitor::{Inhibitor, Mode};
 
@@ -30,8 +31,10 @@ const UNIQUE_NAME: &str = ":1.0";
 const LOGIN1: &str = "org.freedesktop.login1";
 const LOGIN1_PATH: &str = "/org/freedesktop/login1";
 const MANAGER: &str = "org.freedesktop.login1.Manager";
-/// The most clients at once.
-const MAX_CLIENTS: usize = 64;
+/// Clients of each service at once, and of all pods together.
+const SHARE: usize = 16;
+/// Those who are turned away are spoken of once in this time.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// A client that does not introduce itself in this time is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -87,6 +90,7 @@ struct Inner {
     preparing: watch::Sender<bool>,
     max_delay: Duration,
     clients: Mutex<BTreeMap<u64, zbus::Connection>>,
+    places: Arc<Places>,
     power: broadcast::Sender<PowerRequest>,
 }
 
@@ -99,11 +103,12 @@ impl Login1 {
             preparing: watch::Sender::default(),
             max_delay,
             clients: Mutex::default(),
+            places: Places::new(SHARE),
             power: broadcast::Sender::new(4),
         }))
     }
 
-    /// Listens at `path` (`machine::paths::SYSTEM_BUS`; root only) and serves clients for ever.
+    /// Listens at `path` (`machine::paths::SYSTEM_BUS`) and serves clients for ever: root in the services' cgroups, and privileged pods.
     ///
     /// # Errors
     /// When the socket cannot be made.
@@ -117,38 +122,54 @@ impl Login1 {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        let mut next = 0_u64;
+        let (mut next, mut said) = (0_u64, None::<Instant>);
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let turned_away = match listener.accept().await {
+                Ok((stream, _)) => match self.admit(&stream) {
+                    Ok((peer, place)) => {
+                        next += 1;
+                        let (login1, number) = (self.clone(), next);
+                        tokio::spawn(async move {
+                            let _place = place;
+                            if let Err(error) = login1.client(stream, peer, number).await {
+                                tracing::debug!(%error, "D-Bus client");
+                            }
+                        });
+                        continue;
+                    }
+                    Err(error) => error,
+                },
                 Err(error) => {
                     // Out of descriptors, most likely: that passes.
-                    tracing::warn!(%error, "accept a D-Bus client");
                     tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
+                    error
                 }
             };
-            if lock(&self.0.clients).len() >= MAX_CLIENTS {
-                tracing::warn!("refused a D-Bus client: {MAX_CLIENTS} are connected");
-                continue;
+            if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                tracing::warn!("D-Bus client turned away: {turned_away}");
+                said = Some(Instant::now());
             }
-            next += 1;
-            let login1 = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = login1.client(stream, next).await {
-                    tracing::debug!(%error, "D-Bus client");
-                }
-            });
         }
     }
 
+    /// Who the client is, and its place among those of its kind.
+    fn admit(&self, stream: &tokio::net::UnixStream) -> std::io::Result<(inhibitor::Peer, Place)> {
+        let peer = sys::peer::Peer::of(stream)?;
+        let cgroup = peer.admit(&machine::paths::NODE_CGROUPS)?;
+        let who = origin(cgroup.as_deref());
+        let place = self.0.places.take(&who).ok_or_else(|| {
+            std::io::Error::other(format!("{SHARE} clients of {who} are connected already"))
+        })?;
+        Ok((inhibitor::Peer { uid: peer.uid(), pid: u32::try_from(peer.pid()).unwrap_or(0) }, place))
+    }
+
     /// Serves one client until it hangs up.
-    async fn client(&self, stream: tokio::net::UnixStream, number: u64) -> zbus::Result<()> {
-        let credentials = stream.peer_cred()?;
-        let peer = inhibitor::Peer {
-            uid: credentials.uid(),
-            pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
-        };
+    async fn client(
+        &self,
+        stream: tokio::net::UnixStream,
+        peer: inhibitor::Peer,
+        number: u64,
+    ) -> zbus::Result<()> {
         let bus = bus::Bus::new(format!(":1.{number}"));
         let manager = manager::Manager::new(self.clone(), peer);
         let guid = zbus::Guid::generate();
@@ -221,6 +242,14 @@ impl Login1 {
 
     fn changed(&self) {
         self.0.changes.send_modify(|count| *count += 1);
+    }
+}
+
+/// A service by its cgroup, wherever below it the client is; all others are one.
+fn origin(cgroup: Option<&str>) -> String {
+    match cgroup {
+        Some(cgroup) => cgroup.split('/').take(3).collect::<Vec<_>>().join("/"),
+        None => "pods".into(),
     }
 }
 

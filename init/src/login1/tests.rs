@@ -110,3 +110,58 @@ async fn the_bus_answers_what_clients_ask_of_a_bus() {
     manager(&connection).await.call::<_, _, ()>("Reboot", &(false,)).await.unwrap();
     assert_eq!(power.recv().await, Ok(PowerRequest::Reboot));
 }
+
+#[tokio::test]
+async fn a_client_in_excess_of_its_share_is_hung_up_on() {
+    use tokio::io::AsyncReadExt;
+    let (login1, path, _power) = serve("share").await;
+    let first = client(&path).await;
+    let mut idle = Vec::new();
+    for _ in 1..=SHARE {
+        idle.push(tokio::net::UnixStream::connect(&path).await.unwrap());
+    }
+    let mut last = idle.pop().unwrap();
+    assert_eq!(last.read(&mut [0; 8]).await.unwrap(), 0);
+    assert!(login1.0.places.take("/system/agent").is_some(), "a service has places of its own");
+    drop((first, idle));
+}
+
+#[test]
+fn a_service_is_one_wherever_below_its_cgroup_it_is() {
+    let origins =
+        ["/system/agent", "/system/agent/x/y", "/runtime", "/init"].map(|cgroup| origin(Some(cgroup)));
+    assert_eq!(origins, ["/system/agent", "/system/agent", "/runtime", "/init"]);
+    assert_eq!(origin(None), "pods");
+}
+
+/// What the child below runs: ask for a reboot.
+#[tokio::test]
+async fn child() {
+    let Some(path) = std::env::var_os("LOGIN1_TEST_SOCKET") else { return };
+    let connection = client(Path::new(&path)).await;
+    manager(&connection).await.call::<_, _, ()>("Reboot", &(false,)).await.unwrap();
+}
+
+#[tokio::test]
+async fn root_of_a_pod_without_privilege_powers_nothing_off() {
+    if !nix::unistd::getuid().is_root() {
+        eprintln!("skipped: only root has rights to give up");
+        return;
+    }
+    let (_login1, path, mut power) = serve("pod").await;
+    for (wrapper, reboots) in [
+        (&["setpriv"][..], true),
+        (&["setpriv", "--bounding-set=-sys_admin"], false),
+        (&["unshare", "--user", "--map-root-user"], false),
+    ] {
+        let child = tokio::process::Command::new(wrapper[0])
+            .args(&wrapper[1..])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "login1::tests::child"])
+            .env("LOGIN1_TEST_SOCKET", &path)
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(60), child).await.unwrap().unwrap();
+        assert_eq!(output.status.success(), reboots, "{wrapper:?}");
+        assert_eq!(power.try_recv().is_ok(), reboots, "{wrapper:?}");
+    }
+}

@@ -1,37 +1,72 @@
-//! Who may ask for what.
+//! Who may ask for what. A caller is a service of the node: its process is alive, in the service's cgroup, and of the service's user. All
+//! others, and those of whom that cannot be said, are turned away before a byte of theirs is read.
 use std::fmt;
-use std::fs;
+use std::io;
+use std::time::Duration;
 
-use machine::paths::{API_UID, NET_UID};
+use machine::socket::MAX_CONFIG;
 use machine::socket::request::Call;
+use sys::peer::{Peer, is_within};
 
-/// The process at the other end of a connection.
+use crate::services::SERVICES;
+
+/// What a request of a few fields takes at most, in bytes.
+const SMALL: usize = 64 << 10;
+
+/// The service at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    pub uid: u32,
     pub pid: i32,
-    /// The service whose cgroup it is in; empty for others.
-    pub service: String,
-    /// In a pod's cgroup: whatever its uid, it is no part of the node.
-    in_pod: bool,
+    pub service: &'static str,
+    /// Of the service; `None` is root.
+    user: Option<u32>,
+}
+
+/// How much of a connection a caller has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest request, in bytes.
+    pub request: usize,
+    /// How long a connection may be silent before a request; `None`: as long as it likes.
+    pub idle: Option<Duration>,
 }
 
 impl Caller {
-    /// Reads the peer's cgroup; a peer that is gone already has none.
-    pub fn of(peer: &nix::libc::ucred) -> Self {
-        let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", peer.pid)).unwrap_or_default();
-        let (service, in_pod) = place(&cgroup);
-        Self { uid: peer.uid, pid: peer.pid, service, in_pod }
+    /// Reads who the peer is.
+    ///
+    /// # Errors
+    /// Says why it is no caller.
+    pub fn of(socket: &tokio::net::UnixStream) -> io::Result<Self> {
+        let peer = Peer::of(socket)?;
+        let cgroup = peer.cgroup()?;
+        Self::known(peer.uid(), peer.pid(), &cgroup).ok_or_else(|| {
+            let text = format!("pid {} (uid {}, cgroup {cgroup}) is no service", peer.pid(), peer.uid());
+            io::Error::new(io::ErrorKind::PermissionDenied, text)
+        })
+    }
+
+    pub(super) fn known(uid: u32, pid: i32, cgroup: &str) -> Option<Self> {
+        let rest = cgroup.strip_prefix('/')?;
+        let service = SERVICES.iter().find(|service| is_within(rest, &[service.cgroup]))?;
+        (service.user.unwrap_or(0) == uid).then_some(Self { pid, service: service.name, user: service.user })
+    }
+
+    /// What its connection may take. Services that run as root hold theirs open; the ones that face the network ask one thing at a time.
+    pub const fn limits(&self) -> Limits {
+        match self.user {
+            None => Limits { request: SMALL, idle: None },
+            // It passes machine configs on.
+            Some(machine::paths::API_UID) => {
+                Limits { request: MAX_CONFIG + SMALL, idle: Some(Duration::from_secs(60)) }
+            }
+            Some(_) => Limits { request: SMALL, idle: Some(Duration::from_secs(60)) },
+        }
     }
 
     /// Whether the caller may make this call.
     pub fn may(&self, call: &Call) -> bool {
-        if self.in_pod {
-            return false;
-        }
-        match self.uid {
-            0 => true,
-            API_UID => matches!(
+        match self.service {
+            "api" => matches!(
                 call,
                 Call::Ready(_)
                     | Call::ListServices(_)
@@ -51,59 +86,86 @@ impl Caller {
                     | Call::Cancel(_)
                     | Call::SignServing(_)
             ),
-            NET_UID => matches!(call, Call::Ready(_) | Call::Version(_)),
-            _ => false,
+            "net" => matches!(call, Call::Ready(_) | Call::Version(_)),
+            // The others are root: what they may not ask for they could do.
+            _ => self.user.is_none(),
         }
     }
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid {} (uid {}", self.pid, self.uid)?;
-        if !self.service.is_empty() {
-            write!(f, ", {}", self.service)?;
-        }
-        write!(f, "{})", if self.in_pod { ", in a pod" } else { "" })
-    }
-}
-
-/// The service and whether it is a pod, from a line such as `0::/system/agent`.
-fn place(cgroup: &str) -> (String, bool) {
-    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let mut parts = path.split('/');
-    match (parts.next(), parts.next()) {
-        (Some("system"), Some(service)) => (service.to_owned(), false),
-        (Some("runtime"), _) => ("runtime".into(), false),
-        (Some("kubepods"), _) => (String::new(), true),
-        _ => (String::new(), false),
+        write!(f, "{} (pid {})", self.service, self.pid)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machine::socket::Empty;
+    use machine::paths::{API_UID, NET_UID};
+    use machine::socket::{Empty, GetConfig};
 
-    fn caller(uid: u32, cgroup: &str) -> Caller {
-        let (service, in_pod) = place(cgroup);
-        Caller { uid, pid: 1, service, in_pod }
+    fn caller(uid: u32, cgroup: &str) -> Option<Caller> {
+        Caller::known(uid, 1, cgroup)
     }
 
     #[test]
-    fn root_may_everything_unless_it_sits_in_a_pod() {
+    fn roots_services_may_everything_and_others_of_root_nothing() {
         let call = Call::FdList(Empty {});
-        assert!(caller(0, "0::/system/agent\n").may(&call));
-        assert!(!caller(0, "0::/kubepods/burstable/podx/c\n").may(&call));
-        assert!(!caller(1000, "0::/system/agent\n").may(&call));
+        assert!(caller(0, "/system/agent").unwrap().may(&call));
+        assert!(caller(0, "/runtime").unwrap().may(&call));
+        assert!(caller(0, "/runtime/launch").unwrap().may(&call));
+        assert_eq!(caller(0, "/kubepods/burstable/podx/c"), None);
+        assert_eq!(caller(1000, "/system/agent"), None);
     }
 
     #[test]
     fn the_api_may_what_the_machine_api_needs_and_no_descriptors_of_containers() {
-        let api = caller(API_UID, "0::/system/api\n");
+        let api = caller(API_UID, "/system/api").unwrap();
         assert_eq!(api.service, "api");
-        assert!(api.may(&Call::GetConfig(Empty {})));
+        assert!(api.may(&Call::GetConfig(GetConfig::default())));
         assert!(!api.may(&Call::FdList(Empty {})));
         assert!(!api.may(&Call::WatchExits(Empty {})));
-        assert!(!caller(NET_UID, "0::/system/net\n").may(&Call::GetConfig(Empty {})));
+        let net = caller(NET_UID, "/system/net").unwrap();
+        assert!(net.may(&Call::Ready(Empty {})) && !net.may(&Call::GetConfig(GetConfig::default())));
+    }
+
+    #[test]
+    fn who_is_in_no_cgroup_of_its_service_may_nothing() {
+        for uid in [0, API_UID, NET_UID, 100, 101, 65534] {
+            for cgroup in [
+                "",
+                "/",
+                "/init",
+                "/elsewhere",
+                "/system",
+                "/system/kubelet",
+                "/systemx/agent",
+                "/runtimes",
+                "/kubepods/podx/c",
+                "/kubepods/system/api",
+                "/../system/api",
+            ] {
+                assert_eq!(caller(uid, cgroup), None, "uid {uid} in {cgroup:?}");
+            }
+        }
+        for (uid, cgroup) in [
+            (API_UID, "/system/agent"),
+            (NET_UID, "/system/api"),
+            (0, "/system/api"),
+            (0, "/system/net"),
+            (100, "/runtime"),
+            (65534, "/runtime"),
+        ] {
+            assert_eq!(caller(uid, cgroup), None, "uid {uid} in {cgroup:?}");
+        }
+    }
+
+    #[test]
+    fn only_who_passes_configs_on_may_send_much() {
+        let request = |uid, cgroup| caller(uid, cgroup).unwrap().limits().request;
+        assert!(request(API_UID, "/system/api") > MAX_CONFIG);
+        assert_eq!(request(NET_UID, "/system/net"), SMALL);
+        assert_eq!(request(0, "/runtime"), SMALL);
     }
 }

@@ -26,11 +26,11 @@ pub async fn answer(
 ) -> Outcome {
     match call {
         Call::Ready(_) => {
-            machine.supervisor.said_ready(&caller.service).await;
+            machine.supervisor.said_ready(caller.service).await;
             done()
         }
         Call::ReportCondition(condition) => {
-            machine.report(&caller.service, condition);
+            machine.report(caller.service, condition);
             done()
         }
         Call::ListServices(_) => {
@@ -41,13 +41,7 @@ pub async fn answer(
         Call::OpenLog(service) => open_log(&service.name).await,
         Call::OpenKmsg(_) => open_kmsg(),
         Call::GetNetwork(_) => only(reply::Result::Network(machine.network.borrow().clone())),
-        Call::GetConfig(_) => match machine.active_config() {
-            Some(active) => only(reply::Result::Config(Config {
-                yaml: active.yaml.clone().into_bytes(),
-                source: active.source.clone(),
-            })),
-            None => Err(error(Code::NotFound, "the machine has no config yet; apply one")),
-        },
+        Call::GetConfig(request) => get_config(machine, caller, actor, request.with_secrets),
         Call::ApplyConfig(request) => {
             audit(machine, caller, actor, "apply config");
             config::apply(machine, &request).await.map(|result| (reply::Result::Applied(result), Vec::new()))
@@ -89,6 +83,21 @@ fn done() -> Outcome {
 
 fn only(result: reply::Result) -> Outcome {
     Ok((result, Vec::new()))
+}
+
+/// The active config. Who reads it over the API without the right to its secrets never has them come near.
+fn get_config(machine: &Machine, caller: &Caller, actor: &str, with_secrets: bool) -> Outcome {
+    let Some(active) = machine.active_config() else {
+        return Err(error(Code::NotFound, "the machine has no config yet; apply one"));
+    };
+    let yaml = if with_secrets {
+        audit(machine, caller, actor, "read the config with its secrets");
+        active.yaml.clone()
+    } else {
+        config::redact(&active.yaml)
+            .map_err(|why| error(Code::Internal, &format!("leave the secrets out of the config: {why}")))?
+    };
+    only(reply::Result::Config(Config { yaml: yaml.into_bytes(), source: active.source.clone() }))
 }
 
 /// Who did what, on the console and among the events.

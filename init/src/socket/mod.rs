@@ -1,4 +1,5 @@
-//! The machine socket: what processes on the node ask of PID 1. Connections are bounded, callers are known by uid and cgroup.
+//! The machine socket: what processes on the node ask of PID 1. Callers are services,
+//! known by process, user and cgroup before a byte is read, and each has a share of the connections.
 mod access;
 mod calls;
 mod sign;
@@ -6,7 +7,6 @@ mod streams;
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,20 +14,28 @@ use machine::paths;
 use machine::socket::{Error, MAX_FRAME, Reply, Request, error::Code, reply, request};
 use prost::Message;
 use sys::framed::FramedSocket;
-use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Instant;
 
 use crate::node::Machine;
-pub use access::Caller;
+use crate::places::{Place, Places};
+use access::{Caller, Limits};
 
-const CONNECTIONS: usize = 256;
+/// Connections of each service.
+const SHARE: usize = 32;
 /// A peer that does not read its reply for this long is dropped.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a request may take from its first byte on.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Before accepting is tried again, out of descriptors most likely.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Those who are turned away are spoken of once in this time.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a call yields: a result with descriptors, or what went wrong.
 type Outcome = Result<(reply::Result, Vec<OwnedFd>), Error>;
 
-/// Serves until the listener fails.
+/// Serves for ever.
 ///
 /// # Errors
 /// When the socket cannot be made or listened on.
@@ -35,30 +43,56 @@ pub async fn serve(machine: Machine) -> Result<()> {
     let _ = std::fs::remove_file(paths::MACHINE_SOCKET);
     let listener = UnixListener::bind(paths::MACHINE_SOCKET)
         .with_context(|| format!("listen on {}", paths::MACHINE_SOCKET))?;
+    // Two of the services have users of their own. Who is no service is turned away whatever its user is.
     std::fs::set_permissions(paths::MACHINE_SOCKET, std::fs::Permissions::from_mode(0o666))?;
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        // No room: callers wait in the listen queue.
-        let permit = room.clone().acquire_owned().await?;
-        let (stream, _) = listener.accept().await.context("accept on the machine socket")?;
+    accept(listener, Caller::of, move |caller, stream, place| {
         let machine = machine.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            let framed = stream.into_std().and_then(|s| FramedSocket::new(s, MAX_FRAME));
-            let served = match framed {
-                Ok(socket) => serve_connection(&machine, socket).await,
-                Err(error) => Err(error.into()),
-            };
-            if let Err(error) = served {
+            let _place = place;
+            if let Err(error) = serve_connection(&machine, &caller, stream).await {
                 tracing::debug!("machine socket: {error:#}");
             }
         });
+    })
+    .await
+}
+
+/// Lets in whom `identify` knows and who has a place.
+async fn accept(
+    listener: UnixListener,
+    identify: impl Fn(&UnixStream) -> std::io::Result<Caller>,
+    serve: impl Fn(Caller, UnixStream, Place),
+) -> Result<()> {
+    let places = Places::new(SHARE);
+    let mut said: Option<Instant> = None;
+    loop {
+        let turned_away = match listener.accept().await {
+            Ok((stream, _)) => match identify(&stream) {
+                Ok(caller) => match places.take(caller.service) {
+                    Some(place) => {
+                        serve(caller, stream, place);
+                        continue;
+                    }
+                    None => format!("{caller} has {SHARE} connections already"),
+                },
+                Err(error) => error.to_string(),
+            },
+            Err(error) => {
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                format!("accept a connection: {error}")
+            }
+        };
+        if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            tracing::warn!("machine socket: turned away: {turned_away}");
+            said = Some(Instant::now());
+        }
     }
 }
 
-async fn serve_connection(machine: &Machine, mut socket: FramedSocket) -> Result<()> {
-    let caller = Caller::of(&socket.peer().context("read the peer's credentials")?);
-    while let Some((frame, descriptors)) = socket.recv().await? {
+async fn serve_connection(machine: &Machine, caller: &Caller, stream: UnixStream) -> Result<()> {
+    let Limits { request, idle } = caller.limits();
+    let mut socket = FramedSocket::of(stream, MAX_FRAME).limited(request, REQUEST_DEADLINE);
+    while let Some((frame, descriptors)) = receive(&mut socket, idle).await? {
         let request = Request::decode(frame.as_slice()).context("malformed request")?;
         let id = request.id;
         let Some(call) = request.call else {
@@ -76,12 +110,25 @@ async fn serve_connection(machine: &Machine, mut socket: FramedSocket) -> Result
                 streams::events(machine, &mut socket, id, from.after_sequence).await?;
             }
             call => {
-                let outcome = calls::answer(machine, &caller, &request.actor, call, descriptors).await;
+                let outcome = calls::answer(machine, caller, &request.actor, call, descriptors).await;
                 send(&socket, id, false, outcome).await?;
             }
         }
     }
     Ok(())
+}
+
+async fn receive(
+    socket: &mut FramedSocket,
+    patience: Option<Duration>,
+) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let received = match patience {
+        Some(patience) => {
+            tokio::time::timeout(patience, socket.recv()).await.context("the peer asks for nothing")?
+        }
+        None => socket.recv().await,
+    };
+    Ok(received?)
 }
 
 async fn send(socket: &FramedSocket, id: u64, more: bool, outcome: Outcome) -> Result<()> {
@@ -99,4 +146,4 @@ fn error(code: Code, message: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -179,7 +179,13 @@ async fn keep(machine: &Machine, active: &Arc<ActiveConfig>) {
         return;
     }
     let (yaml, applied) = (active.yaml.clone(), active.source == "api");
-    let keep = move || if applied { config::keep(&yaml).map(|()| true) } else { config::keep_first(&yaml) };
+    let keep = move || {
+        if applied {
+            config::keep(&yaml, &config::Attempt::default()).map(|()| true)
+        } else {
+            config::keep_first(&yaml)
+        }
+    };
     let kept = blocking("keep the config", SCAN_DEADLINE, keep).await;
     let trouble = match kept {
         Ok(true) => return machine.condition("ConfigKept", true, "Kept", ""),

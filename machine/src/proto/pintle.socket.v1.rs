@@ -40,7 +40,7 @@ pub mod request {
         #[prost(message, tag = "17")]
         GetNetwork(super::Empty),
         #[prost(message, tag = "18")]
-        GetConfig(super::Empty),
+        GetConfig(super::GetConfig),
         #[prost(message, tag = "19")]
         ApplyConfig(super::ApplyConfig),
         #[prost(message, tag = "20")]
@@ -366,6 +366,13 @@ pub struct Link {
     /// CIDR notation
     #[prost(string, repeated, tag = "5")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetConfig {
+    /// only for an administrator; else they are left out here already
+    #[prost(bool, tag = "1")]
+    pub with_secrets: bool,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -62,6 +62,9 @@ pub async fn serve(listener: UnixListener, store: Store) -> io::Result<()> {
     loop {
         let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (stream, _) = listener.accept().await?;
+        if !crate::peers::admits(&stream) {
+            continue;
+        }
         let store = store.clone();
         tokio::spawn(async move {
             answer(stream, &store).await;

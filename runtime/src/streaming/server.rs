@@ -104,6 +104,9 @@ impl Server {
         loop {
             let slot = self.0.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
             let (stream, _) = listener.accept().await?;
+            if !crate::peers::admits(&stream) {
+                continue;
+            }
             let server = self.clone();
             tokio::spawn(async move {
                 server.connection(stream, slot).await;

@@ -55,7 +55,7 @@ pub async fn launches_see_no_mounts_of_pods(ring: &mut Ring) -> Outcome {
     ring.remove(&pod.0).await
 }
 
-fn privileged(config: &mut cri::ContainerConfig) {
+pub fn privileged(config: &mut cri::ContainerConfig) {
     config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
 }
 

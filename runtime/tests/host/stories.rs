@@ -20,6 +20,7 @@ use crate::power::no_power_cut_leaves_half_an_image;
 use crate::registry::*;
 use crate::ring::{Outcome, Ring, check, kill_launch, text};
 use crate::secrets::*;
+use crate::sockets::*;
 use crate::traces::nothing_remains;
 
 async fn a_container_runs_logs_and_ends_with_its_code(ring: &mut Ring) -> Outcome {
@@ -318,6 +319,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         an_image_with_a_link_for_dev_is_refused,
         no_descriptor_leads_out_as_working_folder,
         proc_is_the_kernels,
+        sockets_are_closed_to_pods_that_are_not_privileged,
         links_of_an_image_lead_no_volume_astray,
         nothing_is_inheritable,
         the_launchers_executable_stays_as_it_is,
