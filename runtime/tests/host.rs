@@ -26,6 +26,8 @@ mod cni;
 mod config;
 #[path = "host/content.rs"]
 mod content;
+#[path = "host/damaged.rs"]
+mod damaged;
 #[path = "host/escapes.rs"]
 mod escapes;
 #[path = "host/exits.rs"]

@@ -362,3 +362,6 @@ pub(super) fn unique() -> String {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use machine::cri::{self, NamespaceMode};
 use crate::campaign::*;
 use crate::cni::*;
 use crate::config::*;
+use crate::damaged::*;
 use crate::escapes::*;
 use crate::exits::*;
 use crate::full::*;
@@ -339,6 +340,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         a_pull_that_is_killed_leaves_nothing_half,
         what_was_whole_before_a_kill_is_not_fetched_again,
         images_live_through_a_full_disk,
+        damaged_image_metadata_stops_neither_runtime_nor_containers,
         a_full_log_disk_stops_no_container,
         two_hundred_hostile_images_change_nothing_outside,
         what_an_image_may_take_is_bounded,

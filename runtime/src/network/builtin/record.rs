@@ -100,3 +100,20 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::File::create(&temporary)?.write_all(bytes)?;
     std::fs::rename(&temporary, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_read_stops_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        let record = Record { addresses: vec!["10.1.0.7".parse().unwrap()], ports: Vec::new() };
+        records.put("whole", &record).unwrap();
+        std::fs::write(folder.path().join("pods/cut.json"), "{\"addresses\":[\"10.").unwrap();
+        std::fs::write(folder.path().join("pods/noise.json"), [0xff, 0, 0xfe]).unwrap();
+        assert_eq!(records.load().unwrap(), BTreeMap::from([("whole".to_owned(), record)]));
+        assert_eq!(std::fs::read_dir(folder.path().join("pods")).unwrap().count(), 1);
+    }
+}
