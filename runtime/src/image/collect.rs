@@ -22,19 +22,25 @@ pub(super) enum Orphans<'a> {
 }
 
 impl Store {
-    /// Removes what a killed runtime left: layers without a record, records without a layer.
-    pub(super) fn tidy(&self) -> Result<(), StoreError> {
+    /// Removes what a killed runtime left: layers without a record, records without a layer. A layer that a container stands on is never
+    /// removed, and when the metadata begins `anew`, no layer: images that are pulled again need not fetch it.
+    pub(super) fn tidy(&self, anew: bool) -> Result<(), StoreError> {
         let layers = self.0.root.join("layers");
-        let mut found = HashSet::new();
+        let (mut found, mut unrecorded) = (HashSet::new(), Vec::new());
+        let used: HashSet<String> = self.catalog().snapshots.values().flatten().cloned().collect();
         for entry in std::fs::read_dir(&layers).map_err(io_error("listing", &layers))? {
             let entry = entry.map_err(io_error("listing", &layers))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if self.catalog().layers.contains_key(&name) {
                 found.insert(name);
+            } else if anew || used.contains(&name) {
+                unrecorded.push(name);
             } else {
                 self.discard(&entry.path())?;
             }
         }
+        self.record_again(&unrecorded);
+        found.extend(unrecorded);
         let lost: Vec<_> =
             self.catalog().layers.keys().filter(|key| !found.contains(*key)).cloned().collect();
         let broken: Vec<_> = {
@@ -57,7 +63,7 @@ impl Store {
 
     /// Drops records of what is not there any more. On a disk that takes nothing they go with the next start.
     fn forget(&self, changes: Vec<Change>) {
-        if let Err(error) = self.0.db.commit(&changes) {
+        if let Err(error) = self.write(&changes) {
             tracing::warn!(error = chain(&error), "image metadata still names what is not there");
         }
         self.show(changes);

@@ -1,8 +1,10 @@
 //! The metadata on disk: which layers and images there are, in an embedded database whose commits survive a power cut.
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,8 @@ const CONFIGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("configs"
 /// How much room is kept for the file's growth; it doubles each time.
 const LEAST_ROOM: u64 = 256 << 10;
 const MOST_ROOM: u64 = 8 << 20;
+/// How many damaged files are kept for whoever wants to know what happened.
+const DAMAGED_KEPT: usize = 2;
 
 /// An image's record, by its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,29 +68,66 @@ pub enum DbError {
     Database(String, #[source] Box<redb::Error>),
     #[error("image metadata: record {0:?} is damaged")]
     Record(String),
+    #[error("image metadata: {0}: the database gave up on what it found in its file")]
+    Panicked(String),
+    #[error("image metadata: putting a damaged file aside")]
+    Aside(#[source] io::Error),
     #[error("image metadata: making room for more records")]
     Room(#[source] io::Error),
+}
+
+impl DbError {
+    /// Whether the file itself is at fault, so that the same call will never succeed on it.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Record(_) | Self::Panicked(_) => true,
+            Self::Database(_, error) => is_damage(error),
+            Self::Aside(_) | Self::Room(_) => false,
+        }
+    }
+}
+
+fn is_damage(error: &redb::Error) -> bool {
+    use redb::Error::{
+        Corrupted, Io, RepairAborted, TableDoesNotExist, TableIsMultimap, TableIsNotMultimap,
+        TableTypeMismatch, TypeDefinitionChanged, UpgradeRequired,
+    };
+    match error {
+        // A full disk or too many open files say nothing about what is in the file; a sector that cannot be read does.
+        Io(error) => {
+            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+                || error.raw_os_error() == Some(nix::errno::Errno::EIO as i32)
+        }
+        Corrupted(_) | RepairAborted | UpgradeRequired(_) | TableDoesNotExist(_) => true,
+        TableTypeMismatch { .. } | TableIsMultimap(_) | TableIsNotMultimap(_) => true,
+        TypeDefinitionChanged { .. } => true,
+        _ => false,
+    }
 }
 
 /// The database. A failed write leaves an open one useless, which then is opened anew for the next call.
 #[derive(Debug)]
 pub struct Db {
     path: PathBuf,
-    /// For [`Db::keep_room`].
-    file: File,
     open: Mutex<Option<Database>>,
 }
 
 impl Db {
-    /// Opens or makes the database.
+    /// Opens or makes the database, and checks every page of it.
     ///
     /// # Errors
-    /// When the file is no database of ours or cannot be opened.
+    /// When the file is no database of ours, is damaged or cannot be opened.
     pub fn open(path: &Path) -> Result<Self, DbError> {
-        let failed = |error: redb::Error| DbError::Database("opening".into(), Box::new(error));
-        let database = open(path).map_err(failed)?;
-        let file = OpenOptions::new().write(true).open(path).map_err(|e| failed(redb::Error::Io(e)))?;
-        let db = Self { path: path.to_path_buf(), file, open: Mutex::new(Some(database)) };
+        let mut database = attempt("opening", || open(path))?;
+        match attempt("checking", || Ok(database.check_integrity()?)) {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("image metadata was left half written and is as before that"),
+            Err(error) => {
+                close(database);
+                return Err(error);
+            }
+        }
+        let db = Self { path: path.to_path_buf(), open: Mutex::new(Some(database)) };
         if let Err(error) = db.keep_room(0) {
             tracing::warn!(%error, "no room is kept for image metadata, so there will be no more images");
         }
@@ -158,15 +199,43 @@ impl Db {
         what: &str,
         work: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, DbError> {
-        let failed = |error| DbError::Database(what.to_owned(), Box::new(error));
-        let mut slot = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slot();
         let database = match slot.take() {
             Some(database) => database,
-            None => open(&self.path).map_err(failed)?,
+            None => attempt(what, || open(&self.path))?,
         };
-        let value = work(&database).map_err(failed)?;
-        *slot = Some(database);
-        Ok(value)
+        match attempt(what, || work(&database)) {
+            Ok(value) => {
+                *slot = Some(database);
+                Ok(value)
+            }
+            Err(error) => {
+                close(database);
+                Err(error)
+            }
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Database>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the file aside and begins another one with these records, which is on disk when this returns.
+    ///
+    /// # Errors
+    /// When the disk is full or failing; the damaged file is in its place then.
+    pub fn replace(&self, records: &[Change]) -> Result<(), DbError> {
+        let mut slot = self.slot();
+        if let Some(database) = slot.take() {
+            close(database);
+        }
+        let unfinished = self.path.with_extension("new");
+        let fill = || -> Result<(), redb::Error> {
+            let database = fresh(&unfinished)?;
+            Ok(write(&database, records)?)
+        };
+        attempt("writing all of it anew", fill)?;
+        set_aside(&self.path).and_then(|_| put_in_place(&unfinished, &self.path)).map_err(DbError::Aside)
     }
 
     /// Has the file system keep blocks for what the file will grow by next, with so many bytes in further records, so that images can still be
@@ -175,12 +244,28 @@ impl Db {
     /// # Errors
     /// When there is no space; where the file system cannot keep any, nothing happens.
     fn keep_room(&self, added: u64) -> io::Result<()> {
-        let length = self.file.metadata()?.len();
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        let length = file.metadata()?.len();
         let room = length.clamp(LEAST_ROOM, MOST_ROOM) + 4 * added;
-        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, length + room) {
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, length + room) {
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             other => Ok(other?),
         }
+    }
+}
+
+/// Runs a call into the database, which may give up by a panic on what a damaged file tells it.
+fn attempt<T>(what: &str, call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, DbError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| DbError::Database(what.to_owned(), Box::new(error))),
+        Err(_) => Err(DbError::Panicked(what.to_owned())),
+    }
+}
+
+/// Closes what may be damaged: closing writes, too.
+fn close(database: Database) {
+    if catch_unwind(AssertUnwindSafe(move || drop(database))).is_err() {
+        tracing::warn!("the image metadata's file could not be closed in order");
     }
 }
 
@@ -188,16 +273,59 @@ impl Db {
 fn open(path: &Path) -> Result<Database, redb::Error> {
     if !path.exists() {
         let unfinished = path.with_extension("new");
-        match std::fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(redb::Error::Io(error)),
-            _ => drop(open_or_make(&unfinished)?),
-        }
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        std::fs::rename(&unfinished, path)
-            .and_then(|()| File::open(folder)?.sync_all())
-            .map_err(redb::Error::Io)?;
+        drop(fresh(&unfinished)?);
+        put_in_place(&unfinished, path).map_err(redb::Error::Io)?;
     }
     open_or_make(path)
+}
+
+/// A new database without records, in the place of what may lie there.
+fn fresh(path: &Path) -> Result<Database, redb::Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(redb::Error::Io(error)),
+        _ => open_or_make(path),
+    }
+}
+
+fn put_in_place(unfinished: &Path, path: &Path) -> io::Result<()> {
+    std::fs::rename(unfinished, path)?;
+    File::open(folder_of(path))?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// Renames a damaged file, and removes those of before but for a few: they take space that nobody may ever look at.
+pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!("{name}.damaged-");
+    let aside = path.with_file_name(format!("{prefix}{seconds}"));
+    std::fs::rename(path, &aside)?;
+    let mut older: Vec<PathBuf> = set_aside_before(folder_of(path), &prefix)?;
+    older.retain(|other| *other != aside);
+    older.sort_by_key(|other| (other.as_os_str().len(), other.clone()));
+    for other in older.iter().rev().skip(DAMAGED_KEPT - 1) {
+        std::fs::remove_file(other)?;
+    }
+    Ok(aside)
+}
+
+fn set_aside_before(folder: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    Ok(ours.map(|entry| entry.path()).collect())
+}
+
+/// Gives up the files of [`set_aside`], where the space is needed more than they are.
+pub(super) fn drop_set_aside(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for other in set_aside_before(folder_of(path), &format!("{name}.damaged-")).unwrap_or_default() {
+        if let Err(error) = std::fs::remove_file(&other) {
+            tracing::warn!(path = %other.display(), %error, "remove a damaged file of image metadata");
+        }
+    }
 }
 
 fn open_or_make(path: &Path) -> Result<Database, redb::Error> {

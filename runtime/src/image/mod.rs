@@ -15,6 +15,7 @@ pub(crate) mod apply;
 mod bundle;
 mod collect;
 mod db;
+mod heal;
 mod import;
 mod intake;
 pub(crate) mod layer;

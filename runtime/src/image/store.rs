@@ -11,6 +11,7 @@ use oci_spec::image::ImageConfiguration;
 use super::bundle::Bundle;
 use super::collect::{Orphans, clear};
 use super::db::{Change, Db, DbError, ImageRecord, LayerRecord};
+use super::heal;
 use super::reference::{Reference, ShortNames};
 use super::registry::Registries;
 use super::snapshot::read_snapshots;
@@ -102,10 +103,10 @@ impl Store {
         std::fs::set_permissions(state, private).map_err(io_error("closing", state))?;
         // First, since a full disk could keep the metadata from opening.
         clear(state)?;
-        let db = Db::open(&state.join("images.redb"))?;
+        let metadata = heal::open(state)?;
         let catalog = Catalog {
-            images: db.images()?.into_iter().collect(),
-            layers: db.layers()?.into_iter().collect(),
+            images: metadata.images,
+            layers: metadata.layers.into_iter().collect(),
             snapshots: read_snapshots(&state.join("snapshots"))?,
             ..Catalog::default()
         };
@@ -114,13 +115,13 @@ impl Store {
             limits: settings.limits,
             registries: Registries::new(settings.registries, settings.patience),
             bundle: Bundle::open(bundle).map_err(io_error("reading bundle", bundle))?,
-            db,
+            db: metadata.db,
             catalog: Mutex::new(catalog),
             writer: Mutex::new(()),
             layer_locks: Mutex::default(),
             unpackers: Arc::new(tokio::sync::Semaphore::new(UNPACKERS)),
         }));
-        store.tidy()?;
+        store.tidy(metadata.anew)?;
         Ok(store)
     }
 
@@ -196,7 +197,7 @@ impl Store {
             Some(image) => {
                 self.0.bundle.config(image).map(Some).map_err(io_error("reading config", Path::new(id)))
             }
-            None => Ok(self.0.db.config(id)?),
+            None => self.stored_config(id),
         }
     }
 
@@ -261,7 +262,7 @@ impl Store {
     }
 
     fn commit_locked(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        self.0.db.commit(&changes)?;
+        self.write(&changes)?;
         self.show(changes);
         Ok(())
     }
@@ -289,8 +290,10 @@ impl Store {
                 merge(&mut record.digests, other.digests);
             } else if other.tags.iter().any(|tag| record.tags.contains(tag)) {
                 other.tags.retain(|tag| !record.tags.contains(tag));
-                let config = self.0.db.config(&other.id)?.unwrap_or_default();
-                changes.push(Change::PutImage(other, config));
+                // One whose config is damaged loses no more than it has lost already.
+                if let Ok(Some(config)) = self.0.db.config(&other.id) {
+                    changes.push(Change::PutImage(other, config));
+                }
             }
         }
         changes.push(Change::PutImage(record, config));

@@ -37,7 +37,8 @@ impl Records {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// All records, by sandbox id. Half-written files of a killed process are removed.
+    /// All records, by sandbox id. Half-written files of a killed process are removed. What cannot be read is told and left out: one
+    /// pod's record must not keep the node from having a network.
     pub fn load(&self) -> io::Result<BTreeMap<String, Record>> {
         let mut records = BTreeMap::new();
         for entry in std::fs::read_dir(self.folder.join("pods"))? {
@@ -49,10 +50,13 @@ impl Records {
                 std::fs::remove_file(&path)?;
                 continue;
             };
-            let record = serde_json::from_slice(&std::fs::read(&path)?).map_err(|error| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
-            })?;
-            records.insert(id.to_owned(), record);
+            match std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)) {
+                Ok(record) => drop(records.insert(id.to_owned(), record)),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "read a pod's share of the network; the pod loses it");
+                    std::fs::remove_file(&path)?;
+                }
+            }
         }
         Ok(records)
     }
