@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::io::SyncIoBridge;
 
 use super::intake::{Intake, Stored};
@@ -58,10 +60,17 @@ struct LayoutManifest {
 /// # Errors
 /// As accept(2).
 pub async fn serve(listener: UnixListener, store: Store) -> io::Result<()> {
+    serve_from(UnixListenerStream::new(listener), store).await
+}
+
+async fn serve_from(
+    mut clients: impl Stream<Item = io::Result<UnixStream>> + Unpin,
+    store: Store,
+) -> io::Result<()> {
     let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(PARALLEL));
     loop {
         let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, _) = listener.accept().await?;
+        let Some(stream) = clients.next().await.transpose()? else { return Ok(()) };
         let store = store.clone();
         tokio::spawn(async move {
             answer(stream, &store).await;
@@ -289,4 +298,33 @@ fn clean(path: &Path) -> Option<PathBuf> {
 
 fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T, PullError> {
     serde_json::from_slice(bytes).map_err(|e| PullError::Malformed(format!("archive: {name}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// EMFILE comes from what other clients have open, ECONNABORTED from a client that was quick to go.
+    #[tokio::test(start_paused = true)]
+    async fn the_import_socket_outlives_errors_of_accept() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path(), Path::new("/nonexistent"), Vec::new()).unwrap();
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let failed = |errno: Errno| Err(io::Error::from(errno));
+        let script = [failed(Errno::EMFILE), failed(Errno::ECONNABORTED), failed(Errno::EINTR), Ok(server)];
+        let clients = futures::stream::iter(script).chain(futures::stream::pending());
+        let mut answer = String::new();
+        let talk = async {
+            client.shutdown().await.unwrap();
+            client.read_to_string(&mut answer).await.unwrap();
+        };
+        tokio::select! {
+            ended = serve_from(clients, store) => panic!("the listener ended: {ended:?}"),
+            () = talk => {}
+        }
+        assert!(answer.contains("error"), "{answer}");
+    }
 }

@@ -15,6 +15,9 @@ use crate::ring::{Outcome, Ring, check, text};
 /// The longest that a pull from a registry of these may take: five tries of two seconds each and the pauses between them, on a busy machine.
 const BOUND: Duration = Duration::from_secs(90);
 
+/// Images that do not come, of three layers each.
+const STALLED: u64 = 12;
+
 /// What a registry does wrong, and what is to come of it.
 struct Case {
     name: &'static str,
@@ -66,8 +69,8 @@ fn cases() -> Vec<Case> {
         case("long-layers", Layers, ALWAYS, Fault::Length(9), &["announces", "the manifest says"]),
         case("other-manifest", Manifest, ALWAYS, other(), &["/manifests/v1: content is sha256:"]),
         case("other-config", Config, ALWAYS, other(), &["/blobs/sha256:", ": content is sha256:"]),
-        case("error-manifest", Manifest, ALWAYS, status(500), &["/manifests/v1: unexpected status 500: no"]),
-        case("error-layer", Upper, ALWAYS, status(502), &["/blobs/sha256:", "unexpected status 502: no"]),
+        case("error-manifest", Manifest, ALWAYS, status(500), &["/manifests/v1: unexpected status 500"]),
+        case("error-layer", Upper, ALWAYS, status(502), &["/blobs/sha256:", "unexpected status 502"]),
         case("error-manifest-once", Manifest, 1, status(500), &[]),
         case("error-config-twice", Config, 2, status(503), &[]),
         case("error-layers-once", Layers, 1, status(500), &[]),
@@ -287,7 +290,8 @@ pub async fn a_stalled_registry_holds_up_nobody_else(ring: &mut Ring) -> Outcome
 async fn stall(ring: &mut Ring) -> Outcome {
     let (bad, good) = (Fake::start("127.0.0.1").await?, Fake::start("127.0.0.1").await?);
     let mut stalled = Vec::new();
-    for seed in 200..204 {
+    // More layers than are unpacked at once.
+    for seed in 200..200 + STALLED {
         let content = Content::new(&noise(seed, 3, 8, 60_000), json!({}));
         bad.fail(&content.layer_paths(), ALWAYS, Fault::Stall(20_000));
         let name = bad.publish(&format!("stalled{seed}"), &content);
@@ -299,7 +303,7 @@ async fn stall(ring: &mut Ring) -> Outcome {
         }));
     }
     // All of their layers are under way.
-    while bad.seen().iter().filter(|seen| seen.path.contains("/blobs/")).count() < 4 * 4 {
+    while bad.seen().iter().filter(|seen| seen.path.contains("/blobs/")).count() < 4 * STALLED as usize {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let tars = noise(300, 2, 2, 30_000);

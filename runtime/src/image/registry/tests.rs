@@ -21,6 +21,10 @@ struct Behaviour {
     breaks_at: Option<usize>,
     redirect_blobs: Option<String>,
     fail_with: Option<u16>,
+    /// The body of such an answer.
+    says: Option<String>,
+    /// Where a token is to be had, other than here.
+    realm: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +114,7 @@ impl Fake {
         state.seen.push((path.clone(), authorization.clone()));
         let behaviour = state.behaviour.clone();
         if let Some(status) = behaviour.fail_with {
-            return full(status, "sorry");
+            return full(status, behaviour.says.unwrap_or_else(|| "sorry".into()));
         }
         if path == "/token" {
             let right = authorization.as_deref() == Some("Basic dXNlcjpwYXNz");
@@ -123,7 +127,8 @@ impl Fake {
         }
         if behaviour.bearer && authorization.as_deref() != Some("Bearer secret") {
             let mut response = full(401, "");
-            let challenge = format!("Bearer realm=\"http://{}/token\",service=\"test\"", self.address);
+            let realm = behaviour.realm.unwrap_or_else(|| format!("http://{}/token", self.address));
+            let challenge = format!("Bearer realm=\"{realm}\",service=\"test\"");
             response.headers_mut().insert("www-authenticate", challenge.parse().unwrap());
             return response;
         }
@@ -181,8 +186,18 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn store(state: &std::path::Path) -> Store {
-    Store::open(state, std::path::Path::new("/nonexistent"), Vec::new()).unwrap()
+fn open(state: &std::path::Path, documents: Vec<machine::config::Registry>) -> Store {
+    Store::open(state, std::path::Path::new("/nonexistent"), documents).unwrap()
+}
+
+/// A store whose config names these registries: they are on loopback and speak plain HTTP.
+fn store(state: &std::path::Path, fakes: &[&Fake]) -> Store {
+    let document = |fake: &&Fake| machine::config::Registry {
+        host: fake.address.clone(),
+        plain_http: true,
+        ..Default::default()
+    };
+    open(state, fakes.iter().map(document).collect())
 }
 
 fn noise(length: usize) -> Vec<u8> {
@@ -211,7 +226,7 @@ async fn an_image_of_plain_gzip_and_zstd_layers_is_pulled_shown_shared_and_remov
     let diff_ids: Vec<_> = plain.iter().map(|p| digest_of(p)).collect();
     let top = fake.publish(&layers, &diff_ids);
     let state = tempfile::tempdir().unwrap();
-    let images = store(state.path());
+    let images = store(state.path(), &[&fake]);
     let name = format!("{}/app:v1", fake.address);
     let id = images.pull(&name, None, None).await.unwrap();
     let image = images.resolve(&name).unwrap().unwrap();
@@ -234,7 +249,7 @@ async fn an_image_of_plain_gzip_and_zstd_layers_is_pulled_shown_shared_and_remov
     assert!(snapshot.lower.iter().all(|l| l.exists()));
     assert!(images.prepare_snapshot("c2", &image).is_ok(), "its layers are still there");
     drop(images);
-    let images = store(state.path());
+    let images = store(state.path(), &[&fake]);
     assert!(snapshot.lower.iter().all(|l| l.exists()), "a restart forgets no container");
     images.remove_snapshot("c1").unwrap();
     images.remove_snapshot("c2").unwrap();
@@ -251,7 +266,7 @@ async fn a_broken_connection_is_resumed_where_it_broke() {
     let layer = tar_of(&[("noise", &noise(150_000))]);
     fake.publish(std::slice::from_ref(&layer), &[digest_of(&layer)]);
     let state = tempfile::tempdir().unwrap();
-    store(state.path()).pull(&format!("{}/app:v1", fake.address), None, None).await.unwrap();
+    store(state.path(), &[&fake]).pull(&format!("{}/app:v1", fake.address), None, None).await.unwrap();
     assert!(fake.state.lock().unwrap().ranges >= 3);
 }
 
@@ -262,7 +277,6 @@ async fn what_is_not_what_its_digest_says_is_never_shown() {
     }
     let layer = tar_of(&[("a", b"1")]);
     let state = tempfile::tempdir().unwrap();
-    let images = store(state.path());
     let lies: [&dyn Fn(&Fake); 3] = [
         &|fake| fake.put(&format!("/v2/app/blobs/{}", digest_of(&layer)), tar_of(&[("a", b"2")])),
         &|fake| {
@@ -270,10 +284,15 @@ async fn what_is_not_what_its_digest_says_is_never_shown() {
         },
         &|fake| drop(fake.publish(std::slice::from_ref(&layer), &[digest_of(b"other")])),
     ];
+    let mut fakes = Vec::new();
     for lie in lies {
         let fake = Fake::start(Behaviour::default()).await;
         fake.publish(std::slice::from_ref(&layer), &[digest_of(&layer)]);
         lie(&fake);
+        fakes.push(fake);
+    }
+    let images = store(state.path(), &fakes.iter().collect::<Vec<_>>());
+    for fake in &fakes {
         let error = images.pull(&format!("{}/app:v1", fake.address), None, None).await.unwrap_err();
         assert!(matches!(error, PullError::Layer { .. } | PullError::Malformed(_)), "{error}");
     }
@@ -297,7 +316,7 @@ async fn credentials_are_shown_where_asked_for_and_follow_no_redirect() {
         let fake = Fake::start(Behaviour { redirect_blobs: Some(other.address.clone()), ..behaviour }).await;
         fake.publish(std::slice::from_ref(&layer), &[digest_of(&layer)]);
         let state = tempfile::tempdir().unwrap();
-        let (images, name) = (store(state.path()), format!("{}/app:v1", fake.address));
+        let (images, name) = (store(state.path(), &[&fake, &other]), format!("{}/app:v1", fake.address));
         let error = images.pull(&name, None, None).await.unwrap_err();
         assert!(matches!(error, PullError::Denied(_)), "{error}");
         images.pull(&name, Some(&auth), None).await.unwrap();
@@ -315,12 +334,17 @@ async fn credentials_are_shown_where_asked_for_and_follow_no_redirect() {
 async fn errors_say_what_users_know() {
     let fake = Fake::start(Behaviour::default()).await;
     let state = tempfile::tempdir().unwrap();
-    let images = store(state.path());
+    let images = store(state.path(), &[&fake]);
     let error = images.pull(&format!("{}/app:v2", fake.address), None, None).await.unwrap_err();
     assert_eq!(error.to_string(), format!("{}/v2/app/manifests/v2: not found", fake.address));
     fake.state.lock().unwrap().behaviour.fail_with = Some(500);
     let error = images.pull(&format!("{}/app:v2", fake.address), None, None).await.unwrap_err();
-    assert!(error.to_string().contains("unexpected status 500: sorry"), "{error}");
+    // Not in a registry's own words, so it may be anybody's secret.
+    assert!(error.to_string().ends_with("unexpected status 500"), "{error}");
+    fake.state.lock().unwrap().behaviour.says =
+        Some(r#"{"errors":[{"code":"UNKNOWN","message":"out of order"}]}"#.into());
+    let error = images.pull(&format!("{}/app:v2", fake.address), None, None).await.unwrap_err();
+    assert!(error.to_string().ends_with("unexpected status 500: UNKNOWN: out of order"), "{error}");
     let error = images.pull("short", None, None).await.unwrap_err();
     assert!(matches!(error, PullError::Unqualified(_)));
 }
@@ -362,7 +386,7 @@ async fn a_docker_archive_and_an_oci_layout_are_imported() {
         ("manifest.json", docker.as_bytes()),
     ]);
     let state = tempfile::tempdir().unwrap();
-    let images = store(state.path());
+    let images = store(state.path(), &[]);
     let names = images.import(std::io::Cursor::new(gzip(&docker))).await.unwrap();
     assert_eq!(names, ["localhost/demo:1", "reg.example/x:2"]);
     assert!(images.resolve("demo:1").unwrap().is_some());
@@ -390,4 +414,72 @@ async fn a_docker_archive_and_an_oci_layout_are_imported() {
     );
     let broken = images.import(std::io::Cursor::new(b"no archive".to_vec())).await;
     assert!(broken.is_err());
+}
+
+#[tokio::test]
+async fn no_image_is_named_after_the_node_itself() {
+    let fake = Fake::start(Behaviour::default()).await;
+    let state = tempfile::tempdir().unwrap();
+    // Neither without any document nor with one for all registries.
+    let all = machine::config::Registry { host: "*".into(), plain_http: true, ..Default::default() };
+    let port = fake.address.rsplit_once(':').unwrap().1;
+    for documents in [Vec::new(), vec![all]] {
+        let images = open(state.path(), documents);
+        for host in ["127.0.0.1", "127.1", "localhost", "[::ffff:127.0.0.1]", "[::1]", "0.0.0.0", "2130706433"] {
+            let name = format!("{host}:{port}/app:v1");
+            let error = images.pull(&name, None, None).await.unwrap_err().to_string();
+            // A name that the resolver does not know is as good.
+            let clear = error.contains("Registry document") || host == "localhost" || error.contains("invalid");
+            assert!(clear, "{name}: {error}");
+        }
+        let error = images.pull("169.254.169.254/latest/meta-data:v1", None, None).await.unwrap_err();
+        assert!(error.to_string().contains("link-local"), "{error}");
+    }
+    assert_eq!(fake.state.lock().unwrap().seen, []);
+}
+
+#[tokio::test]
+async fn a_registry_sends_a_pull_to_nothing_on_the_node() {
+    let auth = Auth { username: "user".into(), password: "pass".into(), ..Auth::default() };
+    let layer = tar_of(&[("a", b"1")]);
+    let inside = Fake::start(Behaviour::default()).await;
+    inside.publish(std::slice::from_ref(&layer), &[digest_of(&layer)]);
+    let address = inside.address.clone();
+    let port = address.rsplit_once(':').unwrap().1.to_owned();
+    for behaviour in [
+        Behaviour { redirect_blobs: Some(address.clone()), ..Behaviour::default() },
+        Behaviour { redirect_blobs: Some(format!("127.1:{port}")), ..Behaviour::default() },
+        Behaviour { bearer: true, realm: Some(format!("http://{address}/token")), ..Behaviour::default() },
+        Behaviour { bearer: true, realm: Some(format!("http://0:{port}/token")), ..Behaviour::default() },
+    ] {
+        let fake = Fake::start(behaviour.clone()).await;
+        fake.publish(std::slice::from_ref(&layer), &[digest_of(&layer)]);
+        let state = tempfile::tempdir().unwrap();
+        let images = store(state.path(), &[&fake]);
+        let error = images.pull(&format!("{}/app:v1", fake.address), Some(&auth), None).await.unwrap_err();
+        assert!(error.to_string().contains("Registry document"), "{behaviour:?}: {error}");
+    }
+    assert_eq!(inside.state.lock().unwrap().seen, []);
+}
+
+#[test]
+fn names_of_registries_are_looked_up_while_everything_else_is_blocked() {
+    let tokio =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    tokio.block_on(async {
+        let busy = tokio::task::spawn_blocking(move || blocked.recv());
+        let fake = Fake::start(Behaviour::default()).await;
+        let port = fake.address.rsplit_once(':').unwrap().1;
+        let host = format!("localhost:{port}");
+        let document =
+            machine::config::Registry { host: host.clone(), plain_http: true, ..Default::default() };
+        let state = tempfile::tempdir().unwrap();
+        let images = open(state.path(), vec![document]);
+        let pulled = images.pull(&format!("{host}/app:v1"), None, Some(Duration::from_secs(20))).await;
+        release.send(()).unwrap();
+        let error = pulled.unwrap_err();
+        assert!(!matches!(error, PullError::Deadline), "the look-up waits for other work");
+        busy.await.unwrap().unwrap();
+    });
 }
