@@ -22,8 +22,9 @@ fn config() -> MachineConfig {
 
 /// The registries to pull from, and what is taken of them.
 pub fn images() -> Settings {
-    let MachineConfig { registries, runtime, .. } = config();
-    Settings::new(registries, &runtime)
+    let MachineConfig { registries, runtime, cluster, .. } = config();
+    let ranges = cluster.map(|cluster| [cluster.pod_cidrs, cluster.service_cidrs].concat());
+    Settings { cluster: ranges.unwrap_or_default(), ..Settings::new(registries, &runtime) }
 }
 
 /// The loopback TCP port for streams, where one is configured.

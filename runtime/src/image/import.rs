@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
@@ -22,7 +23,9 @@ use super::{PullError, Reference, Store};
 /// The most files of an archive.
 const MAX_FILES: usize = 10_000;
 /// The most imports at once.
-const PARALLEL: usize = 2;
+pub(super) const PARALLEL: usize = 2;
+/// The pause after a client that could not be taken.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// Annotations that carry an image's name in an OCI layout's index.
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
@@ -55,22 +58,26 @@ struct LayoutManifest {
     annotations: HashMap<String, String>,
 }
 
-/// Serves the import socket: one archive per connection, one JSON line in return. Ends only when the listener fails.
-///
-/// # Errors
-/// As accept(2).
-pub async fn serve(listener: UnixListener, store: Store) -> io::Result<()> {
-    serve_from(UnixListenerStream::new(listener), store).await
+/// Serves the import socket: one archive per connection, one JSON line in return. Does not end.
+pub async fn serve(listener: UnixListener, store: Store) {
+    serve_from(UnixListenerStream::new(listener), store).await;
 }
 
-async fn serve_from(
-    mut clients: impl Stream<Item = io::Result<UnixStream>> + Unpin,
-    store: Store,
-) -> io::Result<()> {
+async fn serve_from(mut clients: impl Stream<Item = io::Result<UnixStream>> + Unpin, store: Store) {
     let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(PARALLEL));
-    loop {
-        let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let Some(stream) = clients.next().await.transpose()? else { return Ok(()) };
+    // The semaphore is never closed, and a listener gives clients for ever.
+    while let Ok(slot) = slots.clone().acquire_owned().await
+        && let Some(client) = clients.next().await
+    {
+        let stream = match client {
+            Ok(stream) => stream,
+            // A client that was quick to go, or descriptors that others hold for now: either passes.
+            Err(error) => {
+                tracing::warn!(%error, "a client of the import socket was not taken");
+                tokio::time::sleep(AFTER_ERROR).await;
+                continue;
+            }
+        };
         let store = store.clone();
         tokio::spawn(async move {
             answer(stream, &store).await;
@@ -107,14 +114,13 @@ impl Store {
         archive: impl tokio::io::AsyncRead + Send + Unpin + 'static,
     ) -> Result<Vec<String>, PullError> {
         let (store, mut bridge) = (self.clone(), SyncIoBridge::new(archive));
-        let spooled = tokio::task::spawn_blocking(move || {
+        let spooled = self.0.archives.run(move || {
             let spooled = Archive::spool(&store, &mut bridge)?;
             // A tar's padding: a socket that is closed before its end is read resets the connection, and the client never hears the answer.
             let _ = io::copy(&mut bridge.take(MAX_PADDING), &mut io::sink());
             Ok::<_, PullError>(spooled)
-        })
-        .await;
-        let archive = spooled.map_err(|_| PullError::Panicked)??;
+        });
+        let archive = spooled.await.map_err(|_| PullError::Panicked)??;
         if archive.files.contains_key(Path::new("manifest.json")) {
             self.import_docker(&archive).await
         } else {
@@ -322,7 +328,7 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
         };
         tokio::select! {
-            ended = serve_from(clients, store) => panic!("the listener ended: {ended:?}"),
+            () = serve_from(clients, store) => panic!("the listener ended"),
             () = talk => {}
         }
         assert!(answer.contains("error"), "{answer}");

@@ -9,10 +9,11 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat};
 use nix::unistd::{Gid, Uid, fchown};
 use sha2::{Digest, Sha256};
 
-use super::apply::Applied;
+use super::apply::{Applied, ApplyError};
 use super::collect::Orphans;
 use super::db::ImageRecord;
 use super::layer::{LayerError, unpack};
+use super::spool::Spool;
 use super::store::io_error;
 use super::workspace::Work;
 use super::{Store, StoreError, Usage, chain};
@@ -69,8 +70,23 @@ impl Intake {
         keys.into_iter().find(|key| self.store.pin(key).1.is_some())
     }
 
-    /// Unpacks a layer and checks it, on a thread of its own: it waits for the registry, and threads that others wait for must not. Runs to
-    /// its end, and holds the working folder until then, even when nobody waits any more.
+    /// Where the bytes of a layer wait that says to be so large.
+    ///
+    /// # Errors
+    /// When they are more than the whole layer may take, or the disk refuses.
+    pub(super) async fn spool(&self, index: usize, size: u64) -> Result<Spool, LayerError> {
+        let inner = &self.store.0;
+        if size > inner.limits.bytes {
+            return Err(LayerError::Apply(ApplyError::TooLarge {
+                what: "the packed size",
+                limit: inner.limits.bytes,
+            }));
+        }
+        Spool::new(&self.work.workspace.path, index, inner.disk.clone(), inner.limits.reserve).await
+    }
+
+    /// Unpacks a layer and checks it, on a thread of its own: threads that others wait for must not take so long. Runs to its end, and holds
+    /// the working folder until then, even when nobody waits any more. `reader` must not wait for anybody outside.
     ///
     /// # Errors
     /// When the bytes are not the layer's, or cannot be unpacked.
@@ -112,7 +128,8 @@ impl Intake {
         tags: Vec<String>,
         digests: Vec<String>,
     ) -> Result<String, StoreError> {
-        let work = tokio::task::spawn_blocking(move || {
+        let disk = self.store.0.disk.clone();
+        let work = disk.run(move || {
             let image = Finished { config_digest, config, tags, digests };
             let stored = self.store(layers, image);
             if stored.is_err() {
@@ -120,9 +137,7 @@ impl Intake {
             }
             stored
         });
-        work.await.unwrap_or_else(|error| {
-            Err(io_error("storing", Path::new("image"))(std::io::Error::other(error)))
-        })
+        work.await.unwrap_or_else(|error| Err(io_error("storing", Path::new("image"))(error)))
     }
 
     fn store(&self, layers: Vec<Stored>, image: Finished) -> Result<String, StoreError> {

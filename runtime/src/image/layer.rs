@@ -15,6 +15,8 @@ const ZSTD_WINDOW: u32 = 25;
 pub enum LayerError {
     #[error("{0}")]
     Apply(#[source] ApplyError),
+    #[error("keeping the layer's bytes until all of them have come")]
+    Spool(#[source] io::Error),
     #[error("reading the layer's bytes")]
     Read(#[source] io::Error),
     #[error("content is {actual} where the manifest says {expected}")]

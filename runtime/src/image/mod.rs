@@ -19,10 +19,12 @@ mod heal;
 mod import;
 mod intake;
 pub(crate) mod layer;
+mod pool;
 mod reference;
 pub(crate) mod registry;
 mod service;
 mod snapshot;
+mod spool;
 mod store;
 pub(crate) mod tarball;
 mod tree;
@@ -78,6 +80,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long a registry may give nothing, or next to nothing.
     pub patience: Duration,
+    /// Ranges of the cluster's pods and services: no registry sends a pull to them.
+    pub cluster: Vec<ipnet::IpNet>,
 }
 
 impl Settings {
@@ -85,7 +89,7 @@ impl Settings {
     #[must_use]
     pub fn new(registries: Vec<machine::config::Registry>, runtime: &machine::config::Runtime) -> Self {
         let patience = Duration::from_secs(runtime.image_pull_progress_timeout_seconds.into());
-        Self { registries, limits: runtime.into(), patience }
+        Self { registries, limits: runtime.into(), patience, cluster: Vec::new() }
     }
 }
 

@@ -203,7 +203,7 @@ fn code_of(error: &PullError) -> Code {
     match error {
         PullError::Name(_) | PullError::Unqualified(_) => Code::InvalidArgument,
         PullError::NotFound(_) | PullError::Platform(_) => Code::NotFound,
-        PullError::Denied(_) => Code::PermissionDenied,
+        PullError::Denied(_) | PullError::Refused { .. } => Code::PermissionDenied,
         PullError::Transport { .. } => Code::Unavailable,
         PullError::Deadline => Code::DeadlineExceeded,
         PullError::Malformed(_) | PullError::Digest { .. } | PullError::Layer { .. } => Code::Unknown,

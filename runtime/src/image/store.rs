@@ -12,14 +12,17 @@ use super::bundle::Bundle;
 use super::collect::{Orphans, clear};
 use super::db::{Change, Db, DbError, ImageRecord, LayerRecord};
 use super::heal;
+use super::pool::Pool;
 use super::reference::{Reference, ShortNames};
 use super::registry::Registries;
 use super::snapshot::read_snapshots;
 use super::workspace::{Pin, Workspace};
 use super::{Image, Limits, Settings, Usage};
 
-/// The most layers that are unpacked at once, of all images together.
+/// The most layers that are unpacked at once, of all images together. Each is there as a whole, so none of them waits for a registry.
 const UNPACKERS: usize = 32;
+/// Threads that write what pulls bring.
+const DISK_THREADS: usize = 4;
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +69,14 @@ pub(super) struct Inner {
     catalog: Mutex<Catalog>,
     /// Held while the metadata changes, on a thread that may block.
     pub(super) writer: Mutex<()>,
-    /// One pull of a layer at a time; later ones find it done.
+    /// One pull of a layer from one registry at a time; later ones find it done.
     pub(super) layer_locks: Mutex<HashMap<String, std::sync::Weak<tokio::sync::Mutex<()>>>>,
     /// For the threads that unpack.
     pub(super) unpackers: Arc<tokio::sync::Semaphore>,
+    /// For what pulls and imports write besides.
+    pub(super) disk: Arc<Pool>,
+    /// For the archives of imports, which come as slowly as their senders like.
+    pub(super) archives: Pool,
 }
 
 /// The images of this node; a cheap handle.
@@ -113,13 +120,19 @@ impl Store {
         let store = Self(Arc::new(Inner {
             root: state.to_path_buf(),
             limits: settings.limits,
-            registries: Registries::new(settings.registries, settings.patience),
+            registries: Registries::new(settings.registries, settings.patience, settings.cluster)
+                .map_err(io_error("starting threads for", Path::new("names of registries")))?,
             bundle: Bundle::open(bundle).map_err(io_error("reading bundle", bundle))?,
             db: metadata.db,
+            archives: Pool::new("image-archives", super::import::PARALLEL)
+                .map_err(io_error("starting threads for", state))?,
             catalog: Mutex::new(catalog),
             writer: Mutex::new(()),
             layer_locks: Mutex::default(),
             unpackers: Arc::new(tokio::sync::Semaphore::new(UNPACKERS)),
+            disk: Arc::new(
+                Pool::new("image-disk", DISK_THREADS).map_err(io_error("starting threads for", state))?,
+            ),
         }));
         store.tidy(metadata.anew)?;
         Ok(store)

@@ -8,7 +8,7 @@ use machine::paths;
 use serde_json::json;
 
 use crate::content::{Content, noise};
-use crate::fake::Fake;
+use crate::fake::{Fake, HERE};
 use crate::random::Random;
 use crate::ring::{Outcome, Ring, check, text};
 
@@ -32,7 +32,7 @@ fn set_aside() -> usize {
 
 pub async fn damaged_image_metadata_stops_neither_runtime_nor_containers(ring: &mut Ring) -> Outcome {
     let database = Path::new(paths::RUNTIME_STATE).join("images.redb");
-    let fake = Fake::start("127.0.0.1").await?;
+    let fake = Fake::start(HERE).await?;
     let tars = noise(800, 2, 4, 60_000);
     let image = fake.publish("damaged", &Content::new(&tars, json!({})));
     let pod = ring.sandbox("damaged", NamespaceMode::Container).await?;

@@ -148,16 +148,24 @@ pub fn parse_token(body: &[u8]) -> Option<String> {
     token.filter(|t| t.bytes().all(|b| b.is_ascii_graphic())).map(str::to_owned)
 }
 
-/// What a registry says is wrong, on one bounded line.
-pub fn error_message(body: &[u8], hide: impl FnOnce(String) -> String) -> String {
-    let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let first = value.get("errors").and_then(|e| e.get(0));
-    let text = first.map(|e| {
-        let part = |key: &str| e.get(key).and_then(|v| v.as_str()).unwrap_or("").to_owned();
-        format!("{}: {}", part("code"), part("message"))
-    });
-    let text = text.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-    hide(text).chars().filter(|c| !c.is_control()).take(300).collect()
+/// What a registry says is wrong, on one bounded line: the first of its errors as the distribution specification has them. Any other body
+/// is not a registry's own word, and users are not shown what else may answer where a name leads.
+pub fn error_message(body: &[u8], hide: impl FnOnce(String) -> String) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Errors {
+        errors: Vec<Error>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Error {
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let Errors { errors } = serde_json::from_slice(body).ok()?;
+    let Error { code, message } = errors.into_iter().next()?;
+    let is_code = !code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    let text = || if message.is_empty() { code.clone() } else { format!("{code}: {message}") };
+    is_code.then(|| hide(text()).chars().filter(|c| !c.is_control()).take(300).collect())
 }
 
 fn encode(text: &str) -> String {
@@ -195,9 +203,33 @@ mod tests {
         let user = Some(("user".to_owned(), "pass word".to_owned()));
         let credentials = Credentials { user, identity_token: Some("refresh".into()), registry_token: None };
         let basic = credentials.basic().unwrap();
-        let body = format!("got {basic}, pass word, refresh and Bearer abc.def from user");
+        let message = format!("got {basic}, pass word, refresh and Bearer abc.def from user");
+        let body = serde_json::json!({"errors": [{"code": "DENIED", "message": message}]}).to_string();
         let message = error_message(body.as_bytes(), |text| credentials.hide(text, Some("Bearer abc.def")));
-        assert_eq!(message, "got Basic …, …, … and Bearer … from user");
+        assert_eq!(message.unwrap(), "DENIED: got Basic …, …, … and Bearer … from user");
+    }
+
+    #[test]
+    fn only_a_registrys_own_errors_are_shown_and_only_a_line_of_them() {
+        let shown = |body: &str| error_message(body.as_bytes(), |text| text);
+        for other in [
+            "",
+            "<html>",
+            "etcd_server_version 3",
+            "{}",
+            r#"{"errors":[]}"#,
+            r#"{"errors":["permission denied"]}"#,
+            r#"{"kind":"Status","message":"secret"}"#,
+            r#"{"errors":[{"code":7,"message":"secret"}]}"#,
+            r#"{"errors":[{"code":"secret code","message":"secret"}]}"#,
+            r#"{"errors":[{"message":"secret"}]}"#,
+        ] {
+            assert_eq!(shown(other), None, "{other}");
+        }
+        assert_eq!(shown(r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#).unwrap(), "NAME_UNKNOWN");
+        let long = format!(r#"{{"errors":[{{"code":"A","message":"two\nlines {}"}}]}}"#, "x".repeat(1000));
+        let line = shown(&long).unwrap();
+        assert!(line.starts_with("A: twolines xxx") && line.chars().count() == 300, "{line}");
     }
 
     #[test]

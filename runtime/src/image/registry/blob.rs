@@ -1,5 +1,5 @@
 //! A blob as a stream of bytes that survives broken connections.
-use std::io::{self, Read};
+use std::io;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
@@ -13,7 +13,7 @@ use super::retry::{self, ENOUGH, Pace};
 
 /// How often in a row a connection may bring nothing new.
 const TRIES: u32 = 5;
-/// Chunks under way between the connection and the thread that unpacks.
+/// Chunks under way between the connection and the disk.
 pub const QUEUE: usize = 8;
 
 /// Fetches a blob into `sink`, resuming where a connection broke off; ends early when the other side is gone.
@@ -24,11 +24,11 @@ pub async fn fetch(
     session: &Session<'_>,
     repository: &str,
     blob: &Descriptor,
-    sink: &mpsc::Sender<io::Result<Bytes>>,
+    sink: &mpsc::Sender<Bytes>,
 ) -> Result<(), PullError> {
     tokio::select! {
         result = resume(session, repository, blob, sink) => result,
-        // The unpacking side knows why.
+        // The other side knows why.
         () = sink.closed() => Ok(()),
     }
 }
@@ -37,7 +37,7 @@ async fn resume(
     session: &Session<'_>,
     repository: &str,
     blob: &Descriptor,
-    sink: &mpsc::Sender<io::Result<Bytes>>,
+    sink: &mpsc::Sender<Bytes>,
 ) -> Result<(), PullError> {
     let (mut offset, mut fruitless) = (0, 0);
     loop {
@@ -54,7 +54,7 @@ async fn attempt(
     session: &Session<'_>,
     repository: &str,
     blob: &Descriptor,
-    sink: &mpsc::Sender<io::Result<Bytes>>,
+    sink: &mpsc::Sender<Bytes>,
     offset: &mut u64,
 ) -> Result<(), PullError> {
     let path = format!("{repository}/blobs/{}", blob.digest);
@@ -97,10 +97,10 @@ async fn attempt(
             )));
         }
         let before = Instant::now();
-        if !data.is_empty() && sink.send(Ok(data)).await.is_err() {
-            return Ok(()); // the unpacking side knows why
+        if !data.is_empty() && sink.send(data).await.is_err() {
+            return Ok(()); // the other side knows why
         }
-        // Unpacking may be slow.
+        // The disk may be slow.
         pace.forgive(before.elapsed());
     }
 }
@@ -112,38 +112,4 @@ fn announced<B>(response: &http::Response<B>) -> Option<u64> {
 fn continues_at<B>(response: &http::Response<B>, offset: u64) -> bool {
     let range = response.headers().get(http::header::CONTENT_RANGE).and_then(|r| r.to_str().ok());
     range.is_some_and(|range| range.starts_with(&format!("bytes {offset}-")))
-}
-
-/// The receiving end, for a thread that may block.
-#[derive(Debug)]
-pub struct BlobReader {
-    receiver: mpsc::Receiver<io::Result<Bytes>>,
-    chunk: Bytes,
-    done: bool,
-}
-
-impl BlobReader {
-    pub fn new(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Self { receiver, chunk: Bytes::new(), done: false }
-    }
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() && !self.done {
-            match self.receiver.blocking_recv() {
-                // An empty chunk says that the blob is whole.
-                Some(Ok(chunk)) if chunk.is_empty() => self.done = true,
-                Some(Ok(chunk)) => self.chunk = chunk,
-                Some(Err(error)) => return Err(error),
-                None => {
-                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the pull was given up"));
-                }
-            }
-        }
-        let read = buffer.len().min(self.chunk.len());
-        buffer[..read].copy_from_slice(&self.chunk[..read]);
-        self.chunk.advance(read);
-        Ok(read)
-    }
 }

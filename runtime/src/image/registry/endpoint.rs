@@ -1,7 +1,9 @@
 //! Where a registry's images are asked for: its mirrors in order, then itself.
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use machine::config::Registry;
 use machine::pki::AnyCertificate;
 use rustls::pki_types::CertificateDer;
@@ -9,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::PullError;
+use super::reach::{self, Dialer};
 use crate::image::ShortNames;
 
 /// One server that may have an image.
@@ -35,15 +38,21 @@ pub struct Registries {
     short: ShortNames,
     /// How long a connection, a handshake or the head of an answer may take, and how long a body may bring next to nothing.
     pub patience: Duration,
+    pub dialer: Dialer,
     roots: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Registries {
-    pub fn new(documents: Vec<Registry>, patience: Duration) -> Self {
+    /// With the ranges of the cluster's pods and services, which no registry sends a pull to.
+    ///
+    /// # Errors
+    /// When there are no threads to look names up on.
+    pub fn new(documents: Vec<Registry>, patience: Duration, cluster: Vec<IpNet>) -> io::Result<Self> {
         let short = documents
             .iter()
             .find_map(|d| Some(ShortNames { host: Some(d.host.clone()), prefix: d.short_names.clone()? }));
-        Self { documents, short: short.unwrap_or_default(), patience, roots: OnceLock::new() }
+        let (short, dialer) = (short.unwrap_or_default(), Dialer::new(cluster)?);
+        Ok(Self { documents, short, patience, dialer, roots: OnceLock::new() })
     }
 
     /// Where names without a registry belong.
@@ -56,18 +65,32 @@ impl Registries {
         exact.or_else(|| self.documents.iter().find(|d| d.host == "*"))
     }
 
+    /// Whether a document names this host, as a registry or as a mirror. One for all registries names none.
+    pub fn is_configured(&self, authority: &str) -> bool {
+        let is_mirror = |url: &String| {
+            let uri = url.parse::<http::Uri>().ok();
+            uri.is_some_and(|uri| uri.authority().is_some_and(|mirror| mirror == authority))
+        };
+        self.documents.iter().any(|d| d.host == authority || d.mirrors.iter().any(is_mirror))
+    }
+
     /// The endpoints for a registry's host, in the order in which to try them.
     ///
     /// # Errors
-    /// When a mirror's URL is none.
+    /// When a mirror's URL is none, or the host is the node itself and no document names it.
     pub fn endpoints(&self, host: &str) -> Result<Vec<Endpoint>, PullError> {
+        if let Some(what) = reach::refused_name(host_of(host))
+            && !self.is_configured(host)
+        {
+            return Err(PullError::Refused { server: host.into(), what: what.into() });
+        }
         let document = self.document(host);
         let mut endpoints = Vec::new();
         for mirror in document.iter().flat_map(|d| &d.mirrors) {
             endpoints.push(self.mirror(mirror, host)?);
         }
         endpoints.push(Endpoint {
-            tls: !document.is_some_and(|d| d.plain_http) && !is_loopback(host),
+            tls: !document.is_some_and(|d| d.plain_http),
             authority: host.into(),
             prefix: String::new(),
             namespace: None,
@@ -138,11 +161,10 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
         .map_err(|e| PullError::Malformed(format!("TLS settings: {e}")))
 }
 
-/// Registries on the node itself speak plain HTTP unless a document says otherwise.
-fn is_loopback(host: &str) -> bool {
-    let name = host
-        .strip_prefix('[')
-        .and_then(|h| h.split(']').next())
-        .unwrap_or_else(|| host.split(':').next().unwrap_or(host));
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
+/// The host of an authority, without its port and without the brackets of an IPv6 address.
+pub fn host_of(authority: &str) -> &str {
+    let port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let name = authority.rsplit_once(':').filter(|(_, rest)| port(rest));
+    let name = name.map_or(authority, |(name, _)| name);
+    name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name)
 }

@@ -9,10 +9,10 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
-use super::PullError;
 use super::auth::{self, Challenge, Credentials};
-use super::endpoint::{Endpoint, Registries};
-use super::retry;
+use super::endpoint::{Endpoint, Registries, host_of};
+use super::reach::{NoConnection, Trust};
+use super::{PullError, retry, said};
 
 /// What fails when a server cannot be reached.
 pub const CONNECTING: &str = "connecting";
@@ -202,14 +202,18 @@ impl<'a> Session<'a> {
             let request = request.map_err(|e| PullError::Malformed(format!("request: {e}")))?;
             let response = self.send(&target, request).await?;
             if !response.status().is_redirection() {
+                if target.same_server(&origin) || response.status().is_success() {
+                    return Ok(response);
+                }
                 // A challenge from where we were sent is not the registry's, and gets nothing (CVE-2020-15157).
-                if response.status() == http::StatusCode::UNAUTHORIZED && !target.same_server(&origin) {
+                if response.status() == http::StatusCode::UNAUTHORIZED {
                     return Err(PullError::Denied(format!(
                         "{} asks for authorization after a redirect",
                         target.shown()
                     )));
                 }
-                return Ok(response);
+                // Nor are its words.
+                return Err(failure(&response, &target.shown(), String::new()));
             }
             let location = response.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok());
             let next = location.and_then(|l| target.join(l)).ok_or_else(|| {
@@ -226,6 +230,30 @@ impl<'a> Session<'a> {
         Err(PullError::Malformed(format!("{}: more than {REDIRECTS} redirects", origin.shown())))
     }
 
+    async fn connect(&self, target: &Target) -> Result<TcpStream, PullError> {
+        let trust = if self.registries.is_configured(&target.authority) {
+            Trust::Configured
+        } else if target.authority == self.endpoint.authority {
+            Trust::Named
+        } else {
+            Trust::Sent
+        };
+        let stream = self.registries.dialer.connect(target.host(), target.port(), trust).await;
+        stream.map_err(|why| match why {
+            NoConnection::Failed(source) => {
+                PullError::Transport { url: target.shown(), action: CONNECTING, source }
+            }
+            NoConnection::Refused(address, what) => {
+                let what = if target.host() == address.to_string() {
+                    what.to_owned()
+                } else {
+                    format!("at {address}, {what}")
+                };
+                PullError::Refused { server: target.authority.clone(), what }
+            }
+        })
+    }
+
     async fn send(
         &self,
         target: &Target,
@@ -234,7 +262,7 @@ impl<'a> Session<'a> {
         let failed =
             |action| move |source: io::Error| PullError::Transport { url: target.shown(), action, source };
         let exchange = async {
-            let stream = TcpStream::connect(target.address()).await.map_err(failed(CONNECTING))?;
+            let stream = self.connect(target).await?;
             stream.set_nodelay(true).map_err(failed(CONNECTING))?;
             let mut builder = hyper::client::conn::http1::Builder::new();
             builder.max_buf_size(64 << 10);
@@ -278,21 +306,10 @@ impl<'a> Session<'a> {
     }
 
     async fn failure(&self, response: http::Response<Incoming>, url: &str) -> PullError {
-        let status = response.status();
-        let retry_after = response.headers().get(http::header::RETRY_AFTER);
-        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = self.body(response.into_body(), 64 << 10, url).await.unwrap_or_default();
-        let message = auth::error_message(&body, |text| self.hide(text));
-        match status.as_u16() {
-            404 => PullError::NotFound(url.into()),
-            401 | 403 => PullError::Denied(format!("{url}: {status}: {message}")),
-            _ => PullError::Status {
-                url: url.into(),
-                status: status.as_u16(),
-                message,
-                retry_after: retry_after.map(Duration::from_secs),
-            },
-        }
+        let (parts, body) = response.into_parts();
+        let body = self.body(body, 64 << 10, url).await.unwrap_or_default();
+        let message = auth::error_message(&body, |text| self.hide(text)).unwrap_or_default();
+        failure(&http::Response::from_parts(parts, ()), url, message)
     }
 
     /// What a server says, without credentials that it may repeat: it goes into logs and events.
@@ -316,6 +333,23 @@ impl<'a> Session<'a> {
             Ok(Err(error)) => Err(failed(io::Error::other(error))),
             Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
         }
+    }
+}
+
+/// The error for a status that is none of success.
+fn failure<B>(response: &http::Response<B>, url: &str, message: String) -> PullError {
+    let status = response.status();
+    let retry_after = response.headers().get(http::header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+    match status.as_u16() {
+        404 => PullError::NotFound(url.into()),
+        401 | 403 => PullError::Denied(format!("{url}: {status}{}", said(&message))),
+        _ => PullError::Status {
+            url: url.into(),
+            status: status.as_u16(),
+            message,
+            retry_after: retry_after.map(Duration::from_secs),
+        },
     }
 }
 
@@ -360,23 +394,16 @@ impl Target {
     }
 
     fn same_server(&self, other: &Self) -> bool {
-        self.tls == other.tls && self.address().eq_ignore_ascii_case(&other.address())
+        let place = |target: &Self| (target.tls, target.host().to_ascii_lowercase(), target.port());
+        place(self) == place(other)
     }
 
     fn host(&self) -> &str {
-        let name =
-            self.authority.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-        let name = name.map_or(self.authority.as_str(), |(name, _)| name);
-        name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name)
+        host_of(&self.authority)
     }
 
-    fn address(&self) -> String {
-        let has_port =
-            self.authority.rsplit_once(':').is_some_and(|(_, p)| p.bytes().all(|b| b.is_ascii_digit()));
-        match (has_port, self.tls) {
-            (true, _) => self.authority.clone(),
-            (false, true) => format!("{}:443", self.authority),
-            (false, false) => format!("{}:80", self.authority),
-        }
+    fn port(&self) -> u16 {
+        let port = self.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        port.unwrap_or(if self.tls { 443 } else { 80 })
     }
 }

@@ -8,6 +8,7 @@ mod endpoint;
 mod http;
 mod manifest;
 mod pull;
+mod reach;
 mod retry;
 
 pub use endpoint::Registries;
@@ -28,9 +29,13 @@ pub enum PullError {
     NotFound(String),
     #[error("pull access denied, repository does not exist or may require authorization: {0}")]
     Denied(String),
+    #[error(
+        "{server}: it is {what}, which images are pulled from only where a Registry document names {server}"
+    )]
+    Refused { server: String, what: String },
     #[error("{url}: {action}: {}", chain(.source))]
     Transport { url: String, action: &'static str, source: io::Error },
-    #[error("{url}: unexpected status {status}: {message}")]
+    #[error("{url}: unexpected status {status}{}", said(.message))]
     Status { url: String, status: u16, message: String, retry_after: Option<Duration> },
     #[error("{0}")]
     Malformed(String),
@@ -55,6 +60,7 @@ impl PullError {
             self,
             Self::NotFound(_)
                 | Self::Denied(_)
+                | Self::Refused { .. }
                 | Self::Transport { .. }
                 | Self::Status { .. }
                 | Self::Malformed(_)
@@ -66,6 +72,11 @@ impl PullError {
     fn later(&self) -> bool {
         matches!(self, Self::Transport { .. } | Self::Status { .. } | Self::Denied(_) | Self::NotFound(_))
     }
+}
+
+/// What a registry says of a failure, behind what we say of it.
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
 /// An error with its causes, for the one line that a user reads.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::PullError;
 use super::auth::Credentials;
-use super::blob::{self, BlobReader};
+use super::blob;
 use super::endpoint::Endpoint;
 use super::http::Session;
 use super::manifest::{self, Descriptor, MAX_CONFIG, MAX_MANIFEST, Manifest, check_config, digest_of};
@@ -94,7 +94,7 @@ impl Store {
         Ok(intake.finish(stored?, config.digest, raw, tags, digests).await?)
     }
 
-    /// Fetches one layer and unpacks it as it arrives.
+    /// Fetches one layer and unpacks it when all of it is there, so that a registry that takes its time holds a file and no place for unpacking.
     async fn layer(
         &self,
         session: &Session<'_>,
@@ -103,35 +103,32 @@ impl Store {
         index: usize,
         layer: &Descriptor,
     ) -> Result<Stored, PullError> {
-        let turn = self.layer_turn(intake.diff_id(index));
+        let turn = self.layer_turn(&session.endpoint.authority, intake.diff_id(index));
         let _turn = turn.lock().await;
         if let Some(key) = intake.present(index) {
             return Ok(Stored::Ready(key));
         }
+        let failed = |source| PullError::Layer { digest: layer.digest.clone(), source };
+        let spool = intake.spool(index, layer.size).await.map_err(failed)?;
         let (sink, receiver) = mpsc::channel(blob::QUEUE);
-        let unpacking = intake.unpack(index, Some(layer.digest.clone()), BlobReader::new(receiver));
-        let fetching = async move {
-            let result = blob::fetch(session, repository, layer, &sink).await;
-            if result.is_ok() {
-                let _ = sink.send(Ok(Bytes::new())).await;
-            }
-            result
-        };
-        // When fetching fails the sink goes, and the unpacking side ends by itself: both are waited for.
-        let (fetched, unpacked) = tokio::join!(fetching, unpacking);
+        let fetching = async move { blob::fetch(session, repository, layer, &sink).await };
+        // When either fails its end of the channel goes, and the other one ends by itself.
+        let (fetched, spooled) = tokio::join!(fetching, spool.fill(receiver));
         fetched?;
-        unpacked?.map_err(|source| PullError::Layer { digest: layer.digest.clone(), source })
+        let file = spooled.map_err(failed)?;
+        intake.unpack(index, Some(layer.digest.clone()), file).await?.map_err(failed)
     }
 
-    /// The lock of a layer.
-    fn layer_turn(&self, diff_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+    /// The lock of a layer that comes from this server. Another server may be quicker, or tell the truth.
+    fn layer_turn(&self, server: &str, diff_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let name = format!("{server} {diff_id}");
         let mut locks = self.0.layer_locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = locks.get(diff_id).and_then(std::sync::Weak::upgrade) {
+        if let Some(lock) = locks.get(&name).and_then(std::sync::Weak::upgrade) {
             return lock;
         }
         let lock = Arc::new(tokio::sync::Mutex::new(()));
-        locks.insert(diff_id.into(), Arc::downgrade(&lock));
+        locks.insert(name, Arc::downgrade(&lock));
         lock
     }
 }

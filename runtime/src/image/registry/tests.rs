@@ -425,11 +425,14 @@ async fn no_image_is_named_after_the_node_itself() {
     let port = fake.address.rsplit_once(':').unwrap().1;
     for documents in [Vec::new(), vec![all]] {
         let images = open(state.path(), documents);
-        for host in ["127.0.0.1", "127.1", "localhost", "[::ffff:127.0.0.1]", "[::1]", "0.0.0.0", "2130706433"] {
+        for host in
+            ["127.0.0.1", "127.1", "localhost", "[::ffff:127.0.0.1]", "[::1]", "0.0.0.0", "2130706433"]
+        {
             let name = format!("{host}:{port}/app:v1");
             let error = images.pull(&name, None, None).await.unwrap_err().to_string();
             // A name that the resolver does not know is as good.
-            let clear = error.contains("Registry document") || host == "localhost" || error.contains("invalid");
+            let clear =
+                error.contains("Registry document") || host == "localhost" || error.contains("invalid");
             assert!(clear, "{name}: {error}");
         }
         let error = images.pull("169.254.169.254/latest/meta-data:v1", None, None).await.unwrap_err();
