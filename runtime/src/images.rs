@@ -1,5 +1,5 @@
 //! The image store as containers use it: its calls block on the disk, so each runs on a thread for that.
-use crate::image::{Image, Snapshot, Store, StoreError, Usage};
+use crate::image::{Image, Measured, Snapshot, Store, StoreError};
 
 /// The store, asynchronously.
 #[derive(Debug, Clone)]
@@ -43,12 +43,8 @@ impl Images {
         self.blocking(move |store| store.remove_snapshot(&id)).await
     }
 
-    /// What a writable layer takes.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub async fn usage(&self, id: &str) -> Result<Usage, StoreError> {
-        let id = id.to_owned();
-        self.blocking(move |store| store.usage(&id)).await
+    /// What a writable layer takes, as it was measured last. It is answered from memory.
+    pub fn usage(&self, id: &str) -> Option<Measured> {
+        self.0.usage(id)
     }
 }

@@ -19,6 +19,7 @@ mod heal;
 mod import;
 mod intake;
 pub(crate) mod layer;
+mod measure;
 mod pool;
 mod reference;
 pub(crate) mod registry;
@@ -31,6 +32,7 @@ mod tree;
 mod workspace;
 
 pub use import::serve as serve_import;
+pub use measure::Measured;
 pub use reference::{Reference, ShortNames};
 pub use registry::{PullError, chain};
 pub use service::Service;

@@ -4,11 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::collect::Orphans;
-use super::store::{Store, StoreError, io_error, now};
-use super::{Image, Snapshot, Usage, tree};
-
-/// How long a measured usage is good for, in seconds.
-const USAGE_LIFE: u64 = 10;
+use super::measure::Measured;
+use super::store::{Store, StoreError, io_error};
+use super::{Image, Snapshot};
 
 impl Store {
     /// Makes the writable layer of a container above an image's layers; it holds them until [`Store::remove_snapshot`].
@@ -28,8 +26,9 @@ impl Store {
             keys
         };
         let made = make_snapshot(&folder, &keys, image);
-        if made.is_err() {
-            self.catalog().snapshots.remove(container_id);
+        match &made {
+            Ok(_) => self.0.measures.begin(container_id),
+            Err(_) => drop(self.catalog().snapshots.remove(container_id)),
         }
         made
     }
@@ -48,11 +47,8 @@ impl Store {
     /// When the disk refuses.
     pub fn remove_snapshot(&self, container_id: &str) -> Result<(), StoreError> {
         self.discard(&self.snapshot_path(container_id)?)?;
-        {
-            let mut catalog = self.catalog();
-            catalog.snapshots.remove(container_id);
-            catalog.usage.remove(container_id);
-        }
+        self.catalog().snapshots.remove(container_id);
+        self.0.measures.forget(container_id);
         // Layers whose image went while the container still used them.
         self.collect(Orphans::Old)?;
         self.empty_trash()
@@ -63,21 +59,9 @@ impl Store {
         self.catalog().snapshots.keys().cloned().collect()
     }
 
-    /// What a container's writable layer takes, measured at most every ten seconds. Blocks.
-    ///
-    /// # Errors
-    /// When there is no such snapshot.
-    pub fn usage(&self, container_id: &str) -> Result<Usage, StoreError> {
-        let time = now();
-        if let Some((at, usage)) = self.catalog().usage.get(container_id)
-            && time < at + USAGE_LIFE
-        {
-            return Ok(*usage);
-        }
-        let upper = self.snapshot_path(container_id)?.join("upper");
-        let usage = tree::usage(&upper).map_err(|e| io_error("measuring", &upper)(e.into()))?;
-        self.catalog().usage.insert(container_id.into(), (time, usage));
-        Ok(usage)
+    /// What a container's writable layer takes, as it was measured last; unknown for one that has not been measured yet.
+    pub fn usage(&self, container_id: &str) -> Option<Measured> {
+        self.0.measures.ask(container_id)
     }
 }
 

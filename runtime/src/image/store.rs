@@ -12,6 +12,7 @@ use super::bundle::Bundle;
 use super::collect::{Orphans, clear};
 use super::db::{Change, Db, DbError, ImageRecord, LayerRecord};
 use super::heal;
+use super::measure::Measures;
 use super::pool::Pool;
 use super::reference::{Reference, ShortNames};
 use super::registry::Registries;
@@ -56,7 +57,6 @@ pub(super) struct Catalog {
     pub(super) pins: HashMap<String, usize>,
     /// Layers that containers' snapshots lie on.
     pub(super) snapshots: HashMap<String, Vec<String>>,
-    pub(super) usage: HashMap<String, (u64, Usage)>,
 }
 
 #[derive(Debug)]
@@ -77,6 +77,7 @@ pub(super) struct Inner {
     pub(super) disk: Arc<Pool>,
     /// For the archives of imports, which come as slowly as their senders like.
     pub(super) archives: Pool,
+    pub(super) measures: Measures,
 }
 
 /// The images of this node; a cheap handle.
@@ -110,11 +111,11 @@ impl Store {
         std::fs::set_permissions(state, private).map_err(io_error("closing", state))?;
         // First, since a full disk could keep the metadata from opening.
         clear(state)?;
-        let metadata = heal::open(state)?;
+        let (metadata, snapshots) = (heal::open(state)?, state.join("snapshots"));
         let catalog = Catalog {
             images: metadata.images,
             layers: metadata.layers.into_iter().collect(),
-            snapshots: read_snapshots(&state.join("snapshots"))?,
+            snapshots: read_snapshots(&snapshots)?,
             ..Catalog::default()
         };
         let store = Self(Arc::new(Inner {
@@ -126,6 +127,8 @@ impl Store {
             db: metadata.db,
             archives: Pool::new("image-archives", super::import::PARALLEL)
                 .map_err(io_error("starting threads for", state))?,
+            measures: Measures::start(&snapshots, catalog.snapshots.keys())
+                .map_err(io_error("starting a thread for", &snapshots))?,
             catalog: Mutex::new(catalog),
             writer: Mutex::new(()),
             layer_locks: Mutex::default(),

@@ -1,12 +1,13 @@
 //! Walks and removals of directory trees that containers have shaped, however deep those are.
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Usage;
@@ -72,29 +73,61 @@ fn gone<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
 /// # Errors
 /// As open(2) of the tree's root; what vanishes during the walk counts nothing.
 pub fn usage(path: &Path) -> Result<Usage, Errno> {
-    let root = open(path, flags(), Mode::empty())?;
-    let mut usage = Usage::default();
-    count(&root, 0, &mut usage);
-    Ok(usage)
+    let mut walk = Walk::begin(path)?;
+    loop {
+        if let Some(usage) = walk.go_on(|| true) {
+            return Ok(usage);
+        }
+    }
 }
 
-fn count(dir: &OwnedFd, depth: usize, usage: &mut Usage) {
-    let Ok(mut listing) = Dir::openat(dir, ".", flags(), Mode::empty()) else { return };
-    for entry in listing.iter().filter_map(Result::ok) {
-        let name = entry.file_name();
-        if name.to_bytes() == b".." {
-            continue;
-        }
-        let Ok(stat) = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-        let directory = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
-        if !directory || name.to_bytes() == b"." {
-            usage.bytes += stat.st_blocks as u64 * 512;
-            usage.inodes += 1;
-        } else if depth < DEPTH
-            && let Ok(child) =
-                openat(dir, std::ffi::OsStr::from_bytes(name.to_bytes()), flags(), Mode::empty())
-        {
-            count(&child, depth + 1, usage);
+/// A walk that counts what a tree takes, and may pause anywhere.
+#[derive(Debug)]
+pub struct Walk {
+    /// From the root to where the walk is.
+    open: Vec<rustix::fs::Dir>,
+    usage: Usage,
+}
+
+impl Walk {
+    /// # Errors
+    /// As open(2).
+    pub fn begin(path: &Path) -> Result<Self, Errno> {
+        let root = rustix::fs::Dir::new(open(path, flags(), Mode::empty())?);
+        let root = root.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+        Ok(Self { open: vec![root], usage: Usage::default() })
+    }
+
+    /// Counts on for as long as there is time for `more`; at the end of the tree says what it takes.
+    pub fn go_on(&mut self, mut more: impl FnMut() -> bool) -> Option<Usage> {
+        loop {
+            let deep = self.open.len() > DEPTH;
+            let Some(dir) = self.open.last_mut() else { return Some(self.usage) };
+            if !more() {
+                return None;
+            }
+            let Some(Ok(entry)) = dir.read() else {
+                self.open.pop();
+                continue;
+            };
+            let name = entry.file_name();
+            if name.to_bytes() == b".." {
+                continue;
+            }
+            let Ok(fd) = dir.fd() else { continue };
+            let Ok(stat) = rustix::fs::statat(fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            let directory = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+            if !directory || name.to_bytes() == b"." {
+                self.usage.bytes += stat.st_blocks as u64 * 512;
+                self.usage.inodes += 1;
+            } else if !deep {
+                let Ok(child) = openat(fd, OsStr::from_bytes(name.to_bytes()), flags(), Mode::empty()) else {
+                    continue;
+                };
+                self.open.extend(rustix::fs::Dir::new(child));
+            }
         }
     }
 }
