@@ -3,13 +3,11 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use images::{Auth, Image, PullError, Store, StoreError, chain};
 use machine::cri;
 use machine::cri::image_service_server::ImageService;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
-
-use super::registry::chain;
-use super::{Image, PullError, Store, StoreError};
 
 /// Images per message of a streamed list.
 const BATCH: usize = 100;
@@ -89,7 +87,7 @@ impl ImageService for Service {
         let request = request.into_inner();
         let name = name_of(request.image)?;
         let started = std::time::Instant::now();
-        match self.0.pull(&name, request.auth.as_ref(), deadline).await {
+        match self.0.pull(&name, request.auth.map(auth).as_ref(), deadline).await {
             Ok(image_ref) => {
                 tracing::info!(
                     image = name,
@@ -134,6 +132,11 @@ impl ImageService for Service {
             container_filesystems: all,
         }))
     }
+}
+
+fn auth(auth: cri::AuthConfig) -> Auth {
+    let cri::AuthConfig { username, password, auth, server_address, identity_token, registry_token } = auth;
+    Auth { username, password, auth, server_address, identity_token, registry_token }
 }
 
 fn name_of(image: Option<cri::ImageSpec>) -> Result<String, Status> {

@@ -232,7 +232,7 @@ impl Db {
         let unfinished = self.path.with_extension("new");
         let fill = || -> Result<(), redb::Error> {
             let database = fresh(&unfinished)?;
-            Ok(write(&database, records)?)
+            write(&database, records)
         };
         attempt("writing all of it anew", fill)?;
         set_aside(&self.path).and_then(|_| put_in_place(&unfinished, &self.path)).map_err(DbError::Aside)

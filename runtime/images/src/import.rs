@@ -4,13 +4,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
-use tokio_stream::{Stream, StreamExt};
 use tokio_util::io::SyncIoBridge;
 
 use super::intake::{Intake, Stored};
@@ -23,9 +18,7 @@ use super::{PullError, Reference, Store};
 /// The most files of an archive.
 const MAX_FILES: usize = 10_000;
 /// The most imports at once.
-pub(super) const PARALLEL: usize = 2;
-/// The pause after a client that could not be taken.
-const AFTER_ERROR: Duration = Duration::from_millis(100);
+pub const PARALLEL: usize = 2;
 /// Annotations that carry an image's name in an OCI layout's index.
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
@@ -56,48 +49,6 @@ struct LayoutManifest {
     digest: String,
     #[serde(default)]
     annotations: HashMap<String, String>,
-}
-
-/// Serves the import socket: one archive per connection, one JSON line in return. Does not end.
-pub async fn serve(listener: UnixListener, store: Store) {
-    serve_from(UnixListenerStream::new(listener), store).await;
-}
-
-async fn serve_from(mut clients: impl Stream<Item = io::Result<UnixStream>> + Unpin, store: Store) {
-    let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(PARALLEL));
-    // The semaphore is never closed, and a listener gives clients for ever.
-    while let Ok(slot) = slots.clone().acquire_owned().await
-        && let Some(client) = clients.next().await
-    {
-        let stream = match client {
-            Ok(stream) => stream,
-            // A client that was quick to go, or descriptors that others hold for now: either passes.
-            Err(error) => {
-                tracing::warn!(%error, "a client of the import socket was not taken");
-                tokio::time::sleep(AFTER_ERROR).await;
-                continue;
-            }
-        };
-        let store = store.clone();
-        tokio::spawn(async move {
-            answer(stream, &store).await;
-            drop(slot);
-        });
-    }
-}
-
-async fn answer(stream: UnixStream, store: &Store) {
-    let (read, mut write) = stream.into_split();
-    let line = match store.import(read).await {
-        Ok(names) => serde_json::json!({ "names": names }),
-        Err(error) => {
-            tracing::warn!(%error, "an import failed");
-            serde_json::json!({ "error": error.to_string() })
-        }
-    };
-    if let Err(error) = write.write_all(format!("{line}\n").as_bytes()).await {
-        tracing::debug!(%error, "the importing client did not wait for its answer");
-    }
 }
 
 /// Bytes that may follow an archive's end.
@@ -304,33 +255,4 @@ fn clean(path: &Path) -> Option<PathBuf> {
 
 fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T, PullError> {
     serde_json::from_slice(bytes).map_err(|e| PullError::Malformed(format!("archive: {name}: {e}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use nix::errno::Errno;
-    use tokio::io::AsyncReadExt;
-
-    use super::*;
-
-    /// EMFILE comes from what other clients have open, ECONNABORTED from a client that was quick to go.
-    #[tokio::test(start_paused = true)]
-    async fn the_import_socket_outlives_errors_of_accept() {
-        let state = tempfile::tempdir().unwrap();
-        let store = Store::open(state.path(), Path::new("/nonexistent"), Vec::new()).unwrap();
-        let (mut client, server) = UnixStream::pair().unwrap();
-        let failed = |errno: Errno| Err(io::Error::from(errno));
-        let script = [failed(Errno::EMFILE), failed(Errno::ECONNABORTED), failed(Errno::EINTR), Ok(server)];
-        let clients = futures::stream::iter(script).chain(futures::stream::pending());
-        let mut answer = String::new();
-        let talk = async {
-            client.shutdown().await.unwrap();
-            client.read_to_string(&mut answer).await.unwrap();
-        };
-        tokio::select! {
-            () = serve_from(clients, store) => panic!("the listener ended"),
-            () = talk => {}
-        }
-        assert!(answer.contains("error"), "{answer}");
-    }
 }

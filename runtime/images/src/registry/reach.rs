@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use tokio::net::TcpStream;
 
-use crate::image::pool::Pool;
+use crate::pool::Pool;
 
 /// Names that are looked up at once. The C library waits for name servers up to half a minute, so there are some to spare.
 const LOOK_UPS: usize = 16;

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use super::manifest::digest_of;
 use super::*;
-use crate::image::{Auth, Store};
+use crate::{Auth, Store};
 
 #[derive(Debug, Clone, Default)]
 struct Behaviour {

@@ -2,6 +2,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::Auth;
+
 /// What a pull may show to the registry.
 #[derive(Clone, Default)]
 pub struct Credentials {
@@ -19,8 +21,8 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// The credentials of the CRI, if they are meant for `host`.
-    pub fn from_cri(auth: &machine::cri::AuthConfig, host: &str) -> Option<Self> {
+    /// The credentials that a pull was given, if they are meant for `host`.
+    pub fn of(auth: &Auth, host: &str) -> Option<Self> {
         let server = auth.server_address.trim();
         let server = server.split_once("://").map_or(server, |(_, rest)| rest);
         let server = server.split('/').next().unwrap_or("");
@@ -234,14 +236,14 @@ mod tests {
 
     #[test]
     fn pull_secrets_are_for_their_server_only() {
-        let auth = machine::cri::AuthConfig {
+        let auth = Auth {
             auth: STANDARD.encode("user:pass:word\0\0"),
             server_address: "https://reg.example/v1/".into(),
             ..Default::default()
         };
-        let found = Credentials::from_cri(&auth, "reg.example").unwrap();
+        let found = Credentials::of(&auth, "reg.example").unwrap();
         assert_eq!(found.user, Some(("user".into(), "pass:word".into())));
-        assert!(Credentials::from_cri(&auth, "other.example").is_none());
-        assert!(Credentials::from_cri(&machine::cri::AuthConfig::default(), "reg.example").is_none());
+        assert!(Credentials::of(&auth, "other.example").is_none());
+        assert!(Credentials::of(&Auth::default(), "reg.example").is_none());
     }
 }

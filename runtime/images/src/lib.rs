@@ -1,4 +1,4 @@
-//! Images: names, the store of unpacked layers, pulls from registries, imports of archives, and the CRI's `ImageService` over them.
+//! Images: names, the store of unpacked layers, pulls from registries and imports of archives. No gRPC: the runtime serves them by CRI.
 //!
 //! A layer is unpacked once, below `<state>/layers/<key>/fs`, in overlayfs' own terms (whiteouts are 0/0 character devices), and
 //! never changes afterwards. An image is a record in `<state>/images.redb` that names its layers. Images of the bundle are read from the
@@ -11,31 +11,33 @@ use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
 
-pub(crate) mod apply;
+mod apply;
 mod bundle;
 mod collect;
 mod db;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod handle;
 mod heal;
 mod import;
 mod intake;
-pub(crate) mod layer;
+mod layer;
 mod measure;
 mod pool;
 mod reference;
-pub(crate) mod registry;
-mod service;
+mod registry;
 mod snapshot;
 mod spool;
 mod store;
-pub(crate) mod tarball;
+mod tarball;
 mod tree;
 mod workspace;
 
-pub use import::serve as serve_import;
+pub use handle::Images;
+pub use import::PARALLEL as IMPORTS;
 pub use measure::Measured;
 pub use reference::{Reference, ShortNames};
 pub use registry::{PullError, chain};
-pub use service::Service;
 pub use store::{Store, StoreError};
 
 /// An image as containers are made from it.
@@ -72,8 +74,26 @@ pub struct Usage {
     pub inodes: u64,
 }
 
-/// Credentials of one pull (`AuthConfig` of the CRI).
-pub type Auth = machine::cri::AuthConfig;
+/// Credentials of one pull, as CRI's `AuthConfig` has them; what is empty is not given.
+#[derive(Clone, Default)]
+pub struct Auth {
+    pub username: String,
+    pub password: String,
+    /// Both of them with a colon between, in base64.
+    pub auth: String,
+    /// The registry that they are for.
+    pub server_address: String,
+    /// An OAuth2 refresh token.
+    pub identity_token: String,
+    /// A ready bearer token.
+    pub registry_token: String,
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Auth(..)")
+    }
+}
 
 /// What the machine config says about images.
 #[derive(Debug, Clone)]

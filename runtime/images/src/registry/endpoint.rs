@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::PullError;
 use super::reach::{self, Dialer};
-use crate::image::ShortNames;
+use crate::ShortNames;
 
 /// One server that may have an image.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::PullError;
-use crate::image::reference::is_digest;
+use crate::reference::is_digest;
 
 /// The largest manifest or index, as registries have it.
 pub const MAX_MANIFEST: usize = 4 << 20;

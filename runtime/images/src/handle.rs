@@ -1,5 +1,5 @@
 //! The image store as containers use it: its calls block on the disk, so each runs on a thread for that.
-use crate::image::{Image, Measured, Snapshot, Store, StoreError};
+use crate::{Image, Measured, Snapshot, Store, StoreError};
 
 /// The store, asynchronously.
 #[derive(Debug, Clone)]

@@ -65,7 +65,7 @@ fn scribble(file: &Path, seed: u64, first: u64) {
     for page in first..pages {
         let bytes: Vec<u8> = (0..4096).map(|_| random.next() as u8).collect();
         // All of them, or about a third.
-        if seed % 3 == 0 || random.next() % 3 == 0 {
+        if seed.is_multiple_of(3) || random.next().is_multiple_of(3) {
             file.write_all_at(&bytes, page * 4096).unwrap();
         }
     }

@@ -12,9 +12,9 @@ use super::blob;
 use super::endpoint::Endpoint;
 use super::http::Session;
 use super::manifest::{self, Descriptor, MAX_CONFIG, MAX_MANIFEST, Manifest, check_config, digest_of};
-use crate::image::intake::{Intake, Stored};
-use crate::image::reference::is_digest;
-use crate::image::{Auth, Reference, Store};
+use crate::intake::{Intake, Stored};
+use crate::reference::is_digest;
+use crate::{Auth, Reference, Store};
 
 /// Layers of one image under way at once.
 const PARALLEL: usize = 3;
@@ -139,7 +139,7 @@ fn credentials(endpoint: &Endpoint, auth: Option<&Auth>, host: &str) -> Credenti
     if endpoint.namespace.is_some() {
         return own;
     }
-    auth.and_then(|auth| Credentials::from_cri(auth, host)).unwrap_or(own)
+    auth.and_then(|auth| Credentials::of(auth, host)).unwrap_or(own)
 }
 
 async fn get_manifest(
