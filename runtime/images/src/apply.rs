@@ -1,5 +1,6 @@
-//! Unpacks one layer into a directory in overlayfs' terms. Every name is resolved by the kernel below the layer's root
-//! (openat2, `RESOLVE_IN_ROOT`), so no entry and no link of a hostile layer reaches outside of it.
+//! Unpacks one layer into a directory in overlayfs' terms. Every name is resolved by the kernel below the
+//! layer's root (openat2, `RESOLVE_IN_ROOT`), so no entry and no link of a hostile layer reaches outside of
+//! it.
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -8,18 +9,30 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, makedev, mkdirat, mknodat,
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, makedev, mkdirat, mknodat,
     utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, ftruncate, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, ftruncate, linkat, symlinkat, unlinkat};
+
+mod attributes;
+mod bounded;
+mod error;
+mod name;
+mod remove;
+
+pub use error::ApplyError;
 
 use super::Limits;
 use super::tarball::{Entry, Kind, TarReader};
+use attributes::{attributes, timespec};
+use bounded::Bounded;
+use error::{at, io_at, refused};
+use name::clean;
+use remove::remove_tree;
 
 /// The deepest path, so that whoever walks a layer needs few descriptors.
 const MAX_DEPTH: usize = 256;
@@ -27,27 +40,11 @@ const MAX_DEPTH: usize = 256;
 const MAX_TIMES: usize = 16 << 20;
 /// The most bytes of names of directories that the entries imply.
 const MAX_IMPLIED: usize = 16 << 20;
-/// What the stream may hold for an entry besides what is written, on average: headers, and data that nobody wants.
+/// What the stream may hold for an entry besides what is written, on average: headers, and data that nobody
+/// wants.
 const MAX_UNWRITTEN: u64 = 16 << 10;
 /// How many bytes are written between looks at the free space.
 const SPACE_CHECK: u64 = 32 << 20;
-
-/// Why a layer was not unpacked.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    #[error("entry {path:?}: {problem}")]
-    Refused { path: String, problem: &'static str },
-    #[error("unpacking {path:?}")]
-    Io { path: String, source: io::Error },
-    #[error(
-        "layer exceeds {what} of {limit}; use a smaller image, or raise the bound in the Runtime document"
-    )]
-    TooLarge { what: &'static str, limit: u64 },
-    #[error("less than {0} bytes would stay free on the state volume; free space or remove images")]
-    NoSpace(u64),
-    #[error("reading the layer")]
-    Read(#[source] io::Error),
-}
 
 /// What a layer came to.
 #[derive(Debug, Default)]
@@ -75,8 +72,8 @@ struct Applier<'a> {
 /// Unpacks the tar stream below `root`, an empty directory that nobody else touches.
 ///
 /// # Errors
-/// When the stream is malformed, hostile or above the limits, or the file system refuses; what was unpacked so far stays for the
-/// caller to remove.
+/// When the stream is malformed, hostile or above the limits, or the file system refuses; what was unpacked
+/// so far stays for the caller to remove.
 pub fn apply(reader: impl Read, root: &Path, limits: &Limits) -> Result<Applied, ApplyError> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
     let fd = nix::fcntl::open(root, flags, Mode::empty()).map_err(|e| at(root, e))?;
@@ -99,54 +96,6 @@ pub fn apply(reader: impl Read, root: &Path, limits: &Limits) -> Result<Applied,
         applier.entry(&entry, &mut tar)?;
     }
     applier.finish()
-}
-
-/// A stream that fails beyond its bound: headers that are skipped and data that is not written cost time, too.
-struct Bounded<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        if most == 0 && !buffer.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "more than a layer may have"));
-        }
-        let read = self.inner.read(&mut buffer[..most])?;
-        self.left -= read as u64;
-        Ok(read)
-    }
-}
-
-fn at(path: &Path, error: Errno) -> ApplyError {
-    ApplyError::Io { path: path.display().to_string(), source: error.into() }
-}
-
-fn refused(path: &Path, problem: &'static str) -> ApplyError {
-    ApplyError::Refused { path: path.display().to_string(), problem }
-}
-
-/// A name as a clean relative path: no `.`, no `..`, no leading slash.
-fn clean(name: &[u8]) -> Result<PathBuf, ApplyError> {
-    let shown = Path::new(OsStr::from_bytes(name));
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in name.split(|b| *b == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                parts.pop().ok_or_else(|| refused(shown, "it leaves the root"))?;
-            }
-            _ if part.len() > 255 || part.contains(&0) => {
-                return Err(refused(shown, "a part of it is no file name"));
-            }
-            _ => parts.push(part),
-        }
-    }
-    if parts.len() > MAX_DEPTH || name.len() > 4096 {
-        return Err(refused(shown, "the path is too deep or too long"));
-    }
-    Ok(parts.iter().map(|p| OsStr::from_bytes(p)).collect())
 }
 
 impl Applier<'_> {
@@ -256,7 +205,8 @@ impl Applier<'_> {
         openat2(&self.root, path, how)
     }
 
-    /// Removes what an earlier entry left under the name, except a directory that a directory replaces; tells whether that was a whiteout.
+    /// Removes what an earlier entry left under the name, except a directory that a directory replaces; tells
+    /// whether that was a whiteout.
     fn make_way(
         &mut self,
         path: &Path,
@@ -295,7 +245,8 @@ impl Applier<'_> {
         let name = OsStr::from_bytes(hidden);
         match mknodat(&**parent, name, SFlag::S_IFCHR, Mode::empty(), 0) {
             Ok(()) => Ok(()),
-            // The layer has the name itself, which hides what is below; a directory would be merged and must not be.
+            // The layer has the name itself, which hides what is below; a directory would be merged and must
+            // not be.
             Err(Errno::EEXIST) => {
                 let sibling = path.with_file_name(name);
                 if self.is_directory(parent, name) { self.opaque(&sibling) } else { Ok(()) }
@@ -435,55 +386,6 @@ impl Applier<'_> {
         implied.sort();
         Ok(Applied { bytes: self.bytes, inodes: self.inodes, implied })
     }
-}
-
-fn io_at(path: &Path, source: io::Error) -> ApplyError {
-    ApplyError::Io { path: path.display().to_string(), source }
-}
-
-fn timespec(entry: &Entry) -> TimeSpec {
-    TimeSpec::new(entry.mtime.0, entry.mtime.1)
-}
-
-/// Owner, mode and xattrs, in the order in which the kernel keeps all of them: a change of owner drops set-id bits and capabilities.
-fn attributes(path: &Path, fd: std::os::fd::BorrowedFd<'_>, entry: &Entry) -> Result<(), ApplyError> {
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    fchown(fd, Some(uid), Some(gid)).map_err(|e| at(path, e))?;
-    fchmod(fd, Mode::from_bits_truncate(entry.mode)).map_err(|e| at(path, e))?;
-    for (name, value) in entry.xattrs.iter().filter(|(name, _)| allowed_xattr(name)) {
-        match rustix::fs::fsetxattr(fd, name.as_slice(), value, rustix::fs::XattrFlags::empty()) {
-            // What the file system does not have, containers do not get; containerd does the same.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(at(path, Errno::from_raw(error.raw_os_error()))),
-        }
-    }
-    Ok(())
-}
-
-/// What an image may say about a file; `trusted.overlay.*` would speak to our own overlay mount.
-fn allowed_xattr(name: &[u8]) -> bool {
-    name == b"security.capability"
-        || name.starts_with(b"system.posix_acl_")
-        || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
-}
-
-/// Removes a directory tree that no path deeper than [`MAX_DEPTH`] leads into.
-fn remove_tree(parent: &OwnedFd, name: &OsStr, depth: usize) -> Result<(), Errno> {
-    if depth > MAX_DEPTH {
-        return Err(Errno::ELOOP);
-    }
-    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut dir = Dir::openat(parent, name, flags, Mode::empty())?;
-    let names: Vec<_> = dir.iter().map(|e| e.map(|e| e.file_name().to_owned())).collect::<Result<_, _>>()?;
-    let fd = openat(parent, name, flags, Mode::empty())?;
-    for child in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
-        let child = OsStr::from_bytes(child.to_bytes());
-        match unlinkat(&fd, child, UnlinkatFlags::NoRemoveDir) {
-            Err(Errno::EISDIR | Errno::EPERM) => remove_tree(&fd, child, depth + 1)?,
-            other => other?,
-        }
-    }
-    unlinkat(parent, name, UnlinkatFlags::RemoveDir)
 }
 
 #[cfg(test)]

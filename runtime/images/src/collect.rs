@@ -22,8 +22,9 @@ pub(super) enum Orphans<'a> {
 }
 
 impl Store {
-    /// Removes what a killed runtime left: layers without a record, records without a layer. A layer that a container stands on is never
-    /// removed, and when the metadata begins `anew`, no layer: images that are pulled again need not fetch it.
+    /// Removes what a killed runtime left: layers without a record, records without a layer. A layer that a
+    /// container stands on is never removed, and when the metadata begins `anew`, no layer: images that are
+    /// pulled again need not fetch it.
     pub(super) fn tidy(&self, anew: bool) -> Result<(), StoreError> {
         let layers = self.0.root.join("layers");
         let (mut found, mut unrecorded) = (HashSet::new(), Vec::new());
@@ -94,7 +95,8 @@ impl Store {
         if victims.is_empty() {
             return Ok(());
         }
-        // Before their records: a layer without a record cannot be found any more, a record without a layer is dropped at the next start.
+        // Before their records: a layer without a record cannot be found any more, a record without a layer
+        // is dropped at the next start.
         let gone = victims.iter().map(|key| self.discard(&self.0.root.join("layers").join(key)));
         let gone = gone.fold(Ok(()), Result::and);
         self.forget(victims.into_iter().map(Change::RemoveLayer).collect());

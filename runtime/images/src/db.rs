@@ -1,4 +1,5 @@
-//! The metadata on disk: which layers and images there are, in an embedded database whose commits survive a power cut.
+//! The metadata on disk: which layers and images there are, in an embedded database whose commits survive a
+//! power cut.
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -93,7 +94,8 @@ fn is_damage(error: &redb::Error) -> bool {
         TableTypeMismatch, TypeDefinitionChanged, UpgradeRequired,
     };
     match error {
-        // A full disk or too many open files say nothing about what is in the file; a sector that cannot be read does.
+        // A full disk or too many open files say nothing about what is in the file; a sector that cannot be
+        // read does.
         Io(error) => {
             matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
                 || error.raw_os_error() == Some(nix::errno::Errno::EIO as i32)
@@ -238,8 +240,9 @@ impl Db {
         set_aside(&self.path).and_then(|_| put_in_place(&unfinished, &self.path)).map_err(DbError::Aside)
     }
 
-    /// Has the file system keep blocks for what the file will grow by next, with so many bytes in further records, so that images can still be
-    /// removed when the disk is full. The file doubles, or grows by twice the power of two that a record fits into.
+    /// Has the file system keep blocks for what the file will grow by next, with so many bytes in further
+    /// records, so that images can still be removed when the disk is full. The file doubles, or grows by
+    /// twice the power of two that a record fits into.
     ///
     /// # Errors
     /// When there is no space; where the file system cannot keep any, nothing happens.
@@ -269,7 +272,8 @@ fn close(database: Database) {
     }
 }
 
-/// An open database that has our tables. A new one gets its name when it is whole: one that a power cut has left half made would never open again.
+/// An open database that has our tables. A new one gets its name when it is whole: one that a power cut has
+/// left half made would never open again.
 fn open(path: &Path) -> Result<Database, redb::Error> {
     if !path.exists() {
         let unfinished = path.with_extension("new");
@@ -296,7 +300,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-/// Renames a damaged file, and removes those of before but for a few: they take space that nobody may ever look at.
+/// Renames a damaged file, and removes those of before but for a few: they take space that nobody may ever
+/// look at.
 pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -1,5 +1,6 @@
-//! What is done about damaged metadata. It is a cache of what registries and archives hold: it is put aside and begun anew with what
-//! is known, so that neither the runtime nor its containers stop, and nobody has to come by.
+//! What is done about damaged metadata. It is a cache of what registries and archives hold: it is put aside
+//! and begun anew with what is known, so that neither the runtime nor its containers stop, and nobody has to
+//! come by.
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,29 +63,36 @@ fn is_full(error: &DbError) -> bool {
 }
 
 impl Store {
-    /// Puts layers on record again that lie there without one: `keys`. A layer's folder has its name only when it is whole and on disk.
+    /// Puts layers on record again that lie there without one: `keys`. A layer's folder has its name only
+    /// when it is whole and on disk.
     pub(super) fn record_again(&self, keys: &[String]) {
-        let mut changes = Vec::new();
         for key in keys {
-            match tree::usage(&self.layer_path(key)) {
-                Ok(usage) => {
-                    let record = LayerRecord { size: usage.bytes, inodes: usage.inodes, created: now() };
-                    changes.push(Change::PutLayer(key.clone(), record));
+            let usage = match tree::usage(&self.layer_path(key)) {
+                Ok(usage) => usage,
+                Err(error) => {
+                    tracing::warn!(layer = key, %error, "measure a layer without a record");
+                    continue;
                 }
-                Err(error) => tracing::warn!(layer = key, %error, "measure a layer without a record"),
+            };
+            let record = LayerRecord { size: usage.bytes, inodes: usage.inodes, created: now() };
+            // One by one: a large layer takes long to measure, and who is ended meanwhile does not begin again.
+            let change = [Change::PutLayer(key.clone(), record)];
+            if let Err(error) = self.0.db.commit(&change) {
+                tracing::warn!(
+                    layer = key,
+                    error = chain(&error),
+                    "a layer is on record until the next start only"
+                );
             }
+            self.show(change.into());
         }
-        if changes.is_empty() {
-            return;
+        if !keys.is_empty() {
+            tracing::warn!(layers = keys.len(), "layers without a record are on record again");
         }
-        tracing::warn!(layers = changes.len(), "layers without a record are on record again");
-        if let Err(error) = self.0.db.commit(&changes) {
-            tracing::warn!(error = chain(&error), "layers are on record only until the next start");
-        }
-        self.show(changes);
     }
 
-    /// The config of an image, as bytes. One that is damaged has the metadata written anew, and the image goes.
+    /// The config of an image, as bytes. One that is damaged has the metadata written anew, and the image
+    /// goes.
     ///
     /// # Errors
     /// When the disk is full or failing.
@@ -114,7 +122,8 @@ impl Store {
         }
     }
 
-    /// Writes the metadata anew from memory, with the writer's lock held. Configs are on disk only: an image whose config is lost goes.
+    /// Writes the metadata anew from memory, with the writer's lock held. Configs are on disk only: an image
+    /// whose config is lost goes.
     fn heal(&self, damage: &DbError) -> Result<(), StoreError> {
         let (images, layers) = {
             let catalog = self.catalog();

@@ -1,5 +1,5 @@
-//! Import of OCI layouts and docker archives. An archive names its blobs before or after they come, so they are first written
-//! to a working folder, one file each, then unpacked like pulled layers.
+//! Import of OCI layouts and docker archives. An archive names its blobs before or after they come, so they
+//! are first written to a working folder, one file each, then unpacked like pulled layers.
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -55,8 +55,8 @@ struct LayoutManifest {
 const MAX_PADDING: u64 = 1 << 20;
 
 impl Store {
-    /// Imports every image of an OCI layout or docker archive (tar, plain or compressed); returns their names, or ids where an
-    /// image has no name.
+    /// Imports every image of an OCI layout or docker archive (tar, plain or compressed); returns their
+    /// names, or ids where an image has no name.
     ///
     /// # Errors
     /// When the archive is malformed or an image in it is; images before that one stay.
@@ -67,7 +67,8 @@ impl Store {
         let (store, mut bridge) = (self.clone(), SyncIoBridge::new(archive));
         let spooled = self.0.archives.run(move || {
             let spooled = Archive::spool(&store, &mut bridge)?;
-            // A tar's padding: a socket that is closed before its end is read resets the connection, and the client never hears the answer.
+            // A tar's padding: a socket that is closed before its end is read resets the connection, and the
+            // client never hears the answer.
             let _ = io::copy(&mut bridge.take(MAX_PADDING), &mut io::sink());
             Ok::<_, PullError>(spooled)
         });
@@ -161,7 +162,8 @@ impl Store {
 }
 
 impl Archive {
-    /// Writes every file of the archive to a folder of its own, under numbers: names of the archive name nothing on disk.
+    /// Writes every file of the archive to a folder of its own, under numbers: names of the archive name
+    /// nothing on disk.
     fn spool(store: &Store, reader: impl Read) -> Result<Self, PullError> {
         let broken = |e: io::Error| PullError::Malformed(format!("archive: {e}"));
         let mut archive = Self { workspace: store.workspace()?, files: HashMap::new() };

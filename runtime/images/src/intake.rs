@@ -55,7 +55,8 @@ impl Intake {
         Ok(Self { work: Arc::new(work), store: store.clone(), diff_ids })
     }
 
-    /// Says that trying again will not help: layers that no other image needs go when the last thread is done.
+    /// Says that trying again will not help: layers that no other image needs go when the last thread is
+    /// done.
     pub fn give_up(&self) {
         self.work.hopeless.store(true, Ordering::Relaxed);
     }
@@ -85,8 +86,9 @@ impl Intake {
         Spool::new(&self.work.workspace.path, index, inner.disk.clone(), inner.limits.reserve).await
     }
 
-    /// Unpacks a layer and checks it, on a thread of its own: threads that others wait for must not take so long. Runs to its end, and holds
-    /// the working folder until then, even when nobody waits any more. `reader` must not wait for anybody outside.
+    /// Unpacks a layer and checks it, on a thread of its own: threads that others wait for must not take so
+    /// long. Runs to its end, and holds the working folder until then, even when nobody waits any more.
+    /// `reader` must not wait for anybody outside.
     ///
     /// # Errors
     /// When the bytes are not the layer's, or cannot be unpacked.
@@ -212,7 +214,8 @@ fn chain_keys(diff_ids: &[String]) -> Vec<String> {
     next.collect()
 }
 
-/// Gives directories that a layer implies the owner and mode they have in the topmost layer below that has them.
+/// Gives directories that a layer implies the owner and mode they have in the topmost layer below that has
+/// them.
 fn settle(root: &Path, implied: &[PathBuf], below: &[PathBuf]) -> Result<(), StoreError> {
     for path in implied {
         let failed = |e: nix::errno::Errno| io_error("settling", path)(e.into());

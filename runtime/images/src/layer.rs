@@ -49,7 +49,8 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-/// Wraps a reader so that it yields plain bytes of what may be gzip, zstd or plain: the bytes tell, media types lie.
+/// Wraps a reader so that it yields plain bytes of what may be gzip, zstd or plain: the bytes tell, media
+/// types lie.
 ///
 /// # Errors
 /// When the first bytes cannot be read.

@@ -1,11 +1,12 @@
-//! Images: names, the store of unpacked layers, pulls from registries and imports of archives. No gRPC: the runtime serves them by CRI.
+//! Images: names, the store of unpacked layers, pulls from registries and imports of archives. No gRPC: the
+//! runtime serves them by CRI.
 //!
-//! A layer is unpacked once, below `<state>/layers/<key>/fs`, in overlayfs' own terms (whiteouts are 0/0 character devices), and
-//! never changes afterwards. An image is a record in `<state>/images.redb` that names its layers. Images of the bundle are read from the
-//! root image and never removed.
+//! A layer is unpacked once, below `<state>/layers/<key>/fs`, in overlayfs' own terms (whiteouts are 0/0
+//! character devices), and never changes afterwards. An image is a record in `<state>/images.redb` that names
+//! its layers. Images of the bundle are read from the root image and never removed.
 //!
-//! A pull or an import works below `<state>/tmp`; what it made becomes visible by a rename after a sync, then by a commit of the
-//! metadata. What a killed one left is removed when the store opens.
+//! A pull or an import works below `<state>/tmp`; what it made becomes visible by a rename after a sync, then
+//! by a commit of the metadata. What a killed one left is removed when the store opens.
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! How much containers' writable layers take. One thread measures all of them, in turn and at leisure: a container may have made
-//! millions of files, and neither the node's other work nor the other containers' figures must wait for them to be counted.
+//! How much containers' writable layers take. One thread measures all of them, in turn and at leisure: a
+//! container may have made millions of files, and neither the node's other work nor the other containers'
+//! figures must wait for them to be counted.
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -89,7 +90,8 @@ impl Shared {
 pub(super) struct Measures(Arc<Shared>);
 
 impl Measures {
-    /// Starts the walker for layers below `folder`, each in `<id>/upper`; those that are there already are measured first.
+    /// Starts the walker for layers below `folder`, each in `<id>/upper`; those that are there already are
+    /// measured first.
     ///
     /// # Errors
     /// When there is no thread to be had.

@@ -1,5 +1,5 @@
-//! Threads of the image store's own for calls that may block. What registries and archives make slow waits here, and not on the threads that
-//! containers are started and stopped with.
+//! Threads of the image store's own for calls that may block. What registries and archives make slow waits
+//! here, and not on the threads that containers are started and stopped with.
 use std::io;
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ impl Pool {
         Ok(Self(Some(runtime)))
     }
 
-    /// Runs a call on one of the threads. When nobody waits any more, it is not begun; one that has begun runs to its end.
+    /// Runs a call on one of the threads. When nobody waits any more, it is not begun; one that has begun
+    /// runs to its end.
     ///
     /// # Errors
     /// When the call panicked.

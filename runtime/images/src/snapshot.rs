@@ -9,7 +9,8 @@ use super::store::{Store, StoreError, io_error};
 use super::{Image, Snapshot};
 
 impl Store {
-    /// Makes the writable layer of a container above an image's layers; it holds them until [`Store::remove_snapshot`].
+    /// Makes the writable layer of a container above an image's layers; it holds them until
+    /// [`Store::remove_snapshot`].
     ///
     /// # Errors
     /// When the image was removed meanwhile, the id is no file name, or the disk refuses.
@@ -41,7 +42,8 @@ impl Store {
         Ok(self.0.root.join("snapshots").join(container_id))
     }
 
-    /// Removes a container's writable layer, which must not be mounted any more; an unknown one is no error. Blocks.
+    /// Removes a container's writable layer, which must not be mounted any more; an unknown one is no error.
+    /// Blocks.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -59,7 +61,8 @@ impl Store {
         self.catalog().snapshots.keys().cloned().collect()
     }
 
-    /// What a container's writable layer takes, as it was measured last; unknown for one that has not been measured yet.
+    /// What a container's writable layer takes, as it was measured last; unknown for one that has not been
+    /// measured yet.
     pub fn usage(&self, container_id: &str) -> Option<Measured> {
         self.0.measures.ask(container_id)
     }

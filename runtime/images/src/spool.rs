@@ -1,5 +1,5 @@
-//! Where a layer's bytes wait until all of them are there. A registry may take its time: what waits for it is a file without a name and
-//! no thread, and only a whole layer takes one of the places for unpacking.
+//! Where a layer's bytes wait until all of them are there. A registry may take its time: what waits for it is
+//! a file without a name and no thread, and only a whole layer takes one of the places for unpacking.
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::Path;
@@ -50,7 +50,8 @@ impl Spool {
         Ok(Self { file, pool, reserve })
     }
 
-    /// Takes chunks until their sender is gone; returns the file, to be read from its beginning. When it fails, the sender sees that nobody takes more.
+    /// Takes chunks until their sender is gone; returns the file, to be read from its beginning. When it
+    /// fails, the sender sees that nobody takes more.
     ///
     /// # Errors
     /// When the disk is full or failing.

@@ -20,7 +20,8 @@ use super::snapshot::read_snapshots;
 use super::workspace::{Pin, Workspace};
 use super::{Image, Limits, Settings, Usage};
 
-/// The most layers that are unpacked at once, of all images together. Each is there as a whole, so none of them waits for a registry.
+/// The most layers that are unpacked at once, of all images together. Each is there as a whole, so none of
+/// them waits for a registry.
 const UNPACKERS: usize = 32;
 /// Threads that write what pulls bring.
 const DISK_THREADS: usize = 4;
@@ -89,7 +90,8 @@ pub(super) fn now() -> u64 {
 }
 
 impl Store {
-    /// Opens the store below `state`, with the images of `bundle` in it, and removes what killed pulls have left. Blocks.
+    /// Opens the store below `state`, with the images of `bundle` in it, and removes what killed pulls have
+    /// left. Blocks.
     ///
     /// # Errors
     /// When the metadata or the folders cannot be read or made.
@@ -257,7 +259,8 @@ impl Store {
         self.0.root.join("layers").join(key).join("fs")
     }
 
-    /// Removes an image with all its names, and the layers that nothing else needs. Unknown names are no error. Blocks.
+    /// Removes an image with all its names, and the layers that nothing else needs. Unknown names are no
+    /// error. Blocks.
     ///
     /// # Errors
     /// For an image of the bundle, and when the disk fails.

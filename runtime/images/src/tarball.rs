@@ -1,5 +1,6 @@
-//! A reader of tar streams that holds no more than bounded headers: ustar, GNU and pax with their long names, xattrs and sparse maps.
-//! The `tar` crate decodes single headers; its own iterator reads long names and pax records of any size into memory.
+//! A reader of tar streams that holds no more than bounded headers: ustar, GNU and pax with their long names,
+//! xattrs and sparse maps. The `tar` crate decodes single headers; its own iterator reads long names and pax
+//! records of any size into memory.
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
@@ -222,7 +223,8 @@ impl<R: Read> TarReader<R> {
         pairs(&numbers)
     }
 
-    /// A header block; `None` at the two zero blocks that end an archive, or at the end of the stream between entries.
+    /// A header block; `None` at the two zero blocks that end an archive, or at the end of the stream between
+    /// entries.
     fn header(&mut self) -> io::Result<Option<Header>> {
         let mut header = Header::new_old();
         let block = header.as_mut_bytes();

@@ -19,7 +19,8 @@ fn flags() -> OFlag {
     OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
 }
 
-/// Removes everything inside `trash`. What lies deeper than one descent reaches is moved to the top, which is gone through until it is empty.
+/// Removes everything inside `trash`. What lies deeper than one descent reaches is moved to the top, which is
+/// gone through until it is empty.
 ///
 /// # Errors
 /// As openat(2), unlinkat(2) and renameat(2).
@@ -68,7 +69,8 @@ fn gone<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
     }
 }
 
-/// What a tree takes on disk, hard links counted once per name; below [`DEPTH`] directories nothing is counted.
+/// What a tree takes on disk, hard links counted once per name; below [`DEPTH`] directories nothing is
+/// counted.
 ///
 /// # Errors
 /// As open(2) of the tree's root; what vanishes during the walk counts nothing.

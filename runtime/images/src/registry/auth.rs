@@ -1,4 +1,5 @@
-//! Authorization: what a registry asks for, and what credentials answer (RFC 7235, and the distribution project's token protocol).
+//! Authorization: what a registry asks for, and what credentials answer (RFC 7235, and the distribution
+//! project's token protocol).
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -150,8 +151,9 @@ pub fn parse_token(body: &[u8]) -> Option<String> {
     token.filter(|t| t.bytes().all(|b| b.is_ascii_graphic())).map(str::to_owned)
 }
 
-/// What a registry says is wrong, on one bounded line: the first of its errors as the distribution specification has them. Any other body
-/// is not a registry's own word, and users are not shown what else may answer where a name leads.
+/// What a registry says is wrong, on one bounded line: the first of its errors as the distribution
+/// specification has them. Any other body is not a registry's own word, and users are not shown what else may
+/// answer where a name leads.
 pub fn error_message(body: &[u8], hide: impl FnOnce(String) -> String) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Errors {

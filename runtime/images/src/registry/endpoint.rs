@@ -36,7 +36,8 @@ pub struct Endpoint {
 pub struct Registries {
     documents: Vec<Registry>,
     short: ShortNames,
-    /// How long a connection, a handshake or the head of an answer may take, and how long a body may bring next to nothing.
+    /// How long a connection, a handshake or the head of an answer may take, and how long a body may bring
+    /// next to nothing.
     pub patience: Duration,
     pub dialer: Dialer,
     roots: OnceLock<Arc<ClientConfig>>,
@@ -110,7 +111,8 @@ impl Registries {
             _ => return Err(bad()),
         };
         let authority = uri.authority().ok_or_else(bad)?.to_string();
-        // A mirror has its own credentials and certificates; those of the registry it stands in for are not for it.
+        // A mirror has its own credentials and certificates; those of the registry it stands in for are not
+        // for it.
         let own = self.documents.iter().find(|d| d.host == authority);
         Ok(Endpoint {
             tls,

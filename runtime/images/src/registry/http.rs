@@ -1,4 +1,5 @@
-//! One HTTP exchange with a registry: a connection of its own, redirects followed without credentials, every wait bounded.
+//! One HTTP exchange with a registry: a connection of its own, redirects followed without credentials, every
+//! wait bounded.
 use std::io;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 use super::auth::{self, Challenge, Credentials};
-use super::endpoint::{Endpoint, Registries, host_of};
+use super::endpoint::{Endpoint, Registries};
 use super::reach::{NoConnection, Trust};
+use super::target::Target;
 use super::{PullError, retry, said};
 
 /// What fails when a server cannot be reached.
@@ -29,14 +31,6 @@ pub struct Session<'a> {
     credentials: Credentials,
     scope: String,
     authorization: tokio::sync::Mutex<Option<String>>,
-}
-
-/// Where a request goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
-    tls: bool,
-    authority: String,
-    path: String,
 }
 
 impl<'a> Session<'a> {
@@ -59,7 +53,8 @@ impl<'a> Session<'a> {
         self.registries.patience
     }
 
-    /// GETs a small document below `/v2/` as a whole: what it is, and its headers. Tried again while the server stumbles.
+    /// GETs a small document below `/v2/` as a whole: what it is, and its headers. Tried again while the
+    /// server stumbles.
     ///
     /// # Errors
     /// As [`Session::get`]; when it has more than `most` bytes.
@@ -96,7 +91,8 @@ impl<'a> Session<'a> {
         Ok((parts.headers, self.body(body, most, &self.url(path)).await?))
     }
 
-    /// GETs a path below `/v2/`, with authorization where the registry asks for it; any status but 200 and 206 is an error.
+    /// GETs a path below `/v2/`, with authorization where the registry asks for it; any status but 200 and
+    /// 206 is an error.
     ///
     /// # Errors
     /// As the variants of [`PullError`] say.
@@ -205,7 +201,8 @@ impl<'a> Session<'a> {
                 if target.same_server(&origin) || response.status().is_success() {
                     return Ok(response);
                 }
-                // A challenge from where we were sent is not the registry's, and gets nothing (CVE-2020-15157).
+                // A challenge from where we were sent is not the registry's, and gets nothing
+                // (CVE-2020-15157).
                 if response.status() == http::StatusCode::UNAUTHORIZED {
                     return Err(PullError::Denied(format!(
                         "{} asks for authorization after a redirect",
@@ -359,51 +356,4 @@ fn secret(value: &str) -> Result<http::HeaderValue, PullError> {
     let mut value = http::HeaderValue::from_str(value).map_err(bad)?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-impl Target {
-    fn parse(url: &str) -> Option<Self> {
-        let uri: http::Uri = url.parse().ok()?;
-        let tls = match uri.scheme_str()? {
-            "https" => true,
-            "http" => false,
-            _ => return None,
-        };
-        let authority = uri.authority()?;
-        if authority.as_str().contains('@') {
-            return None;
-        }
-        let path = uri.path_and_query().map_or("/", |p| p.as_str());
-        Some(Self { tls, authority: authority.to_string(), path: path.to_owned() })
-    }
-
-    fn join(&self, location: &str) -> Option<Self> {
-        if location.starts_with("//") {
-            return None;
-        }
-        if location.starts_with('/') {
-            return Some(Self { path: location.to_owned(), ..self.clone() });
-        }
-        Self::parse(location)
-    }
-
-    /// As errors name it: a query may hold what lets anybody in.
-    fn shown(&self) -> String {
-        let path = self.path.split('?').next().unwrap_or("");
-        format!("{}{path}", self.authority)
-    }
-
-    fn same_server(&self, other: &Self) -> bool {
-        let place = |target: &Self| (target.tls, target.host().to_ascii_lowercase(), target.port());
-        place(self) == place(other)
-    }
-
-    fn host(&self) -> &str {
-        host_of(&self.authority)
-    }
-
-    fn port(&self) -> u16 {
-        let port = self.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        port.unwrap_or(if self.tls { 443 } else { 80 })
-    }
 }

@@ -60,7 +60,8 @@ pub fn digest_of(bytes: &[u8]) -> String {
 }
 
 impl Manifest {
-    /// Reads a manifest or index, whatever its media type claims: having both kinds of content at once is refused.
+    /// Reads a manifest or index, whatever its media type claims: having both kinds of content at once is
+    /// refused.
     ///
     /// # Errors
     /// When it is neither, or a digest or the number of layers is beyond what we take.

@@ -10,6 +10,7 @@ mod manifest;
 mod pull;
 mod reach;
 mod retry;
+mod target;
 
 pub use endpoint::Registries;
 pub use manifest::{MAX_CONFIG, Manifest, check_config, choose, digest_of};
@@ -68,7 +69,8 @@ impl PullError {
         )
     }
 
-    /// Whether a later try may go on with what this one stored: the registry could not be heard to the end, or nobody waited for it.
+    /// Whether a later try may go on with what this one stored: the registry could not be heard to the end,
+    /// or nobody waited for it.
     fn later(&self) -> bool {
         matches!(self, Self::Transport { .. } | Self::Status { .. } | Self::Denied(_) | Self::NotFound(_))
     }

@@ -20,7 +20,8 @@ use crate::{Auth, Reference, Store};
 const PARALLEL: usize = 3;
 
 impl Store {
-    /// Pulls an image and returns its id. Dropping the future ends the pull; whole layers stay for the next try.
+    /// Pulls an image and returns its id. Dropping the future ends the pull; whole layers stay for the next
+    /// try.
     ///
     /// # Errors
     /// As [`PullError`] says; of several endpoints, the error of the registry itself.
@@ -94,7 +95,8 @@ impl Store {
         Ok(intake.finish(stored?, config.digest, raw, tags, digests).await?)
     }
 
-    /// Fetches one layer and unpacks it when all of it is there, so that a registry that takes its time holds a file and no place for unpacking.
+    /// Fetches one layer and unpacks it when all of it is there, so that a registry that takes its time holds
+    /// a file and no place for unpacking.
     async fn layer(
         &self,
         session: &Session<'_>,

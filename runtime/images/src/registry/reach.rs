@@ -1,5 +1,6 @@
-//! Which addresses a pull may connect to. A registry's answer says where its tokens and its blobs are, and an image's name says where the
-//! registry is; whoever writes either must not reach through the node what only the node reaches.
+//! Which addresses a pull may connect to. A registry's answer says where its tokens and its blobs are, and an
+//! image's name says where the registry is; whoever writes either must not reach through the node what only
+//! the node reaches.
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -8,7 +9,8 @@ use tokio::net::TcpStream;
 
 use crate::pool::Pool;
 
-/// Names that are looked up at once. The C library waits for name servers up to half a minute, so there are some to spare.
+/// Names that are looked up at once. The C library waits for name servers up to half a minute, so there are
+/// some to spare.
 const LOOK_UPS: usize = 16;
 
 /// Why a connection is made.
@@ -93,7 +95,8 @@ impl Dialer {
         Ok(Self { pool: Pool::new("registry-names", LOOK_UPS)?, cluster })
     }
 
-    /// Connects to the first address that may be and answers; what is judged is the very address that is connected to.
+    /// Connects to the first address that may be and answers; what is judged is the very address that is
+    /// connected to.
     pub async fn connect(&self, host: &str, port: u16, trust: Trust) -> Result<TcpStream, NoConnection> {
         let addresses = self.addresses(host, port).await.map_err(NoConnection::Failed)?;
         let (mut refusal, mut failure) = (None, None);

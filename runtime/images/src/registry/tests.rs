@@ -19,6 +19,8 @@ struct Behaviour {
     bearer: bool,
     /// Bytes after which a blob's connection breaks, once per request.
     breaks_at: Option<usize>,
+    /// A layer's bytes after which nothing more comes.
+    stalls_at: Option<usize>,
     redirect_blobs: Option<String>,
     fail_with: Option<u16>,
     /// The body of such an answer.
@@ -145,12 +147,20 @@ impl Fake {
         let from: usize = range.unwrap_or(0);
         state.ranges += usize::from(range.is_some());
         let rest = content[from..].to_vec();
+        if let Some(at) = behaviour.stalls_at.filter(|at| path.contains("/blobs/") && rest.len() > *at) {
+            use futures::StreamExt;
+            let first = Frame::data(Bytes::from(rest[..at].to_vec()));
+            let frames =
+                futures::stream::once(std::future::ready(Ok(first))).chain(futures::stream::pending());
+            return ::http::Response::new(BodyExt::boxed(StreamBody::new(frames)));
+        }
         let mut response = match behaviour.breaks_at.filter(|at| path.contains("/blobs/") && rest.len() > *at)
         {
             Some(at) => {
                 use futures::StreamExt;
                 let first = Frame::data(Bytes::from(rest[..at].to_vec()));
-                // The server flushes what it has when the body has nothing ready; only then is the connection cut.
+                // The server flushes what it has when the body has nothing ready; only then is the connection
+                // cut.
                 let cut = futures::stream::once(async {
                     tokio::task::yield_now().await;
                     Err(std::io::Error::other("cut"))
@@ -485,4 +495,36 @@ fn names_of_registries_are_looked_up_while_everything_else_is_blocked() {
         assert!(!matches!(error, PullError::Deadline), "the look-up waits for other work");
         busy.await.unwrap().unwrap();
     });
+}
+
+#[tokio::test]
+async fn a_layer_that_one_registry_holds_back_comes_from_another() {
+    if !root() {
+        return;
+    }
+    let stalled = Fake::start(Behaviour { stalls_at: Some(5000), ..Behaviour::default() }).await;
+    let good = Fake::start(Behaviour::default()).await;
+    let layer = tar_of(&[("noise", &noise(50_000))]);
+    for fake in [&stalled, &good] {
+        fake.publish(std::slice::from_ref(&layer), &[digest_of(&layer)]);
+    }
+    let state = tempfile::tempdir().unwrap();
+    let images = store(state.path(), &[&stalled, &good]);
+    let [from_stalled, from_good] = [&stalled, &good].map(|fake| format!("{}/app:v1", fake.address));
+    let held = images.pull(&from_stalled, None, None);
+    tokio::pin!(held);
+    let blob = format!("/v2/app/blobs/{}", digest_of(&layer));
+    let asked = async {
+        while !stalled.state.lock().unwrap().seen.iter().any(|(path, _)| *path == blob) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        ended = &mut held => panic!("the pull that shall stall has ended: {ended:?}"),
+        () = asked => {}
+    }
+    tokio::select! {
+        ended = &mut held => panic!("the pull that shall stall has ended: {ended:?}"),
+        pulled = images.pull(&from_good, None, Some(Duration::from_secs(20))) => drop(pulled.unwrap()),
+    }
 }
