@@ -12,6 +12,14 @@ mod reach;
 mod retry;
 mod target;
 
+/// For the fuzz targets: what takes registries' answers apart.
+#[cfg(feature = "fuzzing")]
+pub mod answers {
+    pub use super::auth::{Challenge, error_message, parse_token};
+    pub use super::reach::refused_name;
+    pub use super::target::Target;
+}
+
 pub use endpoint::Registries;
 pub use manifest::{MAX_CONFIG, Manifest, check_config, choose, digest_of};
 
