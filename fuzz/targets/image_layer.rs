@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fuzz::sandbox::{ROOT, run};
 use fuzz::tree::{is_directory, walk};
-use runtime::fuzzing::{Limits, decompress, digest_of, unpack};
+use images::fuzzing::{Limits, decompress, digest_of, unpack};
 
 const LIMITS: Limits = Limits { bytes: 128 << 10, entries: 200, layers: 1, reserve: 0 };
 /// What an accepted stream may come to: data, as much behind the archive's end, headers.

@@ -1,6 +1,6 @@
 //! Manifests, indexes and image configs: what is accepted is within the bounds, and chosen for this machine.
 #![cfg_attr(feature = "libfuzzer", no_main)]
-use runtime::fuzzing::{Manifest, check_config, choose};
+use images::fuzzing::{Manifest, check_config, choose};
 
 const MOST_LAYERS: usize = 4;
 

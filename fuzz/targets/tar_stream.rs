@@ -3,7 +3,7 @@
 #![cfg_attr(feature = "libfuzzer", no_main)]
 use std::io::Read;
 
-use runtime::fuzzing::{TarReader, decompress};
+use images::fuzzing::{TarReader, decompress};
 
 fn stream(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use images::{Image, chain};
 use machine::cri;
 use tonic::Status;
 
@@ -13,7 +14,6 @@ mod start;
 mod stop;
 mod update;
 
-use crate::image::{Image, chain};
 use crate::launch::early;
 use crate::pod;
 use crate::runtime::{Container, Runtime, folder, internal, lock, namespaces};

@@ -1,9 +1,4 @@
 //! What the fuzz targets drive: everything here that takes bytes from outside apart.
-pub use crate::image::Limits;
-pub use crate::image::apply::{Applied, ApplyError, apply};
-pub use crate::image::layer::{LayerError, decompress, unpack};
-pub use crate::image::registry::{Manifest, check_config, choose, digest_of};
-pub use crate::image::tarball::{Entry, Kind, TarReader};
 pub use crate::logs::{LogFile, MAX_LINE, Stream, format, timestamp};
 pub use crate::network::cni::config::{NetworkConfig, parse_list, parse_single};
 pub use crate::network::cni::record::{Attachment, Phase};

@@ -6,7 +6,7 @@
 //!
 //! [`cri`] takes requests apart; [`runtime`] is the centre, with a file per verb's object: [`pod`], [`container`], [`exec`], [`restore`], [`stats`].
 //! [`spec`] and [`seccomp`] decide what a container is, [`launch`] makes it, [`io`] and [`logs`] carry its output, [`exits`] tells how it ended.
-//! [`image`], [`network`] and [`streaming`] know nothing of containers.
+//! [`network`] and [`streaming`] know nothing of containers, nor does the crate `images`.
 
 pub mod apparmor;
 pub mod backend;
@@ -17,8 +17,7 @@ pub mod exec;
 pub mod exits;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-pub mod image;
-pub mod images;
+mod import;
 pub mod io;
 pub mod launch;
 pub mod logs;

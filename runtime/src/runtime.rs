@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use images::Images;
 use machine::cri;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, watch};
@@ -12,7 +13,6 @@ use tonic::Status;
 
 use crate::cgroup::Cgroup;
 use crate::exits::Exits;
-use crate::images::Images;
 use crate::io::ContainerIo;
 use crate::launch::base::Base;
 use crate::machine_socket::MachineSocket;

@@ -3,6 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use images::{Images, Store};
 use machine::cri::image_service_server::ImageServiceServer;
 use machine::cri::runtime_service_server::RuntimeServiceServer;
 use machine::paths;
@@ -10,8 +11,6 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::backend::Backend;
 use crate::cri::Service;
-use crate::image;
-use crate::images::Images;
 use crate::machine_socket::MachineSocket;
 use crate::network::PodNetwork;
 use crate::network::cni::Places;
@@ -46,7 +45,7 @@ pub async fn run() -> anyhow::Result<()> {
     if let Err(error) = crate::apparmor::load_default() {
         tracing::error!(%error, "containers run without AppArmor's default profile");
     }
-    let store = image::Store::open_with(
+    let store = Store::open_with(
         Path::new(paths::RUNTIME_STATE),
         Path::new(paths::BUNDLE),
         crate::settings::images(),
@@ -64,10 +63,11 @@ pub async fn run() -> anyhow::Result<()> {
 
     let streams = streams(Arc::new(Backend(Arc::clone(&runtime)))).await?;
     tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?));
-    tokio::spawn(image::serve_import(listen(paths::IMPORT_SOCKET)?, store.clone()));
+    tokio::spawn(crate::import::serve(listen(paths::IMPORT_SOCKET)?, store.clone()));
     let service =
         RuntimeServiceServer::new(Service { runtime, streams }).max_decoding_message_size(MAX_MESSAGE);
-    let images = ImageServiceServer::new(image::Service(store)).max_decoding_message_size(MAX_MESSAGE);
+    let image_service =
+        ImageServiceServer::new(crate::cri::images::Service(store)).max_decoding_message_size(MAX_MESSAGE);
     let listener = listen(paths::CRI_SOCKET)?;
     if let Some(machine) = machine {
         machine.ready().await.context("tell PID 1 that the runtime is ready")?;
@@ -75,7 +75,7 @@ pub async fn run() -> anyhow::Result<()> {
     tracing::info!(socket = paths::CRI_SOCKET, "serving CRI");
     tonic::transport::Server::builder()
         .add_service(service)
-        .add_service(images)
+        .add_service(image_service)
         .serve_with_incoming(crate::peers::admitted(listener))
         .await
         .context("serve CRI")

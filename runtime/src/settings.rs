@@ -1,7 +1,7 @@
 //! What the runtime takes from the machine config.
 use machine::config::{MachineConfig, PodNetworkKind};
 
-use crate::image::Settings;
+use images::Settings;
 
 /// The active config; on a host without one, nothing is set.
 fn config() -> MachineConfig {
@@ -22,8 +22,9 @@ fn config() -> MachineConfig {
 
 /// The registries to pull from, and what is taken of them.
 pub fn images() -> Settings {
-    let MachineConfig { registries, runtime, .. } = config();
-    Settings::new(registries, &runtime)
+    let MachineConfig { registries, runtime, cluster, .. } = config();
+    let ranges = cluster.map(|cluster| [cluster.pod_cidrs, cluster.service_cidrs].concat());
+    Settings { cluster: ranges.unwrap_or_default(), ..Settings::new(registries, &runtime) }
 }
 
 /// The loopback TCP port for streams, where one is configured.
@@ -45,10 +46,10 @@ pub fn cluster_cidrs() -> Vec<ipnet::IpNet> {
 mod tests {
     #[test]
     fn without_a_config_images_are_bounded_as_the_reference_says() {
-        let (ours, documented) = (crate::image::Limits::default(), machine::config::Runtime::default());
+        let (ours, documented) = (images::Limits::default(), machine::config::Runtime::default());
         assert_eq!((ours.bytes, ours.entries), (documented.max_layer_bytes, documented.max_layer_entries));
         assert_eq!(ours.layers, documented.max_image_layers as usize);
-        let patience = crate::image::Settings::default().patience;
+        let patience = images::Settings::default().patience;
         assert_eq!(patience.as_secs(), u64::from(documented.image_pull_progress_timeout_seconds));
     }
 }

@@ -130,12 +130,12 @@ impl Runtime {
             labels: record.config.labels.clone(),
             annotations: record.config.annotations.clone(),
         };
-        let used = self.images.usage(&record.id).await.unwrap_or_default();
+        let used = self.images.usage(&record.id);
         let layer = cri::FilesystemUsage {
-            timestamp: now(),
+            timestamp: used.map_or_else(now, |used| used.at),
             fs_id: file_system(),
-            used_bytes: value(used.bytes),
-            inodes_used: value(used.inodes),
+            used_bytes: used.and_then(|used| value(used.usage.bytes)),
+            inodes_used: used.and_then(|used| value(used.usage.inodes)),
         };
         let mut stats = cri::ContainerStats {
             attributes: Some(attributes),

@@ -26,6 +26,8 @@ mod cni;
 mod config;
 #[path = "host/content.rs"]
 mod content;
+#[path = "host/damaged.rs"]
+mod damaged;
 #[path = "host/escapes.rs"]
 mod escapes;
 #[path = "host/exits.rs"]
@@ -176,8 +178,12 @@ fn prepare() -> std::io::Result<()> {
     nix::mount::umount("/sys/fs/cgroup")?;
     mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])?;
     fs::create_dir_all("/run/pintle")?;
-    if let Some(config) = std::env::var_os("PINTLE_HOST_RING_CONFIG") {
-        fs::copy(config, machine::paths::ACTIVE_CONFIG)?;
+    match std::env::var_os("PINTLE_HOST_RING_CONFIG") {
+        Some(config) => drop(fs::copy(config, machine::paths::ACTIVE_CONFIG)?),
+        None => {
+            let config = ring::config_with(None).map_err(std::io::Error::other)?;
+            fs::write(machine::paths::ACTIVE_CONFIG, config)?;
+        }
     }
     fs::create_dir_all(machine::paths::RUNTIME_STATE)?;
     fs::create_dir_all(machine::paths::POD_LOGS)?;

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Registry {
     /// Host and optional port as it stands in image names; `*` speaks for every registry without a document of its own.
+    /// Loopback, link-local and unspecified addresses are connected to only where a document names the host, here or
+    /// among the mirrors; addresses of pods and services only by an image's name, or where a document names the host.
     pub host: String,
     /// URLs tried in order before the registry itself, such as `http://10.0.2.2:5000`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,12 +7,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Component, Path, PathBuf};
 
+use images::Snapshot;
 use machine::cri;
 use serde::{Deserialize, Serialize};
 use sys::mount_tree::{Propagation, Tree};
 use tonic::Status;
 
-use crate::image::Snapshot;
 use crate::runtime::{Container, Runtime, folder, internal};
 use crate::user_namespace::UserNamespace;
 
@@ -359,7 +359,7 @@ impl Runtime {
         container.update(|record| record.volumes.push(name.clone()))?;
         let failed = |error: &dyn std::fmt::Display| internal("mount an image volume", error);
         let layers = self.images.prepare(&name, &image).await;
-        let layers = layers.map_err(|error| failed(&crate::image::chain(&error)))?;
+        let layers = layers.map_err(|error| failed(&images::chain(&error)))?;
         let target = folder("containers", &id).join(format!("volume-{index}"));
         fs::create_dir_all(&target)
             .and_then(|()| mount_layers(&layers, &target, owner))

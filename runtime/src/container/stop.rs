@@ -84,7 +84,7 @@ impl Runtime {
         let bundle = folder("containers", &record.id);
         super::mounts::undo(&bundle).map_err(|error| failed(&error))?;
         for name in record.volumes.iter().chain([&record.id]) {
-            self.images.remove(name).await.map_err(|error| failed(&crate::image::chain(&error)))?;
+            self.images.remove(name).await.map_err(|error| failed(&images::chain(&error)))?;
         }
         pod::remove_folder(&folder("launch", &record.id)).map_err(|error| failed(&error))?;
         if let Some(machine) = &self.machine {

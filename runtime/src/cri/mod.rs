@@ -9,6 +9,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 pub mod convert;
+pub mod images;
 mod lists;
 mod status;
 

@@ -11,7 +11,7 @@ use machine::config::{Cluster, Document, PodNetworkKind};
 use machine::cri::{self, NamespaceMode};
 use machine::paths;
 
-use crate::ring::{Outcome, Ring, check, sandbox_config, text};
+use crate::ring::{Outcome, Ring, check, config_with, sandbox_config, text};
 
 /// Where the plugins lie that the stories use.
 pub fn plugins() -> Option<PathBuf> {
@@ -70,9 +70,9 @@ fn places() -> Outcome {
     sys::netns::raise_loopback().map_err(text)
 }
 
-/// Has a runtime that connects pods so.
-async fn switch(ring: &mut Ring, kind: PodNetworkKind) -> Outcome {
-    let cluster = Cluster {
+/// A cluster whose pods are connected so.
+pub fn cluster(kind: PodNetworkKind) -> Result<Document, String> {
+    Ok(Document::Cluster(Cluster {
         name: "ring".into(),
         control_plane_endpoint: "https://10.5.0.10:6443".into(),
         pod_cidrs: vec!["10.96.0.0/16".parse().map_err(text)?],
@@ -82,10 +82,12 @@ async fn switch(ring: &mut Ring, kind: PodNetworkKind) -> Outcome {
         bootstrap_token: "abcdef.0123456789abcdef".into(),
         pod_network: kind,
         ..Cluster::default()
-    };
-    let yaml = machine::config::to_yaml(&[Document::Cluster(cluster)]).map_err(text)?;
-    machine::config::parse("ring", &yaml).map_err(|faults| format!("{faults:?}"))?;
-    fs::write(paths::ACTIVE_CONFIG, yaml).map_err(text)?;
+    }))
+}
+
+/// Has a runtime that connects pods so.
+async fn switch(ring: &mut Ring, kind: PodNetworkKind) -> Outcome {
+    fs::write(paths::ACTIVE_CONFIG, config_with(Some(cluster(kind)?))?).map_err(text)?;
     ring.kill_runtime().await
 }
 
@@ -303,6 +305,6 @@ pub async fn a_pod_of_one_kind_of_network_is_taken_down_under_the_other(ring: &m
     ring.remove(&builtin.0).await?;
     let links = output("ip", &["-o", "link"]);
     check(!links.contains("master pods0"), links)?;
-    fs::remove_file(paths::ACTIVE_CONFIG).map_err(text)?;
+    fs::write(paths::ACTIVE_CONFIG, config_with(None)?).map_err(text)?;
     ring.kill_runtime().await
 }

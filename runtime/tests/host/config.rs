@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tar::EntryType;
 
 use crate::content::{Content, Tar, digest_of};
-use crate::fake::Fake;
+use crate::fake::{Fake, HERE};
 use crate::hostile::{set_canaries, unharmed};
 use crate::ring::{Outcome, Ring, check, text};
 
@@ -57,7 +57,7 @@ async fn said(
 
 /// CVE-2024-40635, CVE-2026-46680: numbers beyond the range, and names that look like numbers, do not become root.
 pub async fn no_user_of_an_image_becomes_root(ring: &mut Ring) -> Outcome {
-    let fake = Fake::start("127.0.0.1").await?;
+    let fake = Fake::start(HERE).await?;
     let passwd = "root:x:0:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\n2147483648:x:0:0::/:/bin/sh\n";
     let tars = [root(&[("etc/passwd", passwd), ("etc/group", "root:x:0:\n1000:x:0:\n")])?];
     let pod = ring.sandbox("users", NamespaceMode::Container).await?;
@@ -99,7 +99,7 @@ async fn forget(ring: &Ring, images: &[String]) -> Outcome {
 
 /// CVE-2026-15809: homes and variables with line breaks and the like stay one variable; a passwd that is a link out of the image is empty.
 pub async fn no_home_or_variable_of_an_image_becomes_another(ring: &mut Ring) -> Outcome {
-    let (fake, canaries) = (Fake::start("127.0.0.1").await?, set_canaries()?);
+    let (fake, canaries) = (Fake::start(HERE).await?, set_canaries()?);
     let pod = ring.sandbox("homes", NamespaceMode::Container).await?;
     let passwd = "app:x:1000:1000::/home\u{b}\u{1}LD_PRELOAD=/x:/bin/sh\n";
     let config = json!({"User": "app", "Env": ["A=1\nHOME=/evil", "PATH=/bin"]});
@@ -119,7 +119,7 @@ pub async fn no_home_or_variable_of_an_image_becomes_another(ring: &mut Ring) ->
 
 /// CVE-2022-23648 (volumes that lead out), CVE-2026-53488 (labels that belong to the runtime), and devices.
 pub async fn volumes_devices_and_labels_of_an_image_reach_nothing(ring: &mut Ring) -> Outcome {
-    let (fake, canaries) = (Fake::start("127.0.0.1").await?, set_canaries()?);
+    let (fake, canaries) = (Fake::start(HERE).await?, set_canaries()?);
     let pod = ring.sandbox("reach", NamespaceMode::Container).await?;
     let layer = Tar::default()
         .symlink("volume", "/run/canary")

@@ -1,9 +1,11 @@
-//! A registry in this process, on loopback, that fails as it is told. It writes its answers byte by byte, since no library lets one lie so.
+//! A registry in this process, on an address of our own, that fails as it is told. It writes its answers byte by byte, since no library lets one lie so.
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -69,13 +71,35 @@ pub struct Fake {
     pub address: String,
 }
 
+/// Addresses for registries. They are not of loopback, where nothing is pulled from that is not configured by name.
+pub const HERE: &str = "192.0.2.1";
+pub const THERE: &str = "192.0.2.2";
+/// The index of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Gives the network namespace an address.
+async fn take(address: IpAddr) -> Result<(), String> {
+    if address.is_loopback() {
+        return Ok(());
+    }
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(crate::ring::text)?;
+    let connection = tokio::task::spawn_local(connection);
+    let taken = handle.address().add(LOOPBACK, address, 32).execute().await;
+    connection.abort();
+    match taken {
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(Errno::EEXIST as i32) => Ok(()),
+        taken => taken.map_err(crate::ring::text),
+    }
+}
+
 const CHUNK: usize = 16 << 10;
 pub const ALWAYS: usize = usize::MAX;
 
 impl Fake {
-    /// Listens on an address of loopback.
+    /// Listens on an address, which this network namespace is given if it is none of loopback.
     pub async fn start(ip: &str) -> Result<Self, String> {
         sys::netns::raise_loopback().map_err(crate::ring::text)?;
+        take(ip.parse().map_err(crate::ring::text)?).await?;
         let listener = TcpListener::bind((ip, 0)).await.map_err(crate::ring::text)?;
         let address = listener.local_addr().map_err(crate::ring::text)?.to_string();
         let fake = Self { state: Rc::default(), address };
@@ -165,6 +189,7 @@ impl Fake {
             && authorization.as_deref() != Some(&wanted)
         {
             let echo = format!("you are {}", authorization.unwrap_or_default());
+            let echo = serde_json::json!({"errors": [{"code": "UNAUTHORIZED", "message": echo}]}).to_string();
             return self.plain(stream, 401, ("WWW-Authenticate", &challenge), &echo).await;
         }
         let fault = self.fault(path);

@@ -9,7 +9,7 @@ use nix::mount::{MsFlags, mount, umount};
 use serde_json::json;
 
 use crate::content::{Content, noise, settled};
-use crate::fake::Fake;
+use crate::fake::{Fake, HERE};
 use crate::logs::lines;
 use crate::ring::{Outcome, Ring, check, text};
 
@@ -60,7 +60,7 @@ pub async fn images_live_through_a_full_disk(ring: &mut Ring) -> Outcome {
 
 async fn live(ring: &mut Ring) -> Outcome {
     let state = Path::new(paths::RUNTIME_STATE);
-    let fake = Fake::start("127.0.0.1").await?;
+    let fake = Fake::start(HERE).await?;
     let tars = noise(400, 2, 4, 60_000);
     let content = Content::new(&tars, json!({}));
     let first = fake.publish("first", &content);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tar::EntryType;
 
 use crate::content::{Content, Tar, hash_tree, settled};
-use crate::fake::Fake;
+use crate::fake::{Fake, HERE};
 use crate::random::Random;
 use crate::registry::configured;
 use crate::ring::{Outcome, Ring, check, text};
@@ -141,7 +141,7 @@ pub async fn two_hundred_hostile_images_change_nothing_outside(ring: &mut Ring) 
 }
 
 async fn attack_by_the_hundred(ring: &mut Ring) -> Outcome {
-    let (canaries, fake) = (set_canaries()?, Fake::start("127.0.0.1").await?);
+    let (canaries, fake) = (set_canaries()?, Fake::start(HERE).await?);
     let baseline = ring.image_bytes().await?;
     let bomb = vec![0; BYTES as usize + 1];
     let pod = ring.sandbox("hostile", NamespaceMode::Container).await?;
@@ -189,7 +189,7 @@ pub async fn what_an_image_may_take_is_bounded(ring: &mut Ring) -> Outcome {
 }
 
 async fn exceed(ring: &mut Ring) -> Outcome {
-    let (fake, baseline) = (Fake::start("127.0.0.1").await?, ring.image_bytes().await?);
+    let (fake, baseline) = (Fake::start(HERE).await?, ring.image_bytes().await?);
     let small = Tar::default().file("small", b"x").0;
     // Both are served as a few kilobytes; what lies behind the archive's end is only read.
     let zeros = vec![0; 4 * BYTES as usize];

@@ -6,7 +6,7 @@ use machine::{cri, paths};
 use serde_json::json;
 
 use crate::content::{Content, noise, settled};
-use crate::fake::Fake;
+use crate::fake::{Fake, HERE};
 use crate::random::Random;
 use crate::ring::{Outcome, Ring, check, text};
 
@@ -24,7 +24,7 @@ fn seed() -> Result<u64, String> {
 
 pub async fn a_pull_that_is_killed_leaves_nothing_half(ring: &mut Ring) -> Outcome {
     let state = Path::new(paths::RUNTIME_STATE);
-    let fake = Fake::start("127.0.0.1").await?;
+    let fake = Fake::start(HERE).await?;
     fake.slow_down(Duration::from_millis(1));
     let seed = seed()?;
     let mut random = Random::new(seed);
@@ -69,7 +69,7 @@ pub async fn a_pull_that_is_killed_leaves_nothing_half(ring: &mut Ring) -> Outco
 /// Whole layers of a pull that a kill ended are not fetched again.
 pub async fn what_was_whole_before_a_kill_is_not_fetched_again(ring: &mut Ring) -> Outcome {
     let state = Path::new(paths::RUNTIME_STATE);
-    let fake = Fake::start("127.0.0.1").await?;
+    let fake = Fake::start(HERE).await?;
     let tars = noise(2000, 2, 3, 60_000);
     let content = Content::new(&tars, json!({}));
     let name = fake.publish("resumed", &content);

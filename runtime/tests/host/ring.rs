@@ -3,6 +3,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use machine::config::{Document, Registry};
 use machine::cri::image_service_client::ImageServiceClient;
 use machine::cri::runtime_service_client::RuntimeServiceClient;
 use machine::cri::{self, NamespaceMode};
@@ -200,6 +201,15 @@ impl Ring {
             .map(drop)
             .map_err(text)
     }
+}
+
+/// A machine config in which registries speak plain HTTP, with another document.
+pub fn config_with(document: Option<Document>) -> Result<String, String> {
+    let registries = Registry { host: "*".into(), plain_http: true, ..Registry::default() };
+    let documents: Vec<Document> = document.into_iter().chain([Document::Registry(registries)]).collect();
+    let yaml = machine::config::to_yaml(&documents).map_err(text)?;
+    machine::config::parse("ring", &yaml).map_err(|faults| format!("{faults:?}"))?;
+    Ok(yaml)
 }
 
 pub fn container_config(

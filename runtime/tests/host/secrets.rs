@@ -9,7 +9,7 @@ use machine::paths;
 use serde_json::{Value, json};
 
 use crate::content::{Content, digest_of, noise};
-use crate::fake::{ALWAYS, Fake, Fault};
+use crate::fake::{ALWAYS, Fake, Fault, HERE, THERE};
 use crate::ring::{Outcome, Ring, check, text};
 
 const USER: &str = "canary-user";
@@ -35,7 +35,7 @@ fn image(seed: u64) -> Content {
 
 /// A registry that wants the password, and another host that it sends to; returns both and the image's name.
 async fn guarded(name: &str, image: &Content) -> Result<(Fake, Fake, String), String> {
-    let (registry, other) = (Fake::start("127.0.0.1").await?, Fake::start("127.0.0.2").await?);
+    let (registry, other) = (Fake::start(HERE).await?, Fake::start(THERE).await?);
     registry.guard("Basic realm=\"ring\"", &basic());
     let full = registry.publish(name, image);
     other.publish(name, image);
@@ -69,7 +69,7 @@ pub async fn credentials_follow_no_redirect_and_no_foreign_layer(ring: &mut Ring
     check(other.seen().iter().all(|seen| !seen.path.contains("token")), "its token service was asked")?;
 
     // A manifest that says where else its layer lies: there nobody asks.
-    let foreign = Fake::start("127.0.0.2").await?;
+    let foreign = Fake::start(THERE).await?;
     let mut content = image(502);
     let mut manifest: Value = serde_json::from_slice(&content.manifest).map_err(text)?;
     for layer in manifest["layers"].as_array_mut().ok_or("layers")? {
@@ -77,7 +77,7 @@ pub async fn credentials_follow_no_redirect_and_no_foreign_layer(ring: &mut Ring
         layer["urls"] = json!([format!("http://{}/layer", foreign.address)]);
     }
     content.manifest = manifest.to_string().into_bytes();
-    let registry = Fake::start("127.0.0.1").await?;
+    let registry = Fake::start(HERE).await?;
     registry.guard("Basic realm=\"ring\"", &basic());
     let name = registry.publish("foreign", &content);
     registry.fail(&content.layer_paths(), ALWAYS, Fault::Status(404, "X-Nothing", "here".into()));

@@ -8,6 +8,7 @@ use machine::cri::{self, NamespaceMode};
 use crate::campaign::*;
 use crate::cni::*;
 use crate::config::*;
+use crate::damaged::*;
 use crate::escapes::*;
 use crate::exits::*;
 use crate::full::*;
@@ -338,9 +339,11 @@ pub async fn run(init: Init, filter: &str) -> usize {
         an_image_is_pulled_by_its_digest,
         a_stalled_registry_holds_up_nobody_else,
         a_pull_ends_with_its_deadline,
+        no_pull_reaches_into_the_node_or_the_cluster,
         a_pull_that_is_killed_leaves_nothing_half,
         what_was_whole_before_a_kill_is_not_fetched_again,
         images_live_through_a_full_disk,
+        damaged_image_metadata_stops_neither_runtime_nor_containers,
         a_full_log_disk_stops_no_container,
         two_hundred_hostile_images_change_nothing_outside,
         what_an_image_may_take_is_bounded,

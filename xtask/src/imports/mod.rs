@@ -18,7 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("demo", &[]),
     ("inspector", &[]),
     ("init", &["machine", "sys"]),
-    ("runtime", &["machine", "sys"]),
+    ("images", &["machine"]),
+    ("runtime", &["machine", "sys", "images"]),
     ("agent", &["machine", "sys"]),
     ("control-plane", &["machine", "sys"]),
     // One executable for all of them; nothing but their entry points is called.
@@ -27,7 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ctl", &["machine", "sys"]),
     ("qemu-tests", &["machine"]),
     ("xtask", &["machine", "qemu-tests"]),
-    ("fuzz", &["machine", "runtime"]),
+    ("fuzz", &["machine", "images", "runtime"]),
 ];
 
 /// Checks the workspace.

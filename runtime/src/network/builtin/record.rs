@@ -37,7 +37,8 @@ impl Records {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// All records, by sandbox id. Half-written files of a killed process are removed.
+    /// All records, by sandbox id. Half-written files of a killed process are removed. What cannot be read is told and left out: one
+    /// pod's record must not keep the node from having a network.
     pub fn load(&self) -> io::Result<BTreeMap<String, Record>> {
         let mut records = BTreeMap::new();
         for entry in std::fs::read_dir(self.folder.join("pods"))? {
@@ -49,10 +50,13 @@ impl Records {
                 std::fs::remove_file(&path)?;
                 continue;
             };
-            let record = serde_json::from_slice(&std::fs::read(&path)?).map_err(|error| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
-            })?;
-            records.insert(id.to_owned(), record);
+            match std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)) {
+                Ok(record) => drop(records.insert(id.to_owned(), record)),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "read a pod's share of the network; the pod loses it");
+                    std::fs::remove_file(&path)?;
+                }
+            }
         }
         Ok(records)
     }
@@ -99,4 +103,21 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("new");
     std::fs::File::create(&temporary)?.write_all(bytes)?;
     std::fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_read_stops_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        let record = Record { addresses: vec!["10.1.0.7".parse().unwrap()], ports: Vec::new() };
+        records.put("whole", &record).unwrap();
+        std::fs::write(folder.path().join("pods/cut.json"), "{\"addresses\":[\"10.").unwrap();
+        std::fs::write(folder.path().join("pods/noise.json"), [0xff, 0, 0xfe]).unwrap();
+        assert_eq!(records.load().unwrap(), BTreeMap::from([("whole".to_owned(), record)]));
+        assert_eq!(std::fs::read_dir(folder.path().join("pods")).unwrap().count(), 1);
+    }
 }

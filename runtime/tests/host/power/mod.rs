@@ -14,7 +14,7 @@ use machine::paths;
 use serde_json::Value;
 
 use crate::content::{Content, digest_of, settled};
-use crate::fake::Fake;
+use crate::fake::{Fake, HERE};
 use crate::random::Random;
 use crate::ring::{Outcome, Ring, check, text};
 
@@ -156,7 +156,7 @@ struct Promised {
 /// Replays as many cuts as are asked for; says what each was when it fails.
 pub async fn no_power_cut_leaves_half_an_image(ring: &mut Ring) -> Outcome {
     let recording = Recording::take(ring).await?;
-    let (fake, mut shown) = (Fake::start("127.0.0.1").await?, 0);
+    let (fake, mut shown) = (Fake::start(HERE).await?, 0);
     ring.stop_runtime().await?;
     for number in 0..recording.replays {
         let told = recording.disk(number)?;

@@ -14,7 +14,7 @@ use tar::EntryType;
 
 use super::{Mounted, output};
 use crate::content::{Content, Tar, digest_of, noise};
-use crate::fake::Fake;
+use crate::fake::{Fake, HERE};
 use crate::ring::{Ring, check, text};
 
 const FOLDER: &str = "/run/recording";
@@ -37,7 +37,7 @@ pub async fn record(ring: &mut Ring) -> Result<(PathBuf, BTreeMap<String, Conten
     let from = logged.entries()?;
     ring.start_runtime().await?;
     let (promises, images) = (Rc::default(), Rc::default());
-    let fake = Fake::start("127.0.0.1").await?;
+    let fake = Fake::start(HERE).await?;
     fake.slow_down(Duration::from_micros(200));
     let shared = &*ring;
     let clients: Vec<_> = (0..CLIENTS)
