@@ -243,6 +243,9 @@ fn set_size(terminal: &AsyncFd<OwnedFd>, size: TermSize) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use futures::StreamExt;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -263,5 +266,46 @@ mod tests {
         drop(client);
         forwarding.await.unwrap().unwrap();
         assert_eq!(&answer, b"answer");
+    }
+
+    /// A listener whose queue is full drops what else asks for a connection: whoever asks waits.
+    fn mute() -> (OwnedFd, Vec<OwnedFd>, u16) {
+        use nix::sys::socket::{
+            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, connect, getsockname, listen, socket,
+        };
+        let tcp = || {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap()
+        };
+        let listener = tcp();
+        bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let address: SockaddrIn = getsockname(listener.as_raw_fd()).unwrap();
+        let filling = std::iter::repeat_with(tcp).take(8).collect::<Vec<_>>();
+        for client in &filling {
+            let _ = connect(client.as_raw_fd(), &address);
+        }
+        (listener, filling, address.port())
+    }
+
+    /// As the runtime's: one thread, and 8 for what blocks.
+    #[test]
+    fn forwards_to_a_mute_port_hold_up_no_container_work() {
+        let tokio =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build().unwrap();
+        tokio.block_on(async {
+            let (_listener, _filling, port) = mute();
+            let mut forwards: futures::stream::FuturesUnordered<_> =
+                (0..16).map(|_| Box::pin(connect(None, port))).collect();
+            // All of them have begun.
+            assert!(futures::poll!(forwards.next()).is_pending());
+            let work = tokio::task::spawn_blocking(|| ());
+            tokio::select! {
+                biased;
+                ended = forwards.next() => panic!("container work waited for a forward: {ended:?}"),
+                done = work => done.unwrap(),
+            }
+            assert!(futures::poll!(forwards.next()).is_pending(), "none of them was refused");
+        });
     }
 }

@@ -174,23 +174,29 @@ impl Server {
     }
 
     async fn upgraded(&self, upgraded: Upgraded, request: Request, upgrade: Upgrade) {
-        let backend = self.0.backend.clone();
-        let socket = TokioIo::new(upgraded);
-        match upgrade {
-            Upgrade::Spdy(version) => spdy_session(&*backend, &request, version, socket).await,
-            Upgrade::Channels { version, base64 } => {
-                websocket_session(&*backend, &request, version, base64, socket).await;
-            }
-            Upgrade::Tunnel => {
-                let (near, far) = tokio::io::duplex(64 << 10);
-                let socket = websocket::accept(socket).await;
-                let (tunnel, ()) = tokio::join!(
-                    websocket::tunnel(socket, near),
-                    spdy_session(&*backend, &request, Version::V1, far)
-                );
-                if let Err(error) = tunnel {
-                    tracing::debug!(%error, "port-forward tunnel");
-                }
+        session(&*self.0.backend, &request, upgrade, TokioIo::new(upgraded)).await;
+    }
+}
+
+/// Serves one upgraded connection until its end.
+async fn session<S>(backend: &dyn StreamBackend, request: &Request, upgrade: Upgrade, socket: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match upgrade {
+        Upgrade::Spdy(version) => spdy_session(backend, request, version, socket).await,
+        Upgrade::Channels { version, base64 } => {
+            websocket_session(backend, request, version, base64, socket).await;
+        }
+        Upgrade::Tunnel => {
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let socket = websocket::accept(socket).await;
+            let (tunnel, ()) = tokio::join!(
+                websocket::tunnel(socket, near),
+                spdy_session(backend, request, Version::V1, far)
+            );
+            if let Err(error) = tunnel {
+                tracing::debug!(%error, "port-forward tunnel");
             }
         }
     }

@@ -47,13 +47,21 @@ impl NewStream {
 /// # Errors
 /// When the connection breaks or the peer breaks the protocol.
 pub async fn read(
-    mut socket: impl AsyncRead + Unpin,
+    socket: impl AsyncRead + Unpin,
     out: mpsc::Sender<Out>,
     streams: mpsc::Sender<NewStream>,
 ) -> io::Result<()> {
+    read_into(socket, out, streams, &mut HashMap::new()).await
+}
+
+async fn read_into(
+    mut socket: impl AsyncRead + Unpin,
+    out: mpsc::Sender<Out>,
+    streams: mpsc::Sender<NewStream>,
+    feeds: &mut HashMap<u32, Feed>,
+) -> io::Result<()> {
     let mut decoder = Decoder::default();
     let mut buffer = BytesMut::with_capacity(16 << 10);
-    let mut feeds: HashMap<u32, Feed> = HashMap::new();
     let (open, mut last) = (Arc::new(()), 0);
     loop {
         while let Some(frame) =
@@ -147,5 +155,55 @@ fn encode(encoder: &mut Encoder, bytes: &mut BytesMut, item: Out) {
         Out::Reply { id } => encoder.reply(bytes, id),
         Out::Reset { id, status } => Encoder::reset(bytes, id, status),
         Out::Pong { id } => Encoder::ping(bytes, id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Streams with the given ids, and what the server does with each.
+    async fn opened(
+        ids: impl Iterator<Item = u32>,
+        mut each: impl FnMut(NewStream),
+    ) -> (HashMap<u32, Feed>, Vec<Out>) {
+        let (mut encoder, mut bytes) = (Encoder::default(), BytesMut::new());
+        for id in ids {
+            encoder.syn_stream(&mut bytes, id, &[("streamtype", "data")]);
+        }
+        let (out, mut outgoing) = mpsc::channel(pipe::OUTGOING);
+        let (streams, mut new) = mpsc::channel(8);
+        let mut feeds = HashMap::new();
+        let told = async {
+            let mut told = Vec::new();
+            while let Some(item) = outgoing.recv().await {
+                told.push(item);
+            }
+            told
+        };
+        let taken = async {
+            while let Some(stream) = new.recv().await {
+                each(stream);
+            }
+            // Those that were kept still hold the way out.
+            drop(each);
+        };
+        let (read, (), told) = tokio::join!(read_into(&bytes[..], out, streams, &mut feeds), taken, told);
+        read.unwrap();
+        (feeds, told)
+    }
+
+    #[tokio::test]
+    async fn streams_that_nobody_reads_are_forgotten() {
+        let (feeds, _) = opened((0..100_000).map(|n| 2 * n + 1), drop).await;
+        assert!(feeds.len() <= MAX_STREAMS, "{} streams are remembered", feeds.len());
+    }
+
+    #[tokio::test]
+    async fn streams_beyond_the_most_are_refused() {
+        let mut kept = Vec::new();
+        let (feeds, told) = opened((0..600).map(|n| 2 * n + 1), |stream| kept.push(stream.open)).await;
+        let refused = |item: &&Out| matches!(item, Out::Reset { status: REFUSED_STREAM, .. });
+        assert!(feeds.len() <= MAX_STREAMS && told.iter().filter(refused).count() >= 600 - MAX_STREAMS);
     }
 }
