@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, broadcast, watch};
 
 use crate::logs::{LogFile, Stream};
-use crate::transfer::Transfer;
+use crate::transfer::{Log, Transfer};
 
 /// Chunks an attached client may lag behind before it loses some.
 const ATTACH_BACKLOG: usize = 64;
@@ -22,7 +22,7 @@ pub const CHUNK: usize = 16 << 10;
 #[derive(Debug)]
 pub struct ContainerIo {
     container: String,
-    pub log: Option<LogFile>,
+    pub log: Option<Arc<dyn Log>>,
     transfer: Arc<Transfer>,
     output: broadcast::Sender<(Stream, Bytes)>,
     /// The write end of stdin; gone once it is closed.
@@ -136,7 +136,7 @@ impl ContainerIo {
     pub fn start(
         container: &str,
         ours: Ours,
-        log: Option<LogFile>,
+        log: Option<Arc<impl Log + 'static>>,
         transfer: Arc<Transfer>,
     ) -> io::Result<Arc<Self>> {
         let outputs = ours.outputs.into_iter().map(watch).collect::<io::Result<Vec<_>>>()?;
@@ -144,7 +144,7 @@ impl ContainerIo {
         let stdin = ours.stdin.map(watch).transpose()?;
         let io = Arc::new(Self {
             container: container.to_owned(),
-            log,
+            log: log.map(|log| -> Arc<dyn Log> { log }),
             transfer,
             output: broadcast::channel(ATTACH_BACKLOG).0,
             stdin: Mutex::new(stdin.or_else(|| terminal.clone())),
@@ -198,7 +198,7 @@ impl ContainerIo {
         loop {
             let mut ready = output.readable().await?;
             let moved = ready
-                .try_io(|inner| self.transfer.step(inner.get_ref(), &self.container, stream, log, deliver));
+                .try_io(|inner| self.transfer.step(inner.get_ref(), &self.container, stream, &**log, deliver));
             if let Ok(result) = moved {
                 return result;
             }
@@ -210,6 +210,83 @@ impl ContainerIo {
 ///
 /// # Errors
 /// As open(2).
-pub fn open_log(path: &str) -> io::Result<Option<LogFile>> {
-    if path.is_empty() { Ok(None) } else { LogFile::open(Path::new(path)).map(Some) }
+pub fn open_log(path: &str) -> io::Result<Option<Arc<LogFile>>> {
+    if path.is_empty() { Ok(None) } else { LogFile::open(Path::new(path)).map(|log| Some(Arc::new(log))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use crate::logs::Position;
+
+    use super::*;
+
+    /// A log whose disk takes nothing until the word is given (or all is lost).
+    #[derive(Debug, Default)]
+    struct Stuck {
+        word: Option<std::sync::Mutex<std::sync::mpsc::Receiver<()>>>,
+        written: AtomicBool,
+    }
+
+    impl Log for Stuck {
+        fn position(&self) -> Position {
+            Position::default()
+        }
+
+        fn append(&self, _: &[u8], _: Stream) {
+            if let Some(word) = &self.word {
+                let _ = word.lock().unwrap().recv_timeout(Duration::from_secs(5));
+            }
+            self.written.store(true, Ordering::SeqCst);
+        }
+
+        fn reopen(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn container(id: &str, log: Arc<Stuck>, transfer: &Arc<Transfer>) -> (Arc<ContainerIo>, Pipes) {
+        let mut pipes = Pipes::new(false, 0, 0).unwrap();
+        let ours = Ours { outputs: std::mem::take(&mut pipes.ours.outputs), stdin: None };
+        (ContainerIo::start(id, ours, Some(log), Arc::clone(transfer)).unwrap(), pipes)
+    }
+
+    /// On one thread, as the runtime's.
+    #[tokio::test]
+    async fn a_log_that_takes_nothing_holds_up_neither_others_nor_calls() {
+        let folder = tempfile::tempdir().unwrap();
+        let transfer = Arc::new(Transfer::new(Vec::new(), &folder.path().join("note")).unwrap());
+        let (give, word) = std::sync::mpsc::channel();
+        let stuck = Arc::new(Stuck { word: Some(std::sync::Mutex::new(word)), ..Stuck::default() });
+        let (stuck_io, stuck_pipes) = container("stuck", Arc::clone(&stuck), &transfer);
+        let mut told = stuck_io.subscribe();
+        nix::unistd::write(&stuck_pipes.stdout, b"x").unwrap();
+        // A few may share the stuck one's way, but never all.
+        let mut others = Vec::new();
+        for number in 0..16 {
+            let log = Arc::new(Stuck::default());
+            let (io, pipes) = container(&format!("other{number}"), Arc::clone(&log), &transfer);
+            let told = io.subscribe();
+            nix::unistd::write(&pipes.stdout, b"y").unwrap();
+            others.push((io, pipes, told));
+        }
+        let first = futures::future::select_all(others.iter_mut().map(|(_, _, told)| Box::pin(told.recv())));
+        let (heard, _, _) = first.await;
+        assert_eq!(heard.unwrap(), (Stream::Stdout, Bytes::from_static(b"y")));
+        assert!(!stuck.written.load(Ordering::SeqCst), "others had to wait for a log that takes nothing");
+        // What the stuck one has not moved stays in its container's pipe, and comes when the disk does.
+        nix::unistd::write(&stuck_pipes.stdout, b"z").unwrap();
+        drop(give);
+        let mut all = Vec::new();
+        while all.len() < 2 {
+            all.extend_from_slice(&told.recv().await.unwrap().1);
+        }
+        assert_eq!(all, b"xz");
+        for (_, pipes, mut told) in others {
+            nix::unistd::write(&pipes.stdout, b"!").unwrap();
+            while told.recv().await.unwrap().1 != "!" {}
+        }
+    }
 }

@@ -23,6 +23,33 @@ pub const NAME: &str = "log-in-flight";
 /// The note is overwritten in place; longer ones do not occur (an id has 64 characters).
 const NOTE: usize = 256;
 
+/// Where chunks go.
+pub trait Log: std::fmt::Debug + Send + Sync {
+    /// The file and where it ends.
+    fn position(&self) -> Position;
+    /// Appends a chunk; what cannot be written is lost, and told.
+    fn append(&self, chunk: &[u8], stream: Stream);
+    /// Opens the path anew, after a rotation.
+    ///
+    /// # Errors
+    /// As open(2).
+    fn reopen(&self) -> io::Result<()>;
+}
+
+impl Log for LogFile {
+    fn position(&self) -> Position {
+        self.position()
+    }
+
+    fn append(&self, chunk: &[u8], stream: Stream) {
+        self.append(chunk, stream);
+    }
+
+    fn reopen(&self) -> io::Result<()> {
+        self.reopen()
+    }
+}
+
 /// The way from pipes to logs.
 #[derive(Debug)]
 pub struct Transfer(Mutex<Inner>);
@@ -132,7 +159,7 @@ impl Transfer {
         from: &OwnedFd,
         container: &str,
         stream: Stream,
-        log: &LogFile,
+        log: &dyn Log,
         deliver: impl FnOnce(&[u8]),
     ) -> io::Result<usize> {
         let mut inner = self.lock();

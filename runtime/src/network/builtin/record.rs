@@ -100,3 +100,27 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::File::create(&temporary)?.write_all(bytes)?;
     std::fs::rename(&temporary, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_the_last_pod_the_folder_is_as_before_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || {
+            let entries = std::fs::read_dir(folder.path()).unwrap().flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+            names.sort();
+            names
+        };
+        let records = Records::open(folder.path()).unwrap();
+        let before = files();
+        let address = "10.244.7.2".parse().unwrap();
+        records.put("a", &Record { addresses: vec![address], ports: vec![] }).unwrap();
+        records.set_last(&[address]).unwrap();
+        records.remove("a").unwrap();
+        assert_eq!(files(), before);
+        assert_eq!(Records::open(folder.path()).unwrap().last(), [address]);
+    }
+}

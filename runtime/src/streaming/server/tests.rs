@@ -236,7 +236,8 @@ fn in_own_process(name: &str) -> bool {
     }
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     let output = command.args(["--exact", "--nocapture", name]).env(INSIDE, "1").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     false
 }
