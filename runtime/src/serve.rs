@@ -62,7 +62,7 @@ pub async fn run() -> anyhow::Result<()> {
     let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer, base);
     runtime.restore().await;
 
-    let streams = streams(Arc::new(Backend(Arc::clone(&runtime)))).await?;
+    let streams = streams(Arc::new(Backend::new(Arc::clone(&runtime)))).await?;
     tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?));
     tokio::spawn(image::serve_import(listen(paths::IMPORT_SOCKET)?, store.clone()));
     let service =
