@@ -30,6 +30,8 @@ use super::{Request, StreamBackend, portforward, spdy, websocket};
 const CONNECTIONS: usize = 1024;
 /// How long a client may take to send its request's head.
 const HEAD: Duration = Duration::from_secs(30);
+/// How long to wait before the listener is asked again after it has failed.
+const AGAIN: Duration = Duration::from_millis(100);
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const ACCEPTED_PROTOCOLS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 
@@ -96,14 +98,20 @@ impl Server {
         self.register("portforward", Request::PortForward(request))
     }
 
-    /// Serves a unix socket. Ends only when the listener fails.
+    /// Serves a unix socket for good.
     ///
     /// # Errors
-    /// As accept(2).
+    /// None yet; what a listener tells is waited out.
     pub async fn serve_unix(self, listener: UnixListener) -> io::Result<()> {
         loop {
             let slot = self.0.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-            let (stream, _) = listener.accept().await?;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    not_accepted(&error).await;
+                    continue;
+                }
+            };
             let server = self.clone();
             tokio::spawn(async move {
                 server.connection(stream, slot).await;
@@ -111,14 +119,20 @@ impl Server {
         }
     }
 
-    /// Serves a loopback TCP socket, for CRI clients that dial the URLs themselves. Ends only when the listener fails.
+    /// Serves a loopback TCP socket for good, for CRI clients that dial the URLs themselves.
     ///
     /// # Errors
-    /// As accept(2).
+    /// None yet; what a listener tells is waited out.
     pub async fn serve_tcp(self, listener: TcpListener) -> io::Result<()> {
         loop {
             let slot = self.0.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-            let (stream, _) = listener.accept().await?;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    not_accepted(&error).await;
+                    continue;
+                }
+            };
             let _ = stream.set_nodelay(true);
             let server = self.clone();
             tokio::spawn(async move {
@@ -199,6 +213,14 @@ where
                 tracing::debug!(%error, "port-forward tunnel");
             }
         }
+    }
+}
+
+/// A client that has gone again, or that no descriptor is left for now, must not end the listener.
+async fn not_accepted(error: &io::Error) {
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        tracing::warn!(%error, "accept a streaming client; trying on");
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
