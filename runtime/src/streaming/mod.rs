@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 mod connection;
+mod idle;
 mod pipe;
 mod portforward;
 mod remote;

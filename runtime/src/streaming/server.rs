@@ -17,10 +17,12 @@ use machine::cri;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tonic::Status;
 
-use super::connection::linger;
+use super::connection::{keep_alive, linger};
+use super::idle;
 use super::pipe::{self, OUTGOING, Out};
 use super::remote::{self, Remote, Version, Wanted};
 use super::token::Tokens;
@@ -134,6 +136,9 @@ impl Server {
                 }
             };
             let _ = stream.set_nodelay(true);
+            if let Err(error) = keep_alive(&stream) {
+                tracing::debug!(%error, "watch whether a streaming client is there");
+            }
             let server = self.clone();
             tokio::spawn(async move {
                 server.connection(stream, slot).await;
@@ -197,21 +202,30 @@ async fn session<S>(backend: &dyn StreamBackend, request: &Request, upgrade: Upg
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    match upgrade {
-        Upgrade::Spdy(version) => spdy_session(backend, request, version, socket).await,
-        Upgrade::Channels { version, base64 } => {
-            websocket_session(backend, request, version, base64, socket).await;
-        }
-        Upgrade::Tunnel => {
-            let (near, far) = tokio::io::duplex(64 << 10);
-            let socket = websocket::accept(socket).await;
-            let (tunnel, ()) = tokio::join!(
-                websocket::tunnel(socket, near),
-                spdy_session(backend, request, Version::V1, far)
-            );
-            if let Err(error) = tunnel {
-                tracing::debug!(%error, "port-forward tunnel");
+    let (socket, silence) = idle::watched(socket);
+    let serving = async {
+        match upgrade {
+            Upgrade::Spdy(version) => spdy_session(backend, request, version, socket).await,
+            Upgrade::Channels { version, base64 } => {
+                websocket_session(backend, request, version, base64, socket).await;
             }
+            Upgrade::Tunnel => {
+                let (near, far) = tokio::io::duplex(64 << 10);
+                let socket = websocket::accept(socket).await;
+                let (tunnel, ()) = tokio::join!(
+                    websocket::tunnel(socket, near),
+                    spdy_session(backend, request, Version::V1, far)
+                );
+                if let Err(error) = tunnel {
+                    tracing::debug!(%error, "port-forward tunnel");
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = silence.lasts() => {
+            tracing::info!(kind = kind_of(request), "a streaming client was silent for too long; its streams end");
         }
     }
 }
@@ -354,7 +368,8 @@ where
 {
     let (mut read, write) = tokio::io::split(socket);
     let (out, outgoing) = mpsc::channel(OUTGOING);
-    let writing = tokio::spawn(spdy::write(write, outgoing));
+    let mut writing = JoinSet::new();
+    writing.spawn(spdy::write(write, outgoing));
     let (opened, mut streams) = mpsc::channel(8);
     {
         let serve = async {
@@ -390,7 +405,8 @@ async fn websocket_session<S>(
 {
     let (sink, mut messages) = websocket::accept(socket).await.split();
     let (out, outgoing) = mpsc::channel(OUTGOING);
-    let mut writing = tokio::spawn(websocket::write(sink, outgoing, base64));
+    let mut writing = JoinSet::new();
+    writing.spawn(websocket::write(sink, outgoing, base64));
     let mut feeds = Vec::new();
     {
         let (serve, feeds): (futures::future::BoxFuture<'_, ()>, _) = match (request, Wanted::of(request)) {
@@ -460,8 +476,8 @@ async fn websocket_session<S>(
         }
     }
     // The client answers our close; what else it still sends is nobody's.
-    let _ = tokio::time::timeout(Duration::from_secs(60), &mut writing).await;
-    writing.abort();
+    let _ = tokio::time::timeout(Duration::from_secs(60), writing.join_next()).await;
+    writing.abort_all();
     let drain = async { while let Some(Ok(_)) = messages.next().await {} };
     let _ = tokio::time::timeout(Duration::from_secs(5), drain).await;
 }
