@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, broadcast, watch};
 
 use crate::logs::{LogFile, Stream};
-use crate::transfer::{Log, Transfer};
+use crate::transfer::{Log, Rest, Transfer};
 
 /// Chunks an attached client may lag behind before it loses some.
 const ATTACH_BACKLOG: usize = 64;
@@ -22,7 +22,7 @@ pub const CHUNK: usize = 16 << 10;
 #[derive(Debug)]
 pub struct ContainerIo {
     container: String,
-    pub log: Option<Arc<dyn Log>>,
+    log: Option<Arc<dyn Log>>,
     transfer: Arc<Transfer>,
     output: broadcast::Sender<(Stream, Bytes)>,
     /// The write end of stdin; gone once it is closed.
@@ -171,7 +171,7 @@ impl ContainerIo {
     async fn pump(self: Arc<Self>, output: Arc<AsyncFd<OwnedFd>>, stream: Stream) {
         loop {
             match self.step(&output, stream).await {
-                Ok(0) => break,
+                Ok(Rest::Ended) => break,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, ?stream, "read a container's output");
@@ -182,26 +182,38 @@ impl ContainerIo {
         self.open.send_modify(|open| *open -= 1);
     }
 
-    /// One chunk on its way: to the log and to whoever is attached.
-    async fn step(&self, output: &AsyncFd<OwnedFd>, stream: Stream) -> io::Result<usize> {
-        let deliver = |bytes: &[u8]| {
-            if self.output.receiver_count() > 0 {
-                let _ = self.output.send((stream, Bytes::copy_from_slice(bytes)));
+    /// Some of it on its way: to the log and to whoever is attached.
+    async fn step(&self, output: &Arc<AsyncFd<OwnedFd>>, stream: Stream) -> io::Result<Rest> {
+        let attached = self.output.clone();
+        let deliver = move |bytes: &[u8]| {
+            if attached.receiver_count() > 0 {
+                let _ = attached.send((stream, Bytes::copy_from_slice(bytes)));
             }
         };
         let Some(log) = &self.log else {
             let mut buffer = vec![0; CHUNK];
             let size = read(output, &mut buffer).await?;
             deliver(&buffer[..size]);
-            return Ok(size);
+            return Ok(if size == 0 { Rest::Ended } else { Rest::More });
         };
-        loop {
-            let mut ready = output.readable().await?;
-            let moved = ready
-                .try_io(|inner| self.transfer.step(inner.get_ref(), &self.container, stream, &**log, deliver));
-            if let Ok(result) = moved {
-                return result;
-            }
+        let mut ready = output.readable().await?;
+        let (from, log) = (Arc::clone(output), Arc::clone(log));
+        let rest = self.transfer.step(from, &self.container, stream, log, deliver).await?;
+        if rest == Rest::Empty {
+            // Only of what was there when the step began: what came since is not forgotten.
+            ready.clear_ready();
+        }
+        Ok(rest)
+    }
+
+    /// Opens the log anew, after a rotation.
+    ///
+    /// # Errors
+    /// As open(2); the old file stays in use.
+    pub async fn reopen_log(&self) -> io::Result<()> {
+        match &self.log {
+            Some(log) => self.transfer.reopen(&self.container, Arc::clone(log)).await,
+            None => Ok(()),
         }
     }
 }
