@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 mod ipam;
 mod link;
+mod nfnetlink;
 mod nft;
 mod record;
 mod ruleset;
@@ -108,6 +109,7 @@ impl Builtin {
         }
         let mtu = link::default_mtu(&self.handle).await?;
         let bridge = link::bridge(&self.handle, pod_cidrs, mtu).await?;
+        self.pin_all(bridge, &state.pods).await?;
         set_sysctls()?;
         nft::apply(&ruleset::table(pod_cidrs, &cluster, &state.pods)).await?;
         self.records
@@ -170,6 +172,7 @@ impl Builtin {
         let result = async {
             let addresses: Vec<_> = record.addresses.iter().copied().zip(gateways).collect();
             link::attach(&self.speaker, &self.handle, &host, &pod.netns, bridge, mtu, &addresses).await?;
+            self.allow(&record).await?;
             nft::apply(&ruleset::elements("add", &record)).await
         };
         if let Err(error) = result.await {
@@ -256,17 +259,53 @@ impl Builtin {
         let mut state = self.state.lock().await;
         let Some(record) = state.pods.get(sandbox_id) else { return Ok(()) };
         let commands = ruleset::elements("delete", record);
-        if in_table && !commands.is_empty() && nft::apply(&commands).await.is_err() {
+        let sources = ruleset::sources(record);
+        let forbidden =
+            link::blocking("take a pod's addresses out of the table", move || nfnetlink::forbid(&sources));
+        let forbidden = forbidden.await;
+        let ports = if in_table { nft::apply(&commands).await } else { Ok(()) };
+        if forbidden.and(ports).is_err() {
             // Elements of a half-done setup, or a table somebody flushed: write the whole table without this pod.
             let mut rest = state.pods.clone();
             rest.remove(sandbox_id);
             nft::apply(&ruleset::table(&state.node, &state.cluster, &rest)).await?;
+        }
+        if let Some(bridge) = link::index(&self.handle, BRIDGE).await? {
+            link::unpin(&self.handle, bridge, &record.addresses).await?;
         }
         link::detach(&self.handle, &host_name(sandbox_id)?).await?;
         self.records
             .remove(sandbox_id)
             .map_err(|error| Error::Io(format!("forget the addresses of {sandbox_id}"), error))?;
         state.pods.remove(sandbox_id);
+        Ok(())
+    }
+}
+
+impl Builtin {
+    /// Lets in what the pod sends from its own addresses.
+    async fn allow(&self, record: &Record) -> Result<(), Error> {
+        let sources = ruleset::sources(record);
+        let allowed =
+            link::blocking("put a pod's addresses into the table", move || nfnetlink::allow(&sources));
+        match allowed.await {
+            // A table somebody deleted: write it anew, with this pod.
+            Err(Error::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+                let state = self.state.lock().await;
+                nft::apply(&ruleset::table(&state.node, &state.cluster, &state.pods)).await
+            }
+            result => result,
+        }
+    }
+
+    /// Pods that a former life connected: one that did not pin them, too.
+    async fn pin_all(&self, bridge: u32, pods: &BTreeMap<String, Record>) -> Result<(), Error> {
+        for (id, record) in pods {
+            let host = host_name(id)?;
+            if let Some(port) = link::index(&self.handle, &host).await? {
+                link::pin(&self.handle, (&host, port), bridge, &record.addresses).await?;
+            }
+        }
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::record::Record;
-use super::{BRIDGE, PortMapping};
+use super::{BRIDGE, PortMapping, ipam};
 
 /// The whole table, which replaces an older one in a single transaction. `node` are the ranges of this node's pods, `cluster` those of
 /// all pods: traffic between pods keeps its addresses, traffic from pods to elsewhere gets the node's.
@@ -27,7 +27,8 @@ pub fn table(node: &[IpNet], cluster: &[IpNet], records: &BTreeMap<String, Recor
              set cluster{family} {{ type {kind}; flags interval; auto-merge{} }}\n  \
              map ports{family} {{ type inet_proto . inet_service : {kind} . inet_service; }}\n  \
              map ip_ports{family} {{ type {kind} . inet_proto . inet_service : {kind} . inet_service; }}\n  \
-             set own{family} {{ type {kind} . {kind}; }}\n",
+             set own{family} {{ type {kind} . {kind}; }}\n  \
+             set sources{family} {{ type {kind} . ether_addr; }}\n",
             of_family(node),
             of_family(cluster),
         );
@@ -41,9 +42,12 @@ pub fn table(node: &[IpNet], cluster: &[IpNet], records: &BTreeMap<String, Recor
     dnat ip6 to meta l4proto . th dport map @ports6
   }}
   # With route_localnet, which host ports on 127.0.0.1 need, pods could otherwise reach what listens on the node's loopback.
+  # A pod speaks for itself only; the bridge has seen to it that its hardware address is its own.
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
     iifname \"{BRIDGE}\" ip daddr 127.0.0.0/8 drop
+    iifname \"{BRIDGE}\" ip saddr . ether saddr != @sources4 drop
+    iifname \"{BRIDGE}\" ip6 saddr != {{ ::, fe80::/10 }} ip6 saddr . ether saddr != @sources6 drop
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -66,9 +70,19 @@ pub fn table(node: &[IpNet], cluster: &[IpNet], records: &BTreeMap<String, Recor
 "
     );
     for record in records.values() {
+        for (address, hardware) in sources(record) {
+            let (family, hardware) = (family(address), hardware.map(|byte| format!("{byte:02x}")).join(":"));
+            let _ = writeln!(text, "add element inet pintle sources{family} {{ {address} . {hardware} }}");
+        }
         text.push_str(&elements("add", record));
     }
     text
+}
+
+/// From where a pod may send: its addresses, each with the hardware address of its link.
+pub fn sources(record: &Record) -> Vec<(IpAddr, [u8; 6])> {
+    let hardware = record.addresses.first().map(|first| ipam::hardware_address(*first));
+    record.addresses.iter().copied().zip(hardware.into_iter().cycle()).collect()
 }
 
 /// The commands that add or delete (`verb`) one pod's elements; empty for a pod without host ports.
@@ -187,5 +201,11 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("ports4 { tcp . 80 : 10.244.1.7 . 8080 }"), "{text}");
+        // One link, one hardware address.
+        for source in
+            ["sources4 { 10.244.1.7 . 0a:58:0a:f4:01:07 }", "sources6 { fd00:1::7 . 0a:58:0a:f4:01:07 }"]
+        {
+            assert!(text.contains(source), "{text}");
+        }
     }
 }
