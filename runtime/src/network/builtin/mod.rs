@@ -173,7 +173,9 @@ impl Builtin {
             let addresses: Vec<_> = record.addresses.iter().copied().zip(gateways).collect();
             link::attach(&self.speaker, &self.handle, &host, &pod.netns, bridge, mtu, &addresses).await?;
             self.allow(&record).await?;
-            nft::apply(&ruleset::elements("add", &record)).await
+            nft::apply(&ruleset::elements("add", &record)).await?;
+            forget_udp(&record).await;
+            Ok(())
         };
         if let Err(error) = result.await {
             if let Err(second) = self.release(&pod.sandbox_id, false).await {
@@ -270,6 +272,7 @@ impl Builtin {
             rest.remove(sandbox_id);
             nft::apply(&ruleset::table(&state.node, &state.cluster, &rest)).await?;
         }
+        forget_udp(record).await;
         if let Some(bridge) = link::index(&self.handle, BRIDGE).await? {
             link::unpin(&self.handle, bridge, &record.addresses).await?;
         }
@@ -307,6 +310,30 @@ impl Builtin {
             }
         }
         Ok(())
+    }
+}
+
+/// A UDP client that never stops keeps conntrack's entry of its first datagram, and with it where that led: to whoever had
+/// the host port then, or to nobody. Entries for the pod's host ports go, when they are mapped and when they are not any more.
+async fn forget_udp(record: &Record) {
+    let wrong = ruleset::udp_destinations(record);
+    if wrong.is_empty() {
+        return;
+    }
+    let forget = move || {
+        let of_node: BTreeSet<IpAddr> =
+            nix::ifaddrs::getifaddrs()?.filter_map(|link| ruleset::address(&link.address?)).collect();
+        for (ipv4, port, host_ip) in wrong {
+            let is_wrong = |to: IpAddr| match host_ip {
+                Some(ip) => to == ip,
+                None => to.is_loopback() || of_node.contains(&to),
+            };
+            nfnetlink::forget_udp(ipv4, port, is_wrong)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = link::blocking("make conntrack forget UDP to a pod's host ports", forget).await {
+        tracing::warn!(%error, "UDP clients that never stop may not reach the pod that has the host port now");
     }
 }
 

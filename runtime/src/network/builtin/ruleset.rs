@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::record::Record;
 use super::{BRIDGE, PortMapping, ipam};
+use crate::network::Protocol;
 
 /// The whole table, which replaces an older one in a single transaction. `node` are the ranges of this node's pods, `cluster` those of
 /// all pods: traffic between pods keeps its addresses, traffic from pods to elsewhere gets the node's.
@@ -106,6 +107,22 @@ pub fn elements(verb: &str, record: &Record) -> String {
     text
 }
 
+/// What leads to a pod's UDP host ports, once for each family it has: whether IPv4, the port, and the one address of the
+/// node that has it, if not all have.
+pub fn udp_destinations(record: &Record) -> Vec<(bool, u16, Option<IpAddr>)> {
+    let udp = record.ports.iter().filter(|port| port.protocol == Protocol::Udp);
+    let of_pod = udp.flat_map(|port| record.addresses.iter().map(move |address| (port, address.is_ipv4())));
+    let all =
+        of_pod.map(|(port, ipv4)| (ipv4, port.host_port, port.host_ip.filter(|ip| !ip.is_unspecified())));
+    all.filter(|(ipv4, _, host_ip)| host_ip.is_none_or(|ip| ip.is_ipv4() == *ipv4)).collect()
+}
+
+/// The IP address in a socket's address.
+pub fn address(of: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = of.as_sockaddr_in().map(|of| of.ip().into());
+    v4.or_else(|| of.as_sockaddr_in6().map(|of| of.ip().into()))
+}
+
 fn element(port: &PortMapping, pod: IpAddr) -> Option<String> {
     let family = family(pod);
     let PortMapping { protocol, host_port, container_port, host_ip } = port;
@@ -144,7 +161,6 @@ pub fn conflict<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Protocol;
 
     fn port(protocol: Protocol, host_port: u16, host_ip: Option<&str>) -> PortMapping {
         PortMapping {
@@ -179,6 +195,21 @@ mod tests {
             "delete element inet pintle ip_ports4 { 192.0.2.1 . sctp . 53 : 10.244.1.7 . 8080 }\n"
         ));
         assert!(!text.contains("ports6"), "{text}");
+    }
+
+    #[test]
+    fn only_udp_is_forgotten_and_only_where_the_port_was_mapped() {
+        let ports = vec![
+            port(Protocol::Tcp, 80, None),
+            port(Protocol::Udp, 53, None),
+            port(Protocol::Udp, 54, Some("192.0.2.1")),
+            port(Protocol::Udp, 55, Some("::")),
+        ];
+        let found = udp_destinations(&record(ports));
+        let one = Some("192.0.2.1".parse().unwrap());
+        let wanted =
+            [(true, 53, None), (false, 53, None), (true, 54, one), (true, 55, None), (false, 55, None)];
+        assert_eq!(found, wanted);
     }
 
     #[test]

@@ -289,9 +289,8 @@ fn connecting_pods_leaks_no_descriptor() {
 /// A program in the namespace that must succeed.
 fn run_in(netns: &Path, command: &str) {
     let command = command.to_owned();
-    let output = sys::netns::run_in(netns, move || {
-        std::process::Command::new("sh").args(["-c", &command]).output()
-    });
+    let output =
+        sys::netns::run_in(netns, move || std::process::Command::new("sh").args(["-c", &command]).output());
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -364,7 +363,8 @@ fn no_pod_gets_anothers_traffic() {
     victim_keeps_its_traffic(&node, ("aaaaaaaaaaaa6", &victim), ("bbbbbbbbbbbb6", &attacker));
     node.delete("aaaaaaaaaaaa6");
     node.delete("bbbbbbbbbbbb6");
-    let left = said("ip neigh show dev pods0 nud permanent; bridge fdb show br pods0 | grep 0a:58:0a:f4:07:02");
+    let left =
+        said("ip neigh show dev pods0 nud permanent; bridge fdb show br pods0 | grep 0a:58:0a:f4:07:02");
     assert_eq!(left, "", "what the pods had is forgotten");
     assert!(!Node::ruleset().contains("10.244.7.2"), "{}", Node::ruleset());
 }
@@ -424,7 +424,8 @@ fn a_udp_client_that_never_stops_reaches_the_pod_that_came() {
     let send = |text: &[u8]| {
         // Nobody there is told to whoever sends next.
         let _ = client.send_to(text, "127.0.0.1:5353").or_else(|_| client.send_to(text, "127.0.0.1:5353"));
-        let _ = gateway.send_to(text, "10.244.7.1:5353").or_else(|_| gateway.send_to(text, "10.244.7.1:5353"));
+        let _ =
+            gateway.send_to(text, "10.244.7.1:5353").or_else(|_| gateway.send_to(text, "10.244.7.1:5353"));
     };
     send(b"too soon");
     for id in ["aaaaaaaaaaaa9", "bbbbbbbbbbbb9"] {
