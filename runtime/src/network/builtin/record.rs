@@ -34,7 +34,12 @@ impl Records {
                 _ => {}
             }
         }
-        Ok(Self { folder: folder.to_owned() })
+        let records = Self { folder: folder.to_owned() };
+        // There from the beginning, so that pods leave nothing that was not there before them.
+        if !records.last_path().exists() {
+            records.set_last(&[])?;
+        }
+        Ok(records)
     }
 
     /// All records, by sandbox id. Half-written files of a killed process are removed.
@@ -70,11 +75,15 @@ impl Records {
 
     /// The addresses given out last, one per range.
     pub fn last(&self) -> Vec<IpAddr> {
-        read_or_default(&self.folder.join("last.json"))
+        read_or_default(&self.last_path())
     }
 
     pub fn set_last(&self, last: &[IpAddr]) -> io::Result<()> {
-        write_atomically(&self.folder.join("last.json"), &serde_json::to_vec(last)?)
+        write_atomically(&self.last_path(), &serde_json::to_vec(last)?)
+    }
+
+    fn last_path(&self) -> PathBuf {
+        self.folder.join("last.json")
     }
 
     /// The node's ranges, as they were told last.
