@@ -182,7 +182,8 @@ impl Transfer {
     /// # Errors
     /// The first of them, as read(2).
     pub fn forget(&self) -> io::Result<()> {
-        self.0.iter().fold(Ok(()), |result, writer| result.and(writer.lock().drain()))
+        let all: Vec<_> = self.0.iter().map(|writer| writer.lock().drain()).collect();
+        all.into_iter().collect()
     }
 
     /// Moves what is in `from`, as much as a pipe holds, into the log and shows it to `deliver`.
