@@ -1,12 +1,14 @@
 use std::sync::Mutex;
 
+use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
-use crate::streaming::{Duplex, StreamError, Streams};
+use crate::streaming::remote::Version;
+use crate::streaming::{Duplex, StreamError, Streams, spdy};
 
 /// Echoes standard input to standard output, says something on standard error, and exits with the code that the command names.
 #[derive(Default)]
@@ -152,20 +154,6 @@ async fn port_forward_over_legacy_websocket() {
         }
     }
     assert_eq!(&got, b"\x90\x1fping");
-}
-
-#[tokio::test]
-async fn unknown_protocols_are_refused_with_the_known_ones() {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONNECTION, "keep-alive, Upgrade".parse().unwrap());
-    headers.insert(UPGRADE, "SPDY/3.1".parse().unwrap());
-    headers.insert(STREAM_PROTOCOL, "v9.channel.k8s.io".parse().unwrap());
-    let request = Request::Exec(exec("0", false));
-    let response = negotiate(&headers, &request).unwrap_err();
-    assert_eq!(response.status(), StatusCode::FORBIDDEN);
-    assert_eq!(response.headers().get_all(ACCEPTED_PROTOCOLS).iter().count(), 4);
-    headers.insert(STREAM_PROTOCOL, "v9.channel.k8s.io, v3.channel.k8s.io".parse().unwrap());
-    assert_eq!(negotiate(&headers, &request).unwrap().0, Upgrade::Spdy(Version::V3));
 }
 
 /// A command that runs until its client has gone.
