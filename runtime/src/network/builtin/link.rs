@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
@@ -149,15 +150,16 @@ pub async fn pin(
     bridge: u32,
     addresses: &[IpAddr],
 ) -> Result<(), Error> {
-    let failed = |error| Error::netlink(format!("set up the bridge port {host}"), error);
     let neighbours = handle.neighbours();
+    // All of it is on its way before the first answer comes.
+    let mut requests: Vec<BoxFuture<'_, Result<(), rtnetlink::Error>>> = Vec::new();
     if let Some(first) = addresses.first() {
         let hardware = ipam::hardware_address(*first);
         let known = neighbours.add_bridge(port, &hardware).flags(NeighbourFlags::Controller);
-        known.state(NeighbourState::Noarp).replace().execute().await.map_err(failed)?;
+        requests.push(Box::pin(known.state(NeighbourState::Noarp).replace().execute()));
         for address in addresses {
             let known = neighbours.add(bridge, *address).link_layer_address(&hardware);
-            known.state(NeighbourState::Permanent).replace().execute().await.map_err(failed)?;
+            requests.push(Box::pin(known.state(NeighbourState::Permanent).replace().execute()));
         }
     }
     // Isolated: all traffic between pods passes the node's IP layer, where Services' translation of replies happens.
@@ -167,7 +169,9 @@ pub async fn pin(
         .append_info_data(InfoBridgePort::Learning(false))
         .append_info_data(InfoBridgePort::Locked(true))
         .build();
-    handle.link().set_port(settings).execute().await.map_err(failed)
+    requests.push(Box::pin(handle.link().set_port(settings).execute()));
+    let done = futures::future::try_join_all(requests).await;
+    done.map(drop).map_err(|error| Error::netlink(format!("set up the bridge port {host}"), error))
 }
 
 /// Forgets which hardware address these addresses have. The rest of [`pin`] goes with the port.
