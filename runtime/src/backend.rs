@@ -1,16 +1,15 @@
 //! What runs behind the streams: exec and attach on a container's own streams, port-forward into a pod's network namespace.
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nix::sched::{CloneFlags, setns};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::exec::Running;
 use crate::io::{CHUNK, read, watch, write_all};
 use crate::logs::Stream;
+use crate::port_forward::{self, Forwards};
 use crate::runtime::{Runtime, folder, lock};
 use crate::streaming::{Duplex, Input, Output, StreamBackend, StreamError, Streams, TermSize};
 
@@ -18,8 +17,18 @@ use crate::streaming::{Duplex, Input, Output, StreamBackend, StreamError, Stream
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The runtime, seen from the streaming server.
-#[derive(Debug, Clone)]
-pub struct Backend(pub Arc<Runtime>);
+#[derive(Debug)]
+pub struct Backend {
+    runtime: Arc<Runtime>,
+    forwards: Forwards,
+}
+
+impl Backend {
+    /// Of this runtime.
+    pub fn new(runtime: Arc<Runtime>) -> Self {
+        Self { runtime, forwards: Forwards::default() }
+    }
+}
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> StreamError {
     StreamError(format!("{what}: {error}"))
@@ -35,7 +44,7 @@ impl StreamBackend for Backend {
         streams: Streams,
     ) -> Result<i32, StreamError> {
         let running = self
-            .0
+            .runtime
             .exec(container_id, cmd, tty, streams.stdin.is_some())
             .await
             .map_err(|status| StreamError(status.message().to_owned()))?;
@@ -43,8 +52,10 @@ impl StreamBackend for Backend {
     }
 
     async fn attach(&self, container_id: &str, tty: bool, streams: Streams) -> Result<(), StreamError> {
-        let container =
-            self.0.container(container_id).map_err(|status| StreamError(status.message().to_owned()))?;
+        let container = self
+            .runtime
+            .container(container_id)
+            .map_err(|status| StreamError(status.message().to_owned()))?;
         let io = lock(&container.io)
             .clone()
             .ok_or_else(|| StreamError(format!("container {container_id} has no streams")))?;
@@ -58,7 +69,7 @@ impl StreamBackend for Backend {
                 drop(target);
                 if done.is_ok() && once {
                     io.stdin.lock().await.take();
-                    self.0.forget_stdin(&container).await;
+                    self.runtime.forget_stdin(&container).await;
                 }
             }
             std::future::pending::<()>().await;
@@ -108,65 +119,21 @@ impl StreamBackend for Backend {
         port: u16,
         stream: Box<dyn Duplex>,
     ) -> Result<(), StreamError> {
-        let sandbox =
-            self.0.sandbox(sandbox_id).map_err(|status| StreamError(status.message().to_owned()))?.record();
+        let sandbox = self
+            .runtime
+            .sandbox(sandbox_id)
+            .map_err(|status| StreamError(status.message().to_owned()))?
+            .record();
         let host = crate::pod::options(&sandbox.config).network == machine::cri::NamespaceMode::Node as i32;
         let netns = (!host).then(|| folder("ns", &sandbox.id).join("net"));
-        let connection = connect(netns, port).await.map_err(|error| {
+        let _place = self.forwards.place(&sandbox.id).map_err(|full| StreamError(full.to_string()))?;
+        let connection = self.forwards.connect(netns.as_deref(), port).await.map_err(|error| {
             failed(&format!("connect to port {port} of the pod sandbox {sandbox_id}"), &error)
         })?;
-        forward(stream, connection).await.map_err(|error| failed(&format!("forward port {port}"), &error))
+        port_forward::copy(stream, connection)
+            .await
+            .map_err(|error| failed(&format!("forward port {port}"), &error))
     }
-}
-
-/// Copies both ways until both ends have closed. A program that resets its connection has ended it, as many do after their answer: that is no
-/// fault of the forwarding, and must not cost the client its other connections.
-async fn forward(client: Box<dyn Duplex>, pod: tokio::net::TcpStream) -> io::Result<()> {
-    let reset = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
-    };
-    let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_pod, mut to_pod) = pod.into_split();
-    let questions = async {
-        match tokio::io::copy(&mut from_client, &mut to_pod).await {
-            // What the program has said until then still goes to the client.
-            Err(error) if reset(&error) => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => to_pod.shutdown().await.or_else(|error| match error.kind() {
-                io::ErrorKind::NotConnected => Ok(()),
-                _ => Err(error),
-            }),
-        }
-    };
-    let answers = async {
-        tokio::io::copy(&mut from_pod, &mut to_client).await?;
-        to_client.shutdown().await
-    };
-    match tokio::try_join!(questions, answers) {
-        Err(error) if reset(&error) => Ok(()),
-        other => other.map(drop),
-    }
-}
-
-/// A connection to the pod's loopback, IPv4 first. The socket is made inside of the namespace by a thread that ends.
-async fn connect(netns: Option<std::path::PathBuf>, port: u16) -> io::Result<tokio::net::TcpStream> {
-    let made = tokio::task::spawn_blocking(move || {
-        std::thread::spawn(move || {
-            if let Some(path) = netns {
-                setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;
-            }
-            let timeout = std::time::Duration::from_secs(10);
-            let to = |ip: std::net::IpAddr| std::net::TcpStream::connect_timeout(&(ip, port).into(), timeout);
-            to(std::net::Ipv4Addr::LOCALHOST.into())
-                .or_else(|first| to(std::net::Ipv6Addr::LOCALHOST.into()).map_err(|_| first))
-        })
-        .join()
-        .map_err(|_| io::Error::other("the thread that connects panicked"))?
-    })
-    .await
-    .map_err(io::Error::other)??;
-    made.set_nonblocking(true)?;
-    tokio::net::TcpStream::from_std(made)
 }
 
 /// Kills the command when the client has gone.
@@ -238,30 +205,5 @@ async fn copy_in(mut from: Input, to: &AsyncFd<OwnedFd>) -> io::Result<()> {
 fn set_size(terminal: &AsyncFd<OwnedFd>, size: TermSize) {
     if let Err(error) = sys::terminal::set_size(terminal.get_ref(), size.width, size.height) {
         tracing::debug!(%error, "set a terminal's size");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_program_that_resets_its_connection_has_ended_it() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pod = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut program, _) = listener.accept().await.unwrap();
-        let (ours, mut client) = tokio::io::duplex(4096);
-        let forwarding = tokio::spawn(forward(Box::new(ours), pod));
-        client.write_all(b"question").await.unwrap();
-        program.write_all(b"answer").await.unwrap();
-        let mut answer = [0; 6];
-        client.read_exact(&mut answer).await.unwrap();
-        // Closed with unread bytes, it is a reset.
-        drop(program);
-        drop(client);
-        forwarding.await.unwrap().unwrap();
-        assert_eq!(&answer, b"answer");
     }
 }

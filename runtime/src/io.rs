@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, broadcast, watch};
 
 use crate::logs::{LogFile, Stream};
-use crate::transfer::Transfer;
+use crate::transfer::{Log, Rest, Transfer};
 
 /// Chunks an attached client may lag behind before it loses some.
 const ATTACH_BACKLOG: usize = 64;
@@ -22,7 +22,7 @@ pub const CHUNK: usize = 16 << 10;
 #[derive(Debug)]
 pub struct ContainerIo {
     container: String,
-    pub log: Option<LogFile>,
+    log: Option<Arc<dyn Log>>,
     transfer: Arc<Transfer>,
     output: broadcast::Sender<(Stream, Bytes)>,
     /// The write end of stdin; gone once it is closed.
@@ -136,7 +136,7 @@ impl ContainerIo {
     pub fn start(
         container: &str,
         ours: Ours,
-        log: Option<LogFile>,
+        log: Option<Arc<impl Log + 'static>>,
         transfer: Arc<Transfer>,
     ) -> io::Result<Arc<Self>> {
         let outputs = ours.outputs.into_iter().map(watch).collect::<io::Result<Vec<_>>>()?;
@@ -144,7 +144,7 @@ impl ContainerIo {
         let stdin = ours.stdin.map(watch).transpose()?;
         let io = Arc::new(Self {
             container: container.to_owned(),
-            log,
+            log: log.map(|log| -> Arc<dyn Log> { log }),
             transfer,
             output: broadcast::channel(ATTACH_BACKLOG).0,
             stdin: Mutex::new(stdin.or_else(|| terminal.clone())),
@@ -171,7 +171,7 @@ impl ContainerIo {
     async fn pump(self: Arc<Self>, output: Arc<AsyncFd<OwnedFd>>, stream: Stream) {
         loop {
             match self.step(&output, stream).await {
-                Ok(0) => break,
+                Ok(Rest::Ended) => break,
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, ?stream, "read a container's output");
@@ -182,26 +182,38 @@ impl ContainerIo {
         self.open.send_modify(|open| *open -= 1);
     }
 
-    /// One chunk on its way: to the log and to whoever is attached.
-    async fn step(&self, output: &AsyncFd<OwnedFd>, stream: Stream) -> io::Result<usize> {
-        let deliver = |bytes: &[u8]| {
-            if self.output.receiver_count() > 0 {
-                let _ = self.output.send((stream, Bytes::copy_from_slice(bytes)));
+    /// Some of it on its way: to the log and to whoever is attached.
+    async fn step(&self, output: &Arc<AsyncFd<OwnedFd>>, stream: Stream) -> io::Result<Rest> {
+        let attached = self.output.clone();
+        let deliver = move |bytes: &[u8]| {
+            if attached.receiver_count() > 0 {
+                let _ = attached.send((stream, Bytes::copy_from_slice(bytes)));
             }
         };
         let Some(log) = &self.log else {
             let mut buffer = vec![0; CHUNK];
             let size = read(output, &mut buffer).await?;
             deliver(&buffer[..size]);
-            return Ok(size);
+            return Ok(if size == 0 { Rest::Ended } else { Rest::More });
         };
-        loop {
-            let mut ready = output.readable().await?;
-            let moved = ready
-                .try_io(|inner| self.transfer.step(inner.get_ref(), &self.container, stream, log, deliver));
-            if let Ok(result) = moved {
-                return result;
-            }
+        let mut ready = output.readable().await?;
+        let (from, log) = (Arc::clone(output), Arc::clone(log));
+        let rest = self.transfer.step(from, &self.container, stream, log, deliver).await?;
+        if rest == Rest::Empty {
+            // Only of what was there when the step began: what came since is not forgotten.
+            ready.clear_ready();
+        }
+        Ok(rest)
+    }
+
+    /// Opens the log anew, after a rotation.
+    ///
+    /// # Errors
+    /// As open(2); the old file stays in use.
+    pub async fn reopen_log(&self) -> io::Result<()> {
+        match &self.log {
+            Some(log) => self.transfer.reopen(&self.container, Arc::clone(log)).await,
+            None => Ok(()),
         }
     }
 }
@@ -210,6 +222,84 @@ impl ContainerIo {
 ///
 /// # Errors
 /// As open(2).
-pub fn open_log(path: &str) -> io::Result<Option<LogFile>> {
-    if path.is_empty() { Ok(None) } else { LogFile::open(Path::new(path)).map(Some) }
+pub fn open_log(path: &str) -> io::Result<Option<Arc<LogFile>>> {
+    if path.is_empty() { Ok(None) } else { LogFile::open(Path::new(path)).map(|log| Some(Arc::new(log))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use crate::logs::Position;
+
+    use super::*;
+
+    /// A log whose disk takes nothing until the word is given (or all is lost).
+    #[derive(Debug, Default)]
+    struct Stuck {
+        word: Option<std::sync::Mutex<std::sync::mpsc::Receiver<()>>>,
+        written: AtomicBool,
+    }
+
+    impl Log for Stuck {
+        fn position(&self) -> Position {
+            Position::default()
+        }
+
+        fn append(&self, _: &[u8], _: Stream) {
+            if let Some(word) = &self.word {
+                let _ = word.lock().unwrap().recv_timeout(Duration::from_secs(5));
+            }
+            self.written.store(true, Ordering::SeqCst);
+        }
+
+        fn reopen(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn container(id: &str, log: Arc<Stuck>, transfer: &Arc<Transfer>) -> (Arc<ContainerIo>, Pipes) {
+        let mut pipes = Pipes::new(false, 0, 0).unwrap();
+        let ours = Ours { outputs: std::mem::take(&mut pipes.ours.outputs), stdin: None };
+        (ContainerIo::start(id, ours, Some(log), Arc::clone(transfer)).unwrap(), pipes)
+    }
+
+    /// On one thread, as the runtime's.
+    #[tokio::test]
+    async fn a_log_that_takes_nothing_holds_up_neither_others_nor_calls() {
+        let folder = tempfile::tempdir().unwrap();
+        let transfer = Arc::new(Transfer::new(Vec::new(), &folder.path().join("note")).unwrap());
+        let (give, word) = std::sync::mpsc::channel();
+        let stuck = Arc::new(Stuck { word: Some(std::sync::Mutex::new(word)), ..Stuck::default() });
+        let (stuck_io, stuck_pipes) = container("stuck", Arc::clone(&stuck), &transfer);
+        let mut told = stuck_io.subscribe();
+        nix::unistd::write(&stuck_pipes.stdout, b"x").unwrap();
+        // A few may share the stuck one's way, but never all.
+        let mut others = Vec::new();
+        for number in 0..16 {
+            let log = Arc::new(Stuck::default());
+            let (io, pipes) = container(&format!("other{number}"), Arc::clone(&log), &transfer);
+            let told = io.subscribe();
+            nix::unistd::write(&pipes.stdout, b"y").unwrap();
+            others.push((io, pipes, told));
+        }
+        let first = futures::future::select_all(others.iter_mut().map(|(_, _, told)| Box::pin(told.recv())));
+        let (heard, _, _) = first.await;
+        assert_eq!(heard.unwrap(), (Stream::Stdout, Bytes::from_static(b"y")));
+        assert!(!stuck.written.load(Ordering::SeqCst), "others had to wait for a log that takes nothing");
+        // What the stuck one has not moved stays in its container's pipe, and comes when the disk does.
+        nix::unistd::write(&stuck_pipes.stdout, b"z").unwrap();
+        drop(give);
+        let mut all = Vec::new();
+        while all.len() < 2 {
+            all.extend_from_slice(&told.recv().await.unwrap().1);
+        }
+        assert_eq!(all, b"xz");
+        for (_, pipes, mut told) in others {
+            nix::unistd::write(&pipes.stdout, b"!").unwrap();
+            // Maybe together with what had to wait.
+            while !told.recv().await.unwrap().1.ends_with(b"!") {}
+        }
+    }
 }

@@ -27,6 +27,7 @@ pub mod namespaces;
 pub mod network;
 mod peers;
 pub mod pod;
+mod port_forward;
 pub mod restore;
 pub mod runtime;
 pub mod seccomp;

@@ -44,8 +44,8 @@ impl Runtime {
             }
             lock(&self.sandboxes).insert(record.id, sandbox);
         }
-        // Before anything is read on, which goes through the same pipe.
-        self.finish_chunk(&containers);
+        // Before anything is read on, which goes through the same pipes.
+        self.finish_chunks(&containers);
         for record in containers {
             self.adopt(record).await;
         }
@@ -152,22 +152,24 @@ impl Runtime {
             .ok()
     }
 
-    /// Brings a chunk to its log that was on its way when our former life ended. One of a container that is gone is thrown away.
-    fn finish_chunk(&self, containers: &[ContainerRecord]) {
-        let finish = || -> std::io::Result<()> {
-            if let Some(left) = self.transfer.left()?
-                && let Some(record) = containers.iter().find(|record| record.id == left.note.container)
+    /// Brings chunks to their logs that were on their way when our former life ended. One of a container that is gone is thrown away.
+    fn finish_chunks(&self, containers: &[ContainerRecord]) {
+        let finish = |left: std::io::Result<transfer::Left>| -> std::io::Result<()> {
+            let left = left?;
+            if let Some(record) = containers.iter().find(|record| record.id == left.note.container)
                 && let Some(log) = open_log(&record.log_path)?
             {
                 transfer::finish(&left, &log)?;
             }
             Ok(())
         };
-        if let Err(error) = finish() {
-            tracing::error!(%error, "bring output to its log that was on its way");
+        for left in self.transfer.left() {
+            if let Err(error) = finish(left) {
+                tracing::error!(%error, "bring output to its log that was on its way");
+            }
         }
         if let Err(error) = self.transfer.forget() {
-            tracing::error!(%error, "empty the pipe for output on its way");
+            tracing::error!(%error, "empty the pipes for output on its way");
         }
     }
 

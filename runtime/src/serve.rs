@@ -61,7 +61,7 @@ pub async fn run() -> anyhow::Result<()> {
     let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer, base);
     runtime.restore().await;
 
-    let streams = streams(Arc::new(Backend(Arc::clone(&runtime)))).await?;
+    let streams = streams(Arc::new(Backend::new(Arc::clone(&runtime)))).await?;
     tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?));
     tokio::spawn(crate::import::serve(listen(paths::IMPORT_SOCKET)?, store.clone()));
     let service =
@@ -81,14 +81,14 @@ pub async fn run() -> anyhow::Result<()> {
         .context("serve CRI")
 }
 
-/// With the pipe that PID 1 kept for us, or a new one that it keeps from now on.
+/// With the pipes that PID 1 kept for us, or new ones that it keeps from now on.
 async fn transfer(machine: Option<&MachineSocket>) -> anyhow::Result<Arc<Transfer>> {
     let note = Path::new(paths::RUNTIME_RUN).join("log-in-flight");
     let kept = match machine {
         Some(machine) => machine.get(transfer::NAME).await.unwrap_or_default(),
         None => Vec::new(),
     };
-    let known = kept.len() == 2;
+    let known = Transfer::knows(kept.len());
     let transfer = Transfer::new(kept, &note)?;
     if let (Some(machine), false) = (machine, known) {
         machine.put(transfer::NAME, &transfer.raw()).await?;

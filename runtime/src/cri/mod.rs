@@ -234,8 +234,8 @@ impl RuntimeService for Service {
     ) -> Answer<cri::ReopenContainerLogResponse> {
         let container = self.running(&request.into_inner().container_id)?;
         let io = crate::runtime::lock(&container.io).clone();
-        if let Some(log) = io.as_ref().and_then(|io| io.log.as_ref()) {
-            log.reopen().map_err(|error| internal("reopen the container's log", &error))?;
+        if let Some(io) = io {
+            io.reopen_log().await.map_err(|error| internal("reopen the container's log", &error))?;
         }
         answer(cri::ReopenContainerLogResponse {})
     }

@@ -6,10 +6,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 mod connection;
+mod idle;
+mod negotiate;
 mod pipe;
 mod portforward;
 mod remote;
 mod server;
+mod session;
 pub(crate) mod spdy;
 mod token;
 mod websocket;
@@ -22,6 +25,17 @@ pub enum Request {
     Exec(machine::cri::ExecRequest),
     Attach(machine::cri::AttachRequest),
     PortForward(machine::cri::PortForwardRequest),
+}
+
+impl Request {
+    /// What its URL begins with.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Exec(_) => "exec",
+            Self::Attach(_) => "attach",
+            Self::PortForward(_) => "portforward",
+        }
+    }
 }
 
 /// A terminal's size in characters.

@@ -60,6 +60,11 @@ impl Feed {
         }
     }
 
+    /// Whether the reader is gone: nobody wants what still comes.
+    pub fn is_closed(&self) -> bool {
+        self.pieces.is_closed()
+    }
+
     /// The peer has ended the stream in good order.
     pub fn finish(self) {
         self.finished.store(true, Ordering::Release);
@@ -141,6 +146,13 @@ impl Finisher {
     pub async fn finish(&self) {
         if !self.finished.swap(true, Ordering::AcqRel) {
             let _ = self.out.send(Out::Finish { id: self.id }).await;
+        }
+    }
+
+    /// Tells the peer that the stream is none (SPDY).
+    pub async fn reset(&self, status: u32) {
+        if !self.finished.swap(true, Ordering::AcqRel) {
+            let _ = self.out.send(Out::Reset { id: self.id, status }).await;
         }
     }
 }

@@ -84,9 +84,10 @@ async fn add(pairs: &mut HashMap<String, Pair>, stream: NewStream) -> Option<(Ne
 
 async fn refuse(mut stream: NewStream, why: &str) {
     tracing::debug!(why, "port-forward stream refused");
-    if stream.header("streamtype") == Some("error") {
-        let _ = stream.writer.write_all(why.as_bytes()).await;
+    if stream.header("streamtype") != Some("error") {
+        return stream.refuse().await;
     }
+    let _ = stream.writer.write_all(why.as_bytes()).await;
     stream.finisher.finish().await;
 }
 

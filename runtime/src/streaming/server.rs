@@ -4,11 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use http::header::{
-    CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
-};
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
@@ -16,22 +12,21 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use machine::cri;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
-use super::connection::linger;
-use super::pipe::{self, OUTGOING, Out};
-use super::remote::{self, Remote, Version, Wanted};
+use super::connection::keep_alive;
+use super::negotiate::{Upgrade, negotiate, refuse};
+use super::session::session;
 use super::token::Tokens;
-use super::{Request, StreamBackend, portforward, spdy, websocket};
+use super::{Request, StreamBackend};
 
 /// The most connections at once.
 const CONNECTIONS: usize = 1024;
 /// How long a client may take to send its request's head.
 const HEAD: Duration = Duration::from_secs(30);
-const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
-const ACCEPTED_PROTOCOLS: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
+/// How long to wait before the listener is asked again after it has failed.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves streams on any number of listeners.
 #[derive(Clone)]
@@ -96,14 +91,20 @@ impl Server {
         self.register("portforward", Request::PortForward(request))
     }
 
-    /// Serves a unix socket. Ends only when the listener fails.
+    /// Serves a unix socket for good.
     ///
     /// # Errors
-    /// As accept(2).
+    /// None yet; what a listener tells is waited out.
     pub async fn serve_unix(self, listener: UnixListener) -> io::Result<()> {
         loop {
             let slot = self.0.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-            let (stream, _) = listener.accept().await?;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    not_accepted(&error).await;
+                    continue;
+                }
+            };
             if !crate::peers::admits(&stream) {
                 continue;
             }
@@ -114,15 +115,24 @@ impl Server {
         }
     }
 
-    /// Serves a loopback TCP socket, for CRI clients that dial the URLs themselves. Ends only when the listener fails.
+    /// Serves a loopback TCP socket for good, for CRI clients that dial the URLs themselves.
     ///
     /// # Errors
-    /// As accept(2).
+    /// None yet; what a listener tells is waited out.
     pub async fn serve_tcp(self, listener: TcpListener) -> io::Result<()> {
         loop {
             let slot = self.0.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-            let (stream, _) = listener.accept().await?;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    not_accepted(&error).await;
+                    continue;
+                }
+            };
             let _ = stream.set_nodelay(true);
+            if let Err(error) = keep_alive(&stream) {
+                tracing::debug!(%error, "watch whether a streaming client is there");
+            }
             let server = self.clone();
             tokio::spawn(async move {
                 server.connection(stream, slot).await;
@@ -158,7 +168,7 @@ impl Server {
     ) -> Response<Full<Bytes>> {
         let mut parts = request.uri().path().trim_matches('/').splitn(2, '/');
         let (kind, token) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-        let Some(wanted) = self.0.tokens.take(token).filter(|r| kind == kind_of(r)) else {
+        let Some(wanted) = self.0.tokens.take(token).filter(|r| kind == r.kind()) else {
             return refuse(StatusCode::NOT_FOUND, "unknown or spent token; ask the runtime for a new URL");
         };
         let (upgrade, response) = match negotiate(request.headers(), &wanted) {
@@ -177,25 +187,15 @@ impl Server {
     }
 
     async fn upgraded(&self, upgraded: Upgraded, request: Request, upgrade: Upgrade) {
-        let backend = self.0.backend.clone();
-        let socket = TokioIo::new(upgraded);
-        match upgrade {
-            Upgrade::Spdy(version) => spdy_session(&*backend, &request, version, socket).await,
-            Upgrade::Channels { version, base64 } => {
-                websocket_session(&*backend, &request, version, base64, socket).await;
-            }
-            Upgrade::Tunnel => {
-                let (near, far) = tokio::io::duplex(64 << 10);
-                let socket = websocket::accept(socket).await;
-                let (tunnel, ()) = tokio::join!(
-                    websocket::tunnel(socket, near),
-                    spdy_session(&*backend, &request, Version::V1, far)
-                );
-                if let Err(error) = tunnel {
-                    tracing::debug!(%error, "port-forward tunnel");
-                }
-            }
-        }
+        session(&*self.0.backend, &request, upgrade, TokioIo::new(upgraded)).await;
+    }
+}
+
+/// A client that has gone again, or that no descriptor is left for now, must not end the listener.
+async fn not_accepted(error: &io::Error) {
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        tracing::warn!(%error, "accept a streaming client; trying on");
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -212,233 +212,6 @@ fn check(container: &str, tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Resu
         return Err(Status::invalid_argument("one of stdin, stdout, or stderr must be set"));
     }
     Ok(())
-}
-
-fn kind_of(request: &Request) -> &'static str {
-    match request {
-        Request::Exec(_) => "exec",
-        Request::Attach(_) => "attach",
-        Request::PortForward(_) => "portforward",
-    }
-}
-
-/// What client and server agreed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Upgrade {
-    Spdy(Version),
-    /// Channels over WebSocket.
-    Channels {
-        version: Version,
-        base64: bool,
-    },
-    /// SPDY in WebSocket.
-    Tunnel,
-}
-
-fn refuse(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(format!("{why}\n"))));
-    *response.status_mut() = status;
-    response
-}
-
-fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
-    let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect()
-}
-
-type Reply = Response<Full<Bytes>>;
-
-#[expect(clippy::result_large_err, reason = "the error is the reply that goes out")]
-fn negotiate(headers: &HeaderMap, request: &Request) -> Result<(Upgrade, Reply), Reply> {
-    let connection = listed(headers, &CONNECTION).iter().any(|v| v.eq_ignore_ascii_case("upgrade"));
-    let upgrade = headers.get(UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let port_forward = matches!(request, Request::PortForward(_));
-    if connection && upgrade.eq_ignore_ascii_case("websocket") {
-        let key = headers
-            .get(SEC_WEBSOCKET_KEY)
-            .ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "no WebSocket key"))?;
-        let asked = listed(headers, &SEC_WEBSOCKET_PROTOCOL);
-        let chosen = if asked.is_empty() {
-            Some(("", Upgrade::Channels { version: Version::V1, base64: false }))
-        } else {
-            asked.iter().find_map(|p| Some((*p, channel_protocol(p, port_forward)?)))
-        };
-        let why = "none of the WebSocket subprotocols is supported";
-        let (protocol, upgrade) = chosen.ok_or_else(|| refuse(StatusCode::FORBIDDEN, why))?;
-        let mut response = Response::builder()
-            .status(StatusCode::SWITCHING_PROTOCOLS)
-            .header(CONNECTION, "Upgrade")
-            .header(UPGRADE, "websocket")
-            .header(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()));
-        if !protocol.is_empty() {
-            response = response.header(SEC_WEBSOCKET_PROTOCOL, protocol);
-        }
-        return Ok((upgrade, built(response)));
-    }
-    if !connection || !upgrade.to_ascii_lowercase().contains("spdy/3.1") {
-        return Err(refuse(StatusCode::BAD_REQUEST, "unable to upgrade: this takes SPDY/3.1 or websocket"));
-    }
-    let asked = listed(headers, &STREAM_PROTOCOL);
-    let supported: &[(&str, Version)] =
-        if port_forward { &PORT_FORWARD_PROTOCOLS } else { &REMOTE_PROTOCOLS };
-    let chosen = asked.iter().find_map(|p| supported.iter().find(|(name, _)| name == p));
-    let Some((protocol, version)) = chosen else {
-        let mut response = refuse(StatusCode::FORBIDDEN, "unable to upgrade: unable to negotiate protocol");
-        for (name, _) in supported {
-            response.headers_mut().append(ACCEPTED_PROTOCOLS, http::HeaderValue::from_static(name));
-        }
-        return Err(response);
-    };
-    let response = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "SPDY/3.1")
-        .header(STREAM_PROTOCOL, *protocol);
-    Ok((Upgrade::Spdy(*version), built(response)))
-}
-
-const PORT_FORWARD_PROTOCOLS: [(&str, Version); 1] = [("portforward.k8s.io", Version::V1)];
-const REMOTE_PROTOCOLS: [(&str, Version); 4] = [
-    ("v4.channel.k8s.io", Version::V4),
-    ("v3.channel.k8s.io", Version::V3),
-    ("v2.channel.k8s.io", Version::V2),
-    ("channel.k8s.io", Version::V1),
-];
-
-fn channel_protocol(name: &str, port_forward: bool) -> Option<Upgrade> {
-    let (version, base64) = match name {
-        "SPDY/3.1+portforward.k8s.io" if port_forward => return Some(Upgrade::Tunnel),
-        "v4.channel.k8s.io" => (Version::V4, false),
-        "v4.base64.channel.k8s.io" => (Version::V4, true),
-        "v5.channel.k8s.io" if !port_forward => (Version::V5, false),
-        "channel.k8s.io" if !port_forward => (Version::V1, false),
-        "base64.channel.k8s.io" if !port_forward => (Version::V1, true),
-        _ => return None,
-    };
-    Some(Upgrade::Channels { version, base64 })
-}
-
-fn built(response: http::response::Builder) -> Response<Full<Bytes>> {
-    let failed = |_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made");
-    response.body(Full::new(Bytes::new())).unwrap_or_else(failed)
-}
-
-async fn spdy_session<S>(backend: &dyn StreamBackend, request: &Request, version: Version, socket: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut read, write) = tokio::io::split(socket);
-    let (out, outgoing) = mpsc::channel(OUTGOING);
-    let writing = tokio::spawn(spdy::write(write, outgoing));
-    let (opened, mut streams) = mpsc::channel(8);
-    {
-        let serve = async {
-            match (request, Wanted::of(request)) {
-                (Request::PortForward(r), _) => portforward::serve(backend, &r.pod_sandbox_id, streams).await,
-                (_, Some(wanted)) => match remote::gather(&mut streams, wanted, version).await {
-                    Some(remote) => remote::serve(backend, request, remote).await,
-                    None => tracing::debug!("a streaming client did not open its streams"),
-                },
-                (_, None) => {}
-            }
-        };
-        tokio::select! {
-            () = serve => {}
-            ended = spdy::read(&mut read, out, opened) => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "streaming client");
-                }
-            }
-        }
-    }
-    linger(writing, read).await;
-}
-
-async fn websocket_session<S>(
-    backend: &dyn StreamBackend,
-    request: &Request,
-    version: Version,
-    base64: bool,
-    socket: S,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sink, mut messages) = websocket::accept(socket).await.split();
-    let (out, outgoing) = mpsc::channel(OUTGOING);
-    let mut writing = tokio::spawn(websocket::write(sink, outgoing, base64));
-    let mut feeds = Vec::new();
-    {
-        let (serve, feeds): (futures::future::BoxFuture<'_, ()>, _) = match (request, Wanted::of(request)) {
-            (Request::PortForward(r), _) => {
-                let mut running = futures::stream::FuturesUnordered::new();
-                // Channels 2n and 2n+1 are the n-th port's data and error.
-                for (index, port) in
-                    r.port.iter().filter_map(|p| u16::try_from(*p).ok()).enumerate().take(100)
-                {
-                    let (feed, reader) = pipe::reader(None);
-                    let id = 2 * index as u32;
-                    let (data, data_end) = pipe::writer(id, &out);
-                    let (error, error_end) = pipe::writer(id + 1, &out);
-                    feeds.extend([Some(feed), None]);
-                    let out = out.clone();
-                    running.push(async move {
-                        for id in [id, id + 1] {
-                            let piece = Bytes::copy_from_slice(&port.to_le_bytes());
-                            let _ = out.send(Out::Data { id, piece }).await;
-                        }
-                        drop(out);
-                        let (data, error) = ((reader, data, data_end), (error, error_end));
-                        portforward::one(backend, &r.pod_sandbox_id, port, data, error).await;
-                    });
-                }
-                (Box::pin(async move { while running.next().await.is_some() {} }), feeds)
-            }
-            (_, Some(wanted)) => {
-                let (stdin_feed, stdin) = pipe::reader(None);
-                let (resize_feed, resize) = pipe::reader(None);
-                feeds.extend([
-                    wanted.stdin.then_some(stdin_feed),
-                    None,
-                    None,
-                    None,
-                    wanted.tty.then_some(resize_feed),
-                ]);
-                // Tells the client that the connection stands.
-                let first = if wanted.stdout {
-                    1
-                } else if wanted.stderr {
-                    2
-                } else {
-                    3
-                };
-                let _ = out.send(Out::Data { id: first, piece: Bytes::new() }).await;
-                let remote = Remote {
-                    stdin: wanted.stdin.then_some(stdin),
-                    stdout: wanted.stdout.then(|| pipe::writer(1, &out)),
-                    stderr: wanted.stderr.then(|| pipe::writer(2, &out)),
-                    error: pipe::writer(3, &out),
-                    resize: wanted.tty.then_some(resize),
-                    version,
-                };
-                (Box::pin(remote::serve(backend, request, remote)), feeds)
-            }
-            (_, None) => return,
-        };
-        drop(out);
-        tokio::select! {
-            () = serve => {}
-            ended = websocket::read(&mut messages, feeds, base64, version == Version::V5) => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "streaming client");
-                }
-            }
-        }
-    }
-    // The client answers our close; what else it still sends is nobody's.
-    let _ = tokio::time::timeout(Duration::from_secs(60), &mut writing).await;
-    writing.abort();
-    let drain = async { while let Some(Ok(_)) = messages.next().await {} };
-    let _ = tokio::time::timeout(Duration::from_secs(5), drain).await;
 }
 
 #[cfg(test)]

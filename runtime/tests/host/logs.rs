@@ -64,10 +64,15 @@ pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outco
         others.push((name, id));
     }
     ring.begin(&id).await?;
-    // By then it stands in write(2).
-    let stuck = format!("/proc/{}/wchan", ring.runtime.id());
+    // By then one of its threads stands in write(2).
+    let threads = format!("/proc/{}/task", ring.runtime.id());
+    let stuck = || {
+        let all = fs::read_dir(&threads).into_iter().flatten().flatten();
+        let mut places = all.filter_map(|thread| fs::read_to_string(thread.path().join("wchan")).ok());
+        places.any(|place| place.contains("pipe"))
+    };
     for _ in 0..200 {
-        if fs::read_to_string(&stuck).is_ok_and(|place| place.contains("pipe")) {
+        if stuck() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -4,17 +4,20 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
+use netlink_packet_route::link::{InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute};
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::oneshot;
 
 use super::{BRIDGE, Error, ipam};
 
-/// What the kernel says when a link, address or route is there already or gone already.
+/// What the kernel says when a link, address, route or neighbour is there already or gone already.
+const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 
@@ -65,7 +68,7 @@ fn connect(runtime: &tokio::runtime::Handle) -> std::io::Result<Handle> {
 }
 
 /// Does on another thread what may wait for the kernel.
-async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
@@ -133,18 +136,52 @@ pub async fn attach(
     let port = index(handle, host)
         .await?
         .ok_or_else(|| Error::Io(format!("find {host}"), std::io::Error::from_raw_os_error(ENODEV)))?;
+    let own: Vec<IpAddr> = addresses.iter().map(|(address, _)| *address).collect();
+    pin(handle, (host, port), bridge, &own).await?;
+    inside(speaker, netns, addresses).await
+}
+
+/// Says once and for all which port of the bridge a pod's hardware address is at, and which hardware address its
+/// addresses have. Nothing of it is learned from what pods send: each could say that it is another. A locked port takes
+/// no frame from any other hardware address.
+pub async fn pin(
+    handle: &Handle,
+    (host, port): (&str, u32),
+    bridge: u32,
+    addresses: &[IpAddr],
+) -> Result<(), Error> {
+    let neighbours = handle.neighbours();
+    // All of it is on its way before the first answer comes.
+    let mut requests: Vec<BoxFuture<'_, Result<(), rtnetlink::Error>>> = Vec::new();
+    if let Some(first) = addresses.first() {
+        let hardware = ipam::hardware_address(*first);
+        let known = neighbours.add_bridge(port, &hardware).flags(NeighbourFlags::Controller);
+        requests.push(Box::pin(known.state(NeighbourState::Noarp).replace().execute()));
+        for address in addresses {
+            let known = neighbours.add(bridge, *address).link_layer_address(&hardware);
+            requests.push(Box::pin(known.state(NeighbourState::Permanent).replace().execute()));
+        }
+    }
     // Isolated: all traffic between pods passes the node's IP layer, where Services' translation of replies happens.
     let settings = LinkBridgePort::new(port)
         .hairpin(true)
-        .append_info_data(netlink_packet_route::link::InfoBridgePort::Isolated(true))
+        .append_info_data(InfoBridgePort::Isolated(true))
+        .append_info_data(InfoBridgePort::Learning(false))
+        .append_info_data(InfoBridgePort::Locked(true))
         .build();
-    handle
-        .link()
-        .set_port(settings)
-        .execute()
-        .await
-        .map_err(|e| Error::netlink(format!("set up the bridge port {host}"), e))?;
-    inside(speaker, netns, addresses).await
+    requests.push(Box::pin(handle.link().set_port(settings).execute()));
+    let done = futures::future::try_join_all(requests).await;
+    done.map(drop).map_err(|error| Error::netlink(format!("set up the bridge port {host}"), error))
+}
+
+/// Forgets which hardware address these addresses have. The rest of [`pin`] goes with the port.
+pub async fn unpin(handle: &Handle, bridge: u32, addresses: &[IpAddr]) -> Result<(), Error> {
+    for address in addresses {
+        let entry = handle.neighbours().add(bridge, *address).message_mut().clone();
+        tolerate(ENOENT, handle.neighbours().del(entry).execute().await)
+            .map_err(|e| Error::netlink(format!("forget the hardware address of {address}"), e))?;
+    }
+    Ok(())
 }
 
 /// A port of the bridge needs no addresses. With them the kernel has IPv6 routes for each, and walks over all of them whenever any link changes.

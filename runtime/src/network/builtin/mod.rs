@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 mod ipam;
 mod link;
+mod nfnetlink;
 mod nft;
 mod record;
 mod ruleset;
@@ -108,6 +109,7 @@ impl Builtin {
         }
         let mtu = link::default_mtu(&self.handle).await?;
         let bridge = link::bridge(&self.handle, pod_cidrs, mtu).await?;
+        self.pin_all(bridge, &state.pods).await?;
         set_sysctls()?;
         nft::apply(&ruleset::table(pod_cidrs, &cluster, &state.pods)).await?;
         self.records
@@ -170,7 +172,10 @@ impl Builtin {
         let result = async {
             let addresses: Vec<_> = record.addresses.iter().copied().zip(gateways).collect();
             link::attach(&self.speaker, &self.handle, &host, &pod.netns, bridge, mtu, &addresses).await?;
-            nft::apply(&ruleset::elements("add", &record)).await
+            self.allow(&record).await?;
+            nft::apply(&ruleset::elements("add", &record)).await?;
+            forget_udp(&record).await;
+            Ok(())
         };
         if let Err(error) = result.await {
             if let Err(second) = self.release(&pod.sandbox_id, false).await {
@@ -256,11 +261,20 @@ impl Builtin {
         let mut state = self.state.lock().await;
         let Some(record) = state.pods.get(sandbox_id) else { return Ok(()) };
         let commands = ruleset::elements("delete", record);
-        if in_table && !commands.is_empty() && nft::apply(&commands).await.is_err() {
+        let sources = ruleset::sources(record);
+        let forbidden =
+            link::blocking("take a pod's addresses out of the table", move || nfnetlink::forbid(&sources));
+        let forbidden = forbidden.await;
+        let ports = if in_table { nft::apply(&commands).await } else { Ok(()) };
+        if forbidden.and(ports).is_err() {
             // Elements of a half-done setup, or a table somebody flushed: write the whole table without this pod.
             let mut rest = state.pods.clone();
             rest.remove(sandbox_id);
             nft::apply(&ruleset::table(&state.node, &state.cluster, &rest)).await?;
+        }
+        forget_udp(record).await;
+        if let Some(bridge) = link::index(&self.handle, BRIDGE).await? {
+            link::unpin(&self.handle, bridge, &record.addresses).await?;
         }
         link::detach(&self.handle, &host_name(sandbox_id)?).await?;
         self.records
@@ -268,6 +282,58 @@ impl Builtin {
             .map_err(|error| Error::Io(format!("forget the addresses of {sandbox_id}"), error))?;
         state.pods.remove(sandbox_id);
         Ok(())
+    }
+}
+
+impl Builtin {
+    /// Lets in what the pod sends from its own addresses.
+    async fn allow(&self, record: &Record) -> Result<(), Error> {
+        let sources = ruleset::sources(record);
+        let allowed =
+            link::blocking("put a pod's addresses into the table", move || nfnetlink::allow(&sources));
+        match allowed.await {
+            // A table somebody deleted: write it anew, with this pod.
+            Err(Error::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+                let state = self.state.lock().await;
+                nft::apply(&ruleset::table(&state.node, &state.cluster, &state.pods)).await
+            }
+            result => result,
+        }
+    }
+
+    /// Pods that a former life connected: one that did not pin them, too.
+    async fn pin_all(&self, bridge: u32, pods: &BTreeMap<String, Record>) -> Result<(), Error> {
+        for (id, record) in pods {
+            let host = host_name(id)?;
+            if let Some(port) = link::index(&self.handle, &host).await? {
+                link::pin(&self.handle, (&host, port), bridge, &record.addresses).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A UDP client that never stops keeps conntrack's entry of its first datagram, and with it where that led: to whoever had
+/// the host port then, or to nobody. Entries for the pod's host ports go, when they are mapped and when they are not any more.
+async fn forget_udp(record: &Record) {
+    let wrong = ruleset::udp_destinations(record);
+    if wrong.is_empty() {
+        return;
+    }
+    let forget = move || {
+        let of_node: BTreeSet<IpAddr> =
+            nix::ifaddrs::getifaddrs()?.filter_map(|link| ruleset::address(&link.address?)).collect();
+        for (ipv4, port, host_ip) in wrong {
+            let is_wrong = |to: IpAddr| match host_ip {
+                Some(ip) => to == ip,
+                None => to.is_loopback() || of_node.contains(&to),
+            };
+            nfnetlink::forget_udp(ipv4, port, is_wrong)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = link::blocking("make conntrack forget UDP to a pod's host ports", forget).await {
+        tracing::warn!(%error, "UDP clients that never stop may not reach the pod that has the host port now");
     }
 }
 

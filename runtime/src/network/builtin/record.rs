@@ -34,7 +34,12 @@ impl Records {
                 _ => {}
             }
         }
-        Ok(Self { folder: folder.to_owned() })
+        let records = Self { folder: folder.to_owned() };
+        // There from the beginning, so that pods leave nothing that was not there before them.
+        if !records.last_path().exists() {
+            records.set_last(&[])?;
+        }
+        Ok(records)
     }
 
     /// All records, by sandbox id. Half-written files of a killed process are removed. What cannot be read is told and left out: one
@@ -74,11 +79,15 @@ impl Records {
 
     /// The addresses given out last, one per range.
     pub fn last(&self) -> Vec<IpAddr> {
-        read_or_default(&self.folder.join("last.json"))
+        read_or_default(&self.last_path())
     }
 
     pub fn set_last(&self, last: &[IpAddr]) -> io::Result<()> {
-        write_atomically(&self.folder.join("last.json"), &serde_json::to_vec(last)?)
+        write_atomically(&self.last_path(), &serde_json::to_vec(last)?)
+    }
+
+    fn last_path(&self) -> PathBuf {
+        self.folder.join("last.json")
     }
 
     /// The node's ranges, as they were told last.
@@ -119,5 +128,24 @@ mod tests {
         std::fs::write(folder.path().join("pods/noise.json"), [0xff, 0, 0xfe]).unwrap();
         assert_eq!(records.load().unwrap(), BTreeMap::from([("whole".to_owned(), record)]));
         assert_eq!(std::fs::read_dir(folder.path().join("pods")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn after_the_last_pod_the_folder_is_as_before_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || {
+            let entries = std::fs::read_dir(folder.path()).unwrap().flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+            names.sort();
+            names
+        };
+        let records = Records::open(folder.path()).unwrap();
+        let before = files();
+        let address = "10.244.7.2".parse().unwrap();
+        records.put("a", &Record { addresses: vec![address], ports: vec![] }).unwrap();
+        records.set_last(&[address]).unwrap();
+        records.remove("a").unwrap();
+        assert_eq!(files(), before);
+        assert_eq!(Records::open(folder.path()).unwrap().last(), [address]);
     }
 }

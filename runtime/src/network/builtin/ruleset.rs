@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::record::Record;
-use super::{BRIDGE, PortMapping};
+use super::{BRIDGE, PortMapping, ipam};
+use crate::network::Protocol;
 
 /// The whole table, which replaces an older one in a single transaction. `node` are the ranges of this node's pods, `cluster` those of
 /// all pods: traffic between pods keeps its addresses, traffic from pods to elsewhere gets the node's.
@@ -27,7 +28,8 @@ pub fn table(node: &[IpNet], cluster: &[IpNet], records: &BTreeMap<String, Recor
              set cluster{family} {{ type {kind}; flags interval; auto-merge{} }}\n  \
              map ports{family} {{ type inet_proto . inet_service : {kind} . inet_service; }}\n  \
              map ip_ports{family} {{ type {kind} . inet_proto . inet_service : {kind} . inet_service; }}\n  \
-             set own{family} {{ type {kind} . {kind}; }}\n",
+             set own{family} {{ type {kind} . {kind}; }}\n  \
+             set sources{family} {{ type {kind} . ether_addr; }}\n",
             of_family(node),
             of_family(cluster),
         );
@@ -41,9 +43,12 @@ pub fn table(node: &[IpNet], cluster: &[IpNet], records: &BTreeMap<String, Recor
     dnat ip6 to meta l4proto . th dport map @ports6
   }}
   # With route_localnet, which host ports on 127.0.0.1 need, pods could otherwise reach what listens on the node's loopback.
+  # A pod speaks for itself only; the bridge has seen to it that its hardware address is its own.
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
     iifname \"{BRIDGE}\" ip daddr 127.0.0.0/8 drop
+    iifname \"{BRIDGE}\" ip saddr . ether saddr != @sources4 drop
+    iifname \"{BRIDGE}\" ip6 saddr != {{ ::, fe80::/10 }} ip6 saddr . ether saddr != @sources6 drop
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -66,9 +71,19 @@ pub fn table(node: &[IpNet], cluster: &[IpNet], records: &BTreeMap<String, Recor
 "
     );
     for record in records.values() {
+        for (address, hardware) in sources(record) {
+            let (family, hardware) = (family(address), hardware.map(|byte| format!("{byte:02x}")).join(":"));
+            let _ = writeln!(text, "add element inet pintle sources{family} {{ {address} . {hardware} }}");
+        }
         text.push_str(&elements("add", record));
     }
     text
+}
+
+/// From where a pod may send: its addresses, each with the hardware address of its link.
+pub fn sources(record: &Record) -> Vec<(IpAddr, [u8; 6])> {
+    let hardware = record.addresses.first().map(|first| ipam::hardware_address(*first));
+    record.addresses.iter().copied().zip(hardware.into_iter().cycle()).collect()
 }
 
 /// The commands that add or delete (`verb`) one pod's elements; empty for a pod without host ports.
@@ -90,6 +105,22 @@ pub fn elements(verb: &str, record: &Record) -> String {
         }
     }
     text
+}
+
+/// What leads to a pod's UDP host ports, once for each family it has: whether IPv4, the port, and the one address of the
+/// node that has it, if not all have.
+pub fn udp_destinations(record: &Record) -> Vec<(bool, u16, Option<IpAddr>)> {
+    let udp = record.ports.iter().filter(|port| port.protocol == Protocol::Udp);
+    let of_pod = udp.flat_map(|port| record.addresses.iter().map(move |address| (port, address.is_ipv4())));
+    let all =
+        of_pod.map(|(port, ipv4)| (ipv4, port.host_port, port.host_ip.filter(|ip| !ip.is_unspecified())));
+    all.filter(|(ipv4, _, host_ip)| host_ip.is_none_or(|ip| ip.is_ipv4() == *ipv4)).collect()
+}
+
+/// The IP address in a socket's address.
+pub fn address(of: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = of.as_sockaddr_in().map(|of| of.ip().into());
+    v4.or_else(|| of.as_sockaddr_in6().map(|of| of.ip().into()))
 }
 
 fn element(port: &PortMapping, pod: IpAddr) -> Option<String> {
@@ -130,7 +161,6 @@ pub fn conflict<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Protocol;
 
     fn port(protocol: Protocol, host_port: u16, host_ip: Option<&str>) -> PortMapping {
         PortMapping {
@@ -168,6 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn only_udp_is_forgotten_and_only_where_the_port_was_mapped() {
+        let ports = vec![
+            port(Protocol::Tcp, 80, None),
+            port(Protocol::Udp, 53, None),
+            port(Protocol::Udp, 54, Some("192.0.2.1")),
+            port(Protocol::Udp, 55, Some("::")),
+        ];
+        let found = udp_destinations(&record(ports));
+        let one = Some("192.0.2.1".parse().unwrap());
+        let wanted =
+            [(true, 53, None), (false, 53, None), (true, 54, one), (true, 55, None), (false, 55, None)];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
     fn a_taken_host_port_names_its_holder() {
         let records = BTreeMap::from([("a".into(), record(vec![port(Protocol::Tcp, 80, None)]))]);
         let taken = |wanted| conflict(&records, &[wanted]).map(|(_, id)| id.to_owned());
@@ -187,5 +232,11 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("ports4 { tcp . 80 : 10.244.1.7 . 8080 }"), "{text}");
+        // One link, one hardware address.
+        for source in
+            ["sources4 { 10.244.1.7 . 0a:58:0a:f4:01:07 }", "sources6 { fd00:1::7 . 0a:58:0a:f4:01:07 }"]
+        {
+            assert!(text.contains(source), "{text}");
+        }
     }
 }

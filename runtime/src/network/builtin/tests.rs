@@ -285,3 +285,160 @@ fn connecting_pods_leaks_no_descriptor() {
         count()
     );
 }
+
+/// A program in the namespace that must succeed.
+fn run_in(netns: &Path, command: &str) {
+    let command = command.to_owned();
+    let output =
+        sys::netns::run_in(netns, move || std::process::Command::new("sh").args(["-c", &command]).output());
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What the node says about itself.
+fn said(command: &str) -> String {
+    let output = std::process::Command::new("sh").args(["-c", command]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Serves one TCP connection at an address of the namespace, by saying who serves it.
+fn serve_as(netns: &Path, at: SocketAddr, who: &'static str) {
+    let listener = sys::netns::run_in(netns, move || TcpListener::bind(at)).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.write_all(who.as_bytes());
+        }
+    });
+}
+
+/// Datagrams from an address of the namespace; what cannot be sent is none.
+fn send_from(netns: &Path, from: IpAddr, to: SocketAddr, text: &'static [u8]) {
+    let sent = sys::netns::run_in(netns, move || UdpSocket::bind((from, 0))?.send_to(text, to));
+    sent.unwrap();
+}
+
+/// In the attacker's namespace all is done that root of a pod can: the victim's addresses, asked about aloud so that all
+/// who hear it learn who has them, and then its hardware address too.
+fn claim(attacker: &Path, victim: &[IpAddr], gateways: &[IpAddr]) {
+    let hardware = ipam::hardware_address(victim[0]).map(|byte| format!("{byte:02x}")).join(":");
+    for address in victim {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let nodad = if address.is_ipv4() { "" } else { "nodad" };
+        run_in(attacker, &format!("ip address add {address}/{bits} dev eth0 {nodad}"));
+    }
+    for (address, gateway) in victim.iter().zip(gateways) {
+        run_in(attacker, "ip neigh flush dev eth0");
+        send_from(attacker, *address, (*gateway, 9).into(), b"mine");
+    }
+    run_in(attacker, &format!("ip link set dev eth0 address {hardware}; ip neigh flush dev eth0"));
+    for (address, gateway) in victim.iter().zip(gateways) {
+        send_from(attacker, *address, (*gateway, 9).into(), b"mine");
+    }
+}
+
+fn victim_keeps_its_traffic(node: &Node, victim: (&str, &[IpAddr]), attacker: (&str, &[IpAddr])) {
+    let gateways: Vec<IpAddr> = vec!["10.244.7.1".parse().unwrap(), "fd00:7::1".parse().unwrap()];
+    let (theirs, ours) = (node.netns(attacker.0), node.netns(victim.0));
+    // The node has spoken with both before.
+    for (index, address) in victim.1.iter().enumerate() {
+        serve_as(&ours, (*address, 8080).into(), "victim");
+        assert_eq!(ask(connect((*address, 8080).into()).unwrap()), "victim");
+        send_from(&theirs, attacker.1[index], (gateways[index], 9).into(), b"hello");
+    }
+    claim(&theirs, victim.1, &gateways);
+    for address in victim.1 {
+        serve_as(&theirs, (*address, 8080).into(), "attacker");
+        let answer = connect((*address, 8080).into()).map(ask);
+        assert_eq!(answer.ok().as_deref(), Some("victim"), "who is {address}?");
+    }
+}
+
+const RANGES: [&str; 2] = ["10.244.7.0/24", "fd00:7::/64"];
+
+#[test]
+fn no_pod_gets_anothers_traffic() {
+    let Some(node) = Node::new("claims", &RANGES) else { return };
+    let victim = node.pod("aaaaaaaaaaaa6", vec![]).unwrap().ips;
+    let attacker = node.pod("bbbbbbbbbbbb6", vec![]).unwrap().ips;
+    victim_keeps_its_traffic(&node, ("aaaaaaaaaaaa6", &victim), ("bbbbbbbbbbbb6", &attacker));
+    node.delete("aaaaaaaaaaaa6");
+    node.delete("bbbbbbbbbbbb6");
+    let left =
+        said("ip neigh show dev pods0 nud permanent; bridge fdb show br pods0 | grep 0a:58:0a:f4:07:02");
+    assert_eq!(left, "", "what the pods had is forgotten");
+    assert!(!Node::ruleset().contains("10.244.7.2"), "{}", Node::ruleset());
+}
+
+/// Also where a version connected them that did not yet see to it.
+#[test]
+fn no_pod_gets_anothers_traffic_after_a_restart() {
+    let Some(mut node) = Node::new("claims-later", &RANGES) else { return };
+    let victim = node.pod("aaaaaaaaaaaa7", vec![]).unwrap().ips;
+    let attacker = node.pod("bbbbbbbbbbbb7", vec![]).unwrap().ips;
+    said(
+        "for port in podaaaaaaaaaaa podbbbbbbbbbbb; do bridge link set dev $port learning on locked off; done
+         for mac in 02 03; do bridge fdb del 0a:58:0a:f4:07:$mac dev podaaaaaaaaaaa master static
+         bridge fdb del 0a:58:0a:f4:07:$mac dev podbbbbbbbbbbb master static; done
+         ip neigh flush nud permanent dev pods0; nft delete table inet pintle",
+    );
+    node.network = Builtin::restore(&node.folder).unwrap();
+    node.runtime.block_on(node.network.resume(&["10.244.0.0/16".parse().unwrap()])).unwrap();
+    victim_keeps_its_traffic(&node, ("aaaaaaaaaaaa7", &victim), ("bbbbbbbbbbbb7", &attacker));
+}
+
+#[test]
+fn what_a_pod_sends_from_anothers_address_goes_nowhere() {
+    let Some(node) = Node::new("spoof", &RANGES) else { return };
+    let victim = node.pod("aaaaaaaaaaaa8", vec![]).unwrap().ips;
+    let own = node.pod("bbbbbbbbbbbb8", vec![]).unwrap().ips;
+    let netns = node.netns("bbbbbbbbbbbb8");
+    for (family, (foreign, gateway)) in
+        [("192.0.2.9", "10.244.7.1"), ("2001:db8::9", "fd00:7::1")].into_iter().enumerate()
+    {
+        let gateway: IpAddr = gateway.parse().unwrap();
+        let heard = UdpSocket::bind((gateway, 0)).unwrap();
+        heard.set_read_timeout(Some(WAIT)).unwrap();
+        let to = heard.local_addr().unwrap();
+        let first_heard = || {
+            let mut buffer = [0; 16];
+            let (read, from) = heard.recv_from(&mut buffer).unwrap();
+            (String::from_utf8_lossy(&buffer[..read]).into_owned(), from.ip())
+        };
+        // All on one way, one after the other.
+        let foreign: IpAddr = foreign.parse().unwrap();
+        for address in [foreign, victim[family]] {
+            let (bits, nodad) = if address.is_ipv4() { (32, "") } else { (128, "nodad") };
+            run_in(&netns, &format!("ip address add {address}/{bits} dev eth0 {nodad}"));
+            send_from(&netns, address, to, b"false");
+        }
+        send_from(&netns, own[family], to, b"true");
+        assert_eq!(first_heard(), ("true".into(), own[family]));
+    }
+}
+
+#[test]
+fn a_udp_client_that_never_stops_reaches_the_pod_that_came() {
+    let Some(node) = Node::new("udp", &["10.244.7.0/24"]) else { return };
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let gateway = UdpSocket::bind("10.244.7.1:0").unwrap();
+    let send = |text: &[u8]| {
+        // Nobody there is told to whoever sends next.
+        let _ = client.send_to(text, "127.0.0.1:5353").or_else(|_| client.send_to(text, "127.0.0.1:5353"));
+        let _ =
+            gateway.send_to(text, "10.244.7.1:5353").or_else(|_| gateway.send_to(text, "10.244.7.1:5353"));
+    };
+    send(b"too soon");
+    for id in ["aaaaaaaaaaaa9", "bbbbbbbbbbbb9"] {
+        node.pod(id, vec![port(5353, Protocol::Udp, None)]).unwrap();
+        let server = sys::netns::run_in(&node.netns(id), || UdpSocket::bind("0.0.0.0:8080")).unwrap();
+        server.set_read_timeout(Some(WAIT)).unwrap();
+        send(id.as_bytes());
+        let mut buffer = [0; 16];
+        for _ in 0..2 {
+            let read = server.recv_from(&mut buffer).map(|(read, _)| read);
+            assert_eq!(read.ok().map(|read| &buffer[..read]), Some(id.as_bytes()));
+        }
+        node.delete(id);
+        send(b"nobody there");
+    }
+}

@@ -1,12 +1,14 @@
 use std::sync::Mutex;
 
+use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
-use crate::streaming::{Duplex, StreamError, Streams};
+use crate::streaming::remote::Version;
+use crate::streaming::{Duplex, StreamError, Streams, spdy};
 
 /// Echoes standard input to standard output, says something on standard error, and exits with the code that the command names.
 #[derive(Default)]
@@ -154,16 +156,125 @@ async fn port_forward_over_legacy_websocket() {
     assert_eq!(&got, b"\x90\x1fping");
 }
 
-#[tokio::test]
-async fn unknown_protocols_are_refused_with_the_known_ones() {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONNECTION, "keep-alive, Upgrade".parse().unwrap());
-    headers.insert(UPGRADE, "SPDY/3.1".parse().unwrap());
-    headers.insert(STREAM_PROTOCOL, "v9.channel.k8s.io".parse().unwrap());
-    let request = Request::Exec(exec("0", false));
-    let response = negotiate(&headers, &request).unwrap_err();
-    assert_eq!(response.status(), StatusCode::FORBIDDEN);
-    assert_eq!(response.headers().get_all(ACCEPTED_PROTOCOLS).iter().count(), 4);
-    headers.insert(STREAM_PROTOCOL, "v9.channel.k8s.io, v3.channel.k8s.io".parse().unwrap());
-    assert_eq!(negotiate(&headers, &request).unwrap().0, Upgrade::Spdy(Version::V3));
+/// A command that runs until its client has gone.
+#[derive(Default)]
+struct Endless(Arc<Mutex<usize>>);
+
+struct Running(Arc<Mutex<usize>>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap() -= 1;
+    }
+}
+
+#[tonic::async_trait]
+impl StreamBackend for Endless {
+    async fn exec(&self, _: &str, _: &[String], _: bool, _streams: Streams) -> Result<i32, StreamError> {
+        *self.0.lock().unwrap() += 1;
+        let _running = Running(Arc::clone(&self.0));
+        std::future::pending().await
+    }
+
+    async fn attach(&self, _: &str, _: bool, _: Streams) -> Result<(), StreamError> {
+        std::future::pending().await
+    }
+
+    async fn port_forward(&self, _: &str, _: u16, _: Box<dyn Duplex>) -> Result<(), StreamError> {
+        std::future::pending().await
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(start_paused = true)]
+async fn an_exec_ends_four_hours_after_the_last_sign_of_its_client() {
+    use bytes::BytesMut;
+    use spdy::frame::Encoder;
+    let backend = Endless::default();
+    let running = Arc::clone(&backend.0);
+    let (ours, mut client) = tokio::io::duplex(64 << 10);
+    let request = Request::Exec(exec("top", false));
+    let serving =
+        tokio::spawn(async move { session(&backend, &request, Upgrade::Spdy(Version::V4), ours).await });
+    let (mut encoder, mut bytes) = (Encoder::default(), BytesMut::new());
+    for (id, kind) in [(1, "error"), (3, "stdout"), (5, "stderr")] {
+        encoder.syn_stream(&mut bytes, id, &[("streamtype", kind)]);
+    }
+    client.write_all(&bytes).await.unwrap();
+    // As clients do that are there.
+    for _ in 0..5 {
+        tokio::time::sleep(HOUR).await;
+        let mut ping = BytesMut::new();
+        Encoder::ping(&mut ping, 1);
+        client.write_all(&ping).await.unwrap();
+    }
+    assert_eq!(*running.lock().unwrap(), 1);
+    // And then it says nothing more, nor does it close its connection.
+    let ended = tokio::time::timeout(5 * HOUR, serving).await;
+    assert!(ended.is_ok(), "the exec of a client that has vanished goes on");
+    assert_eq!(*running.lock().unwrap(), 0);
+}
+
+/// Does the test again in a process of its own, whose limits are nobody else's; true in that process.
+fn in_own_process(name: &str) -> bool {
+    const INSIDE: &str = "PINTLE_TEST_IN_OWN_PROCESS";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", "--nocapture", name]).env(INSIDE, "1").output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+#[test]
+fn listeners_survive_that_no_descriptor_is_left() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if !in_own_process("streaming::server::tests::listeners_survive_that_no_descriptor_is_left") {
+        return;
+    }
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio.block_on(async {
+        let server = Server::new(Arc::new(Echo::default()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let unix = tokio::spawn(server.clone().serve_unix(UnixListener::bind(&path).unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tcp = tokio::spawn(server.serve_tcp(listener));
+        // Sockets of clients that exist already; a connection takes one more descriptor, which is the server's.
+        let mut waiting = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map(std::os::unix::net::UnixStream::from)
+        .unwrap();
+        let over_tcp = tokio::net::TcpSocket::new_v4().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+        let name = nix::sys::socket::UnixAddr::new(&path).unwrap();
+        nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&waiting), &name).unwrap();
+        let mut over_tcp = over_tcp.connect(address).await.unwrap();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!unix.is_finished() && !tcp.is_finished(), "a listener has ended for want of a descriptor");
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        // Whoever came meanwhile is served.
+        let request = b"GET /exec/none HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut answer = [0; 12];
+        over_tcp.write_all(request).await.unwrap();
+        over_tcp.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404");
+        std::io::Write::write_all(&mut waiting, request).unwrap();
+        waiting.set_nonblocking(true).unwrap();
+        let mut waiting = tokio::net::UnixStream::from_std(waiting).unwrap();
+        waiting.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404");
+    });
 }
