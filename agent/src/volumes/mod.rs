@@ -100,4 +100,6 @@ fn ready_marker(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
