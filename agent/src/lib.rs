@@ -50,6 +50,7 @@ pub mod routes;
 pub mod server;
 pub mod serving;
 pub mod settings;
+pub mod shared_file;
 pub mod shutdown;
 pub mod sources;
 pub mod stats;

@@ -58,20 +58,24 @@ impl Scene {
     }
 
     /// The ids of the pod's user namespace, when it has one of its own.
-    fn ids(&self) -> Result<Option<cri::IdMapping>, String> {
+    async fn ids(&self) -> Result<Option<cri::IdMapping>, String> {
         if spec::spec(&self.pod).host_users != Some(false) {
             return Ok(None);
         }
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
-        let host_id = self.parts.volumes.owner(uid).map_err(|error| format!("choose user ids: {error}"))?;
+        let owner = self.parts.volumes.owner(uid).await;
+        let host_id = owner.map_err(|error| format!("choose user ids: {error}"))?;
         Ok(Some(cri::IdMapping { host_id, container_id: 0, length: IDS }))
     }
 
-    fn sandbox_config(&self, attempt: u32) -> Result<cri::PodSandboxConfig, Failure> {
+    async fn sandbox_config(&self, attempt: u32) -> Result<cri::PodSandboxConfig, Failure> {
         let parts = SandboxParts {
             cgroup_parent: cgroup::cgroup_parent(&self.pod),
             resources: Some(cgroup::pod_sandbox_resources(&self.pod)),
-            ids: self.ids().map_err(|message| failure("CreatePodSandboxError", message, 10 * SECOND))?,
+            ids: self
+                .ids()
+                .await
+                .map_err(|message| failure("CreatePodSandboxError", message, 10 * SECOND))?,
         };
         convert::sandbox(&self.pod, &self.ctx.now(), attempt, parts)
             .map_err(|error| failure("CreatePodSandboxError", error.to_string(), 10 * SECOND))
@@ -102,7 +106,7 @@ impl Scene {
             return Err(failure("ContainerCreating", message, 5 * SECOND));
         }
         let volumes = self.prepare_volumes().await?;
-        let config = self.sandbox_config(attempt)?;
+        let config = self.sandbox_config(attempt).await?;
         let folder = config.log_directory.clone();
         tokio::fs::create_dir_all(&folder).await.map_err(|error| {
             failure("CreatePodSandboxError", format!("create {folder}: {error}"), 5 * SECOND)
@@ -170,7 +174,7 @@ impl Scene {
                 format!("Error: {message}"),
             );
         };
-        let sandbox_config = self.sandbox_config(sandbox.attempt)?;
+        let sandbox_config = self.sandbox_config(sandbox.attempt).await?;
         let prepared;
         let volumes = match volumes {
             Some(volumes) => volumes,
@@ -316,7 +320,7 @@ impl Scene {
             mounts,
             resources: cgroup::container_resources(&self.pod, container, self.parts.cgroups.node()),
             target,
-            ids: self.ids().map_err(refuse)?,
+            ids: self.ids().await.map_err(refuse)?,
         };
         convert::container(&self.pod, container, attempt, parts).map_err(|error| refuse(error.to_string()))
     }

@@ -60,7 +60,8 @@ fn alone(name: &str, test: impl FnOnce()) {
         .env(ALONE, name)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
@@ -104,7 +105,8 @@ fn what_stands_in_a_written_files_place_is_neither_waited_for_nor_followed() {
             let (done, outcome) = mpsc::channel();
             let start = root.path().to_owned();
             std::thread::spawn(move || done.send(start_container(&start)));
-            let outcome = outcome.recv_timeout(SOON).unwrap_or_else(|_| panic!("{name}: a {how} is waited for"));
+            let outcome =
+                outcome.recv_timeout(SOON).unwrap_or_else(|_| panic!("{name}: a {how} is waited for"));
             outcome.unwrap();
             assert_eq!(fs::read_to_string(&outside).unwrap(), "the node's own", "{name}: a {how}");
             let now = fs::symlink_metadata(&path).unwrap();
@@ -135,13 +137,14 @@ fn a_path_that_hangs_holds_up_its_own_pod_alone() {
     in_private_mounts("a_path_that_hangs_holds_up_its_own_pod_alone", |dir| {
         let Some(hung) = Hung::mount(&dir.path().join("hung")) else { return };
         let volumes = Volumes::new(dir.path().join("kubelet"), Arc::new(Fake::default()));
-        let of = |uid: &str, path: &str| {
-            let path = dir.path().join(path);
-            let mut pod = pod(json!({"containers": [], "volumes": [{"name": "v", "hostPath": {"path": path}}]}));
+        let of = |uid: &str, path: &str, kind: &str| {
+            let source = json!({"path": dir.path().join(path), "type": kind});
+            let mut pod = pod(json!({"containers": [], "volumes": [{"name": "v", "hostPath": source}]}));
             pod.metadata.uid = Some(uid.to_owned());
             pod
         };
-        let (sick, well) = (of("sick", "hung/data"), of("well", "."));
+        let (sick, well) = (of("sick", "hung/data", "Directory"), of("well", ".", "Directory"));
+        let untyped = of("untyped", "hung/data", "");
         // Lets go of the agent's thread, if it waits, once the test has failed.
         let (over, given_up) = (mpsc::channel::<()>(), Arc::new(AtomicBool::new(false)));
         let watchdog = std::thread::spawn({
@@ -161,6 +164,7 @@ fn a_path_that_hangs_holds_up_its_own_pod_alone() {
             tokio::task::yield_now().await;
             volumes.prepare(&well, &facts()).await.unwrap();
             volumes.teardown("well").await.unwrap();
+            volumes.prepare(&untyped, &facts()).await.unwrap();
             // The end of a pod does not wait for what it has on the node.
             volumes.teardown("sick").await.unwrap();
             assert!(!given_up.load(Ordering::SeqCst), "the agent's thread stood still");

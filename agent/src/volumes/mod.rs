@@ -11,6 +11,7 @@
 //! | `bundles`, `certificates`, `tokens` | trust anchors, keys and tokens that projected volumes show |
 //! | `atomic` | writes them so that a reader sees the old or the new set |
 //! | `empty_dir`, `host_path` | the other kinds |
+//! | `calls` | calls into file systems, each on a thread of its own, as they may never return |
 //! | `ownership` | fsGroup |
 //! | `subpath` | a path beneath a volume, opened without following links out of it |
 //! | `mounts` | the mounts of one container |
@@ -18,6 +19,7 @@
 //! | `teardown` | the end |
 mod atomic;
 mod bundles;
+mod calls;
 mod certificates;
 mod empty_dir;
 mod host_path;
@@ -36,6 +38,7 @@ mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use bundles::TrustBundle;
 pub use hosts::hosts_file;
@@ -45,6 +48,7 @@ pub use mounts::{ContainerMounts, MountContext};
 pub use prepare::{PodVolumes, PreparedVolume};
 pub use source::{Answer, CertificateRequest, ServiceAccountToken, Source, SourceError, TokenRequest};
 
+use calls::Calls;
 use certificates::Certificates;
 use tokens::TokenCache;
 
@@ -66,19 +70,36 @@ pub struct Volumes {
     source: Arc<dyn Source>,
     tokens: Arc<TokenCache>,
     certificates: Arc<Certificates>,
+    calls: Calls,
 }
 
 impl Volumes {
     /// `root` is the kubelet's directory, `/var/lib/kubelet` on a node.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, source: Arc<dyn Source>) -> Self {
-        Self { root: root.into(), source, tokens: Arc::default(), certificates: Arc::default() }
+        Self {
+            root: root.into(),
+            source,
+            tokens: Arc::default(),
+            certificates: Arc::default(),
+            calls: Calls::default(),
+        }
     }
 
     /// The directory of one pod.
     #[must_use]
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
         self.root.join("pods").join(uid)
+    }
+
+    /// Runs `work` on a thread of its own, since the files it is about may be on a file system that never answers.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        uid: &str,
+        what: String,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        self.calls.run(uid, what, SET_UP_WITHIN, work).await.map_err(|hung| hung.to_string())?
     }
 
     /// The uids of pods that have a directory.
@@ -88,6 +109,9 @@ impl Volumes {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 }
+
+/// How long making or looking at one volume may take.
+const SET_UP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where a volume of a plugin lies.
 fn volume_dir(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
