@@ -53,6 +53,26 @@ fn exec_probe(failure: i32, success: i32) -> serde_json::Value {
     json!({"exec": {"command": ["x"]}, "periodSeconds": 2, "failureThreshold": failure, "successThreshold": success})
 }
 
+/// Whatever else blocks, of which there is only so much, such as look-ups by the agent's own clients.
+#[test]
+fn names_in_probes_share_no_threads_with_the_rest_of_the_agent() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || held.recv().unwrap_or_default());
+        let probe = json!({"tcpSocket": {"host": "localhost", "port": port}, "timeoutSeconds": 5});
+        let (manager, mut changes, _) = manager(&[0]);
+        let container = json!({"name": "c", "startupProbe": probe});
+        manager.watch(target(container), Initial::default());
+        let told = tokio::time::timeout(Duration::from_secs(20), changes.recv()).await;
+        assert!(told.expect("the probe's result").unwrap().healthy);
+        drop(release);
+        busy.await.unwrap();
+    });
+}
+
 #[test]
 fn thresholds_count_results_in_a_row() {
     let mut tracker = Tracker::new(Thresholds { success: 2, failure: 3 }, Some(true));
