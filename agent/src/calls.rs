@@ -1,4 +1,4 @@
-//! Calls into file systems that may never return: a hostPath on NFS, FUSE or a disk that is sick.
+//! Calls for pods that may never return: into a file system on NFS, FUSE or a disk that is sick, or to look up a name.
 //!
 //! Each runs on a thread of its own, so that one that hangs takes nothing that others need, and each pod may have only
 //! [`PER_POD`] of them. A call that is repeated while it hangs is not made again: whoever repeats it is told so.
@@ -15,25 +15,28 @@ const PER_POD: usize = 2;
 
 /// A call that does not return. The text is what the user reads.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Hung {
+pub(crate) enum Hung {
     #[error("{what}: no answer within {} s", within.as_secs())]
     Late { what: String, within: Duration },
     #[error("{what}: waiting for an earlier try that hangs")]
     Again { what: String },
     #[error("{what}: not tried, as these hang: {}", others.join("; "))]
     Full { what: String, others: Vec<String> },
+    #[error("{what}: not tried, as too many such calls of other pods hang")]
+    Crowded { what: String },
     #[error("{what}: start a thread: {error}")]
     Thread { what: String, error: io::Error },
     #[error("{what}: the thread ended without an answer")]
     Lost { what: String },
 }
 
-/// The calls of all pods; clones share them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Calls(Arc<Shared>);
+/// The calls of one kind of all pods; clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Calls(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    total: usize,
     pods: Mutex<HashMap<String, Vec<Call>>>,
     ended: Notify,
 }
@@ -73,11 +76,16 @@ enum Look {
 }
 
 impl Calls {
+    /// At most `total` threads.
+    pub(crate) fn new(total: usize) -> Self {
+        Self(Arc::new(Shared { total, pods: Mutex::default(), ended: Notify::new() }))
+    }
+
     /// Runs `work` for a pod on a thread of its own and waits `within` for it. `what` names the operation and the path.
     ///
     /// # Errors
     /// When it takes longer, in which case it goes on; at once when it hangs already, or as many others of the pod do.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         pod: &str,
         what: String,
@@ -119,6 +127,10 @@ impl Calls {
     fn look(&self, pod: &str, what: &str, within: Duration) -> Result<Look, Hung> {
         let now = Instant::now();
         let mut pods = self.0.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        if pods.values().map(Vec::len).sum::<usize>() >= self.0.total {
+            let pending = pods.values().flatten().map(|call| call.overdue).filter(|overdue| *overdue > now);
+            return pending.min().map(Look::Wait).ok_or_else(|| Hung::Crowded { what: what.to_owned() });
+        }
         let calls = pods.entry(pod.to_owned()).or_default();
         let same = calls.iter().find(|call| call.what == what);
         match same {
@@ -158,7 +170,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_threads_of_a_pod_may_hang_and_the_third_call_fails_at_once() {
-        let calls = Calls::default();
+        let calls = Calls::new(8);
         let (first, one) = stuck(&calls, "sick", "stat /mnt/a").await;
         assert_eq!(first.unwrap_err().to_string(), "stat /mnt/a: no answer within 30 s");
         // The same again is not tried again.
@@ -184,9 +196,21 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn all_pods_together_have_a_bound() {
+        let calls = Calls::new(2);
+        let (_, one) = stuck(&calls, "a", "look up x").await;
+        let (_, two) = stuck(&calls, "b", "look up x").await;
+        let begun = Instant::now();
+        let other = calls.run("c", "look up x".into(), WITHIN, || ()).await.unwrap_err();
+        assert!(matches!(other, Hung::Crowded { .. }), "{other}");
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        drop((one, two));
+    }
+
     #[tokio::test]
     async fn calls_that_only_take_time_wait_for_each_other() {
-        let calls = Calls::default();
+        let calls = Calls::new(8);
         let (holds, held): (Vec<_>, Vec<_>) = (0..4).map(|_| mpsc::channel::<()>()).unzip();
         let runs = held.into_iter().enumerate().map(|(at, held)| {
             calls.run("pod", format!("write {at}"), WITHIN, move || held.recv().unwrap_or_default())
@@ -198,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_that_fails_gives_its_place_back() {
-        let calls = Calls::default();
+        let calls = Calls::new(8);
         let work = || -> () { std::panic::resume_unwind(Box::new(())) };
         let lost = calls.run("pod", "stat /x".into(), WITHIN, work).await.unwrap_err();
         assert!(matches!(lost, Hung::Lost { .. }), "{lost}");

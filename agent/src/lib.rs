@@ -23,6 +23,7 @@
 pub mod admission;
 pub mod allocation;
 pub mod api_source;
+mod calls;
 pub mod cgroup;
 pub mod context;
 pub mod credentials;

@@ -223,6 +223,7 @@ impl Scene {
             container,
             container_id: id,
             pod_ip: self.pod_ips.first().map(String::as_str).unwrap_or_default(),
+            names: self.parts.probes.names(),
         };
         let Err(error) = hooks::post_start(target, &*self.parts.exec).await else { return Ok(()) };
         self.ctx.events.container(
@@ -339,7 +340,8 @@ impl Scene {
         let mut left = grace;
         if let Some((_, container)) = &found {
             let pod_ip = self.pod_ips.first().map(String::as_str).unwrap_or_default();
-            let target = HookTarget { pod: &self.pod, container, container_id: id, pod_ip };
+            let names = self.parts.probes.names();
+            let target = HookTarget { pod: &self.pod, container, container_id: id, pod_ip, names };
             let (rest, result) = hooks::pre_stop(target, &*self.parts.exec, grace).await;
             left = rest;
             if let Err(error) = result {

@@ -49,6 +49,10 @@ fn manager(codes: &[i32]) -> (Manager, mpsc::Receiver<Changed>, Arc<Script>) {
     (Manager::new(script.clone(), tx, Arc::new(|_, _, _, _| {})), rx, script)
 }
 
+fn local(names: &Names) -> once::PodAddress<'_> {
+    once::PodAddress { uid: "u", ip: "127.0.0.1", names }
+}
+
 fn exec_probe(failure: i32, success: i32) -> serde_json::Value {
     json!({"exec": {"command": ["x"]}, "periodSeconds": 2, "failureThreshold": failure, "successThreshold": success})
 }
@@ -164,7 +168,7 @@ async fn http_probe(port: u16, extra: serde_json::Value) -> Outcome {
     let mut get = json!({"port": port, "path": "/a?b=c"});
     get.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     let probe: Probe = serde_json::from_value(json!({"httpGet": get, "timeoutSeconds": 5})).unwrap();
-    once::run(&probe, &Container::default(), "id", "127.0.0.1", &Script::default()).await
+    once::run(&probe, &Container::default(), "id", local(&Names::default()), &Script::default()).await
 }
 
 #[tokio::test]
@@ -216,7 +220,7 @@ async fn tcp_probes_and_named_ports() {
             .unwrap();
     let run = async |handler: serde_json::Value| {
         let probe: Probe = serde_json::from_value(json!({"tcpSocket": handler})).unwrap();
-        once::run(&probe, &container, "id", "127.0.0.1", &Script::default()).await
+        once::run(&probe, &container, "id", local(&Names::default()), &Script::default()).await
     };
     assert_eq!(run(json!({"port": "web"})).await, Outcome::Success);
     assert!(matches!(run(json!({"port": "nope"})).await, Outcome::Error(_)));

@@ -11,7 +11,6 @@
 //! | `bundles`, `certificates`, `tokens` | trust anchors, keys and tokens that projected volumes show |
 //! | `atomic` | writes them so that a reader sees the old or the new set |
 //! | `empty_dir`, `host_path` | the other kinds |
-//! | `calls` | calls into file systems, each on a thread of its own, as they may never return |
 //! | `ownership` | fsGroup |
 //! | `subpath` | a path beneath a volume, opened without following links out of it |
 //! | `mounts` | the mounts of one container |
@@ -19,7 +18,6 @@
 //! | `teardown` | the end |
 mod atomic;
 mod bundles;
-mod calls;
 mod certificates;
 mod empty_dir;
 mod host_path;
@@ -48,9 +46,10 @@ pub use mounts::{ContainerMounts, MountContext};
 pub use prepare::{PodVolumes, PreparedVolume};
 pub use source::{Answer, CertificateRequest, ServiceAccountToken, Source, SourceError, TokenRequest};
 
-use calls::Calls;
 use certificates::Certificates;
 use tokens::TokenCache;
+
+use crate::calls::Calls;
 
 /// A volume that could not be made, shown or removed. The text is what the user reads in the FailedMount event.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +81,7 @@ impl Volumes {
             source,
             tokens: Arc::default(),
             certificates: Arc::default(),
-            calls: Calls::default(),
+            calls: Calls::new(CALLS),
         }
     }
 
@@ -110,6 +109,8 @@ impl Volumes {
     }
 }
 
+/// Threads of all pods in calls into their file systems.
+const CALLS: usize = 256;
 /// How long making or looking at one volume may take.
 const SET_UP_WITHIN: Duration = Duration::from_secs(30);
 
