@@ -1,7 +1,9 @@
-//! Calls for pods that may never return: into a file system on NFS, FUSE or a disk that is sick, or to look up a name.
+//! Calls for pods that may never return: into a file system on NFS, FUSE or a disk that is sick, or to look
+//! up a name.
 //!
-//! Each runs on a thread of its own, so that one that hangs takes nothing that others need, and each pod may have only
-//! [`PER_POD`] of them. A call that is repeated while it hangs is not made again: whoever repeats it is told so.
+//! Each runs on a thread of its own, so that one that hangs takes nothing that others need, and each pod
+//! may have only [`PER_POD`] of them. A call that is repeated while it hangs is not made again: whoever
+//! repeats it is told so.
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,10 +83,12 @@ impl Calls {
         Self(Arc::new(Shared { total, pods: Mutex::default(), ended: Notify::new() }))
     }
 
-    /// Runs `work` for a pod on a thread of its own and waits `within` for it. `what` names the operation and the path.
+    /// Runs `work` for a pod on a thread of its own and waits `within` for it. `what` names the operation
+    /// and the path.
     ///
     /// # Errors
-    /// When it takes longer, in which case it goes on; at once when it hangs already, or as many others of the pod do.
+    /// When it takes longer, in which case it goes on; at once when it hangs already, or as many others of
+    /// the pod do.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         pod: &str,

@@ -1,5 +1,5 @@
-//! Files that a container may write and the agent reads or rewrites: never followed through a link, never waited for, never read
-//! further than what is looked for.
+//! Files that a container may write and the agent reads or rewrites: never followed through a link, never
+//! waited for, never read further than what is looked for.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -50,7 +50,8 @@ pub fn holds(file: &File, content: &[u8]) -> io::Result<bool> {
     Ok(present == content)
 }
 
-/// Makes the file hold `content`, in place, as running containers may have it mounted. What is no file of its own is replaced by one.
+/// Makes the file hold `content`, in place, as running containers may have it mounted. What is no file of
+/// its own is replaced by one.
 ///
 /// # Errors
 /// When it cannot be opened, written or replaced.

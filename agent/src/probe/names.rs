@@ -1,5 +1,6 @@
-//! Connecting to what probes and hooks name. Names are looked up by the C library, which waits for its servers on a thread: these
-//! threads are probes' and hooks' own, few per pod, and counted until they end, whoever has given up waiting.
+//! Connecting to what probes and hooks name. Names are looked up by the C library, which waits for its
+//! servers on a thread: these threads are probes' and hooks' own, few per pod, and counted until they end,
+//! whoever has given up waiting.
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
@@ -11,7 +12,8 @@ use crate::calls::{Calls, Hung};
 
 /// Threads in look-ups for all pods.
 const LOOK_UPS: usize = 64;
-/// How long a look-up may take before the next one of its pod fails at once; resolv.conf's default for one try.
+/// How long a look-up may take before the next one of its pod fails at once; resolv.conf's default for one
+/// try.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection that could not be made.

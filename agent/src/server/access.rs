@@ -18,7 +18,8 @@ const ALLOWED_KEPT: Duration = Duration::from_secs(300);
 const DENIED_KEPT: Duration = Duration::from_secs(30);
 const MAX_ENTRIES: usize = 1024;
 const MAX_TOKEN: usize = 32 << 10;
-/// Tokens that are being asked about at the API server, in total and from one address, and how long others wait for their turn.
+/// Tokens that are being asked about at the API server, in total and from one address, and how long others
+/// wait for their turn.
 const REVIEWS: usize = 32;
 const REVIEWS_OF_ADDRESS: usize = 4;
 const TURN_WITHIN: Duration = Duration::from_secs(10);

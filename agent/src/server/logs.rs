@@ -83,8 +83,9 @@ async fn drain(
     }
 }
 
-/// Where a log is: its name in a folder that is held open. The folder may be writable for pods that ship logs, so nothing in it is
-/// followed or waited for, and a file that has another name elsewhere is not taken for a log.
+/// Where a log is: its name in a folder that is held open. The folder may be writable for pods that ship
+/// logs, so nothing in it is followed or waited for, and a file that has another name elsewhere is not
+/// taken for a log.
 struct Place {
     folder: OwnedFd,
     name: OsString,

@@ -1,8 +1,9 @@
 //! Port 10250: what the API server, metrics collectors and people with the right ask of this node.
 //!
-//! A connection is served by one task: TLS (a client certificate is asked for and verified against the client CA, or a bearer token
-//! comes with each request), then per request authentication, authorization and only then the work. Connections, header sizes and
-//! caches are bounded; a client that does not say who it is gives its place to the next one, and has none after a refusal.
+//! A connection is served by one task: TLS (a client certificate is asked for and verified against the
+//! client CA, or a bearer token comes with each request), then per request authentication, authorization
+//! and only then the work. Connections, header sizes and caches are bounded; a client that does not say who
+//! it is gives its place to the next one, and has none after a refusal.
 mod access;
 mod backend;
 mod container_logs;
@@ -42,15 +43,16 @@ pub const PORT: u16 = 10250;
 pub const HEALTHZ: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10248);
 
 const MAX_HEALTHZ_CONNECTIONS: usize = 16;
-/// What a request's head may have, as with the kubelet (Go's DefaultMaxHeaderBytes), and without a certificate less: it is held before
-/// it is known who asks.
+/// What a request's head may have, as with the kubelet (Go's DefaultMaxHeaderBytes), and without a
+/// certificate less: it is held before it is known who asks.
 const MAX_HEADERS: usize = 1 << 20;
 const MAX_HEADERS_OF_STRANGERS: usize = 64 << 10;
 /// Exec, attach and port-forward streams, and logs that are followed, at a time.
 const MAX_STREAMS: usize = 128;
 const MAX_FOLLOWED: usize = 64;
-/// After so long without a byte the kernel asks a client whether it is still there, every so often, and gives up after so many
-/// questions; what was sent and is not acknowledged for so long ends the connection too.
+/// After so long without a byte the kernel asks a client whether it is still there, every so often, and
+/// gives up after so many questions; what was sent and is not acknowledged for so long ends the connection
+/// too.
 const KEEPALIVE_AFTER: u32 = 60;
 const KEEPALIVE_EVERY: u32 = 15;
 const KEEPALIVE_TIMES: u32 = 4;

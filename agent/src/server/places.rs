@@ -1,5 +1,5 @@
-//! Who may be connected: clients that have not said who they are have few places, and give them to newer ones; those that have keep
-//! theirs.
+//! Who may be connected: clients that have not said who they are have few places, and give them to newer
+//! ones; those that have keep theirs.
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,8 @@ const STRANGERS: usize = 128;
 const STRANGERS_OF_ADDRESS: usize = 32;
 /// Clients that have.
 const KNOWN: usize = 384;
-/// Places among these that only clients with a certificate may take: the API server, which is asked for by everybody.
+/// Places among these that only clients with a certificate may take: the API server, which is asked for by
+/// everybody.
 const RESERVED: usize = 128;
 
 /// The places of a listener; clones share them.
@@ -64,7 +65,8 @@ impl Places {
 }
 
 impl State {
-    /// Who leaves for one more client from `address`: the oldest from there when these have all their places, else the oldest of all.
+    /// Who leaves for one more client from `address`: the oldest from there when these have all their
+    /// places, else the oldest of all.
     fn surplus(&self, address: IpAddr) -> Option<u64> {
         let mut neighbours = self.strangers.iter().filter(|(_, s)| s.address == address).map(|(n, _)| *n);
         let oldest = neighbours.next();
@@ -77,7 +79,8 @@ impl State {
 }
 
 impl Place {
-    /// The client has said who it is. False: no place is left for it. One that was told to leave leaves anyway.
+    /// The client has said who it is. False: no place is left for it. One that was told to leave leaves
+    /// anyway.
     pub(super) fn know(&self, certificate: bool) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if *known {

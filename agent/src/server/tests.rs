@@ -71,7 +71,12 @@ impl Backend for Fake {
     }
     fn ended<'a>(&'a self, _: &'a str) -> BoxFuture<'a, ()> {
         let over = !self.endless.load(std::sync::atomic::Ordering::SeqCst);
-        async move { if over { () } else { std::future::pending().await } }.boxed()
+        async move {
+            if !over {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
     }
     fn exec_sync<'a>(
         &'a self,

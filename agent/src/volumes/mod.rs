@@ -91,7 +91,8 @@ impl Volumes {
         self.root.join("pods").join(uid)
     }
 
-    /// Runs `work` on a thread of its own, since the files it is about may be on a file system that never answers.
+    /// Runs `work` on a thread of its own, since the files it is about may be on a file system that never
+    /// answers.
     async fn off_thread<T: Send + 'static>(
         &self,
         uid: &str,

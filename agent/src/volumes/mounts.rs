@@ -146,8 +146,8 @@ impl Volumes {
         ))
     }
 
-    /// The file lies with the pod's other files on the state disk, as the kubelet's does: what a container writes to it takes the
-    /// disk's room as a file in an emptyDir does, and goes with the pod.
+    /// The file lies with the pod's other files on the state disk, as the kubelet's does: what a container
+    /// writes to it takes the disk's room as a file in an emptyDir does, and goes with the pod.
     async fn hosts_mount(
         &self,
         pod: &Pod,
