@@ -1,15 +1,22 @@
 //! Logs of pods that are gone, and links to logs that are gone (pkg/kubelet/kuberuntime, container garbage collection).
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Removes the log folders (`<namespace>_<name>_<uid>`) of pods that are not there, and links that lead nowhere.
-pub fn remove(pods: &Path, links: &Path, is_there: impl Fn(&str) -> bool) {
-    for entry in std::fs::read_dir(pods).into_iter().flatten().flatten() {
+/// The log folders (`<namespace>_<name>_<uid>`), each with the uid of its pod.
+pub fn folders(pods: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(pods).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| {
         let name = entry.file_name();
-        let uid = name.to_str().and_then(|name| name.rsplit_once('_')).map(|(_, uid)| uid);
-        if uid.is_some_and(|uid| !is_there(uid))
-            && let Err(error) = std::fs::remove_dir_all(entry.path())
-        {
-            tracing::debug!("remove {}: {error}", entry.path().display());
+        let (_, uid) = name.to_str()?.rsplit_once('_')?;
+        Some((uid.to_owned(), entry.path()))
+    });
+    named.collect()
+}
+
+/// Removes the log folders of pods that are gone, and links that lead nowhere.
+pub fn remove(dead: &[PathBuf], links: &Path) {
+    for folder in dead {
+        if let Err(error) = std::fs::remove_dir_all(folder) {
+            tracing::debug!("remove {}: {error}", folder.display());
         }
     }
     for entry in std::fs::read_dir(links).into_iter().flatten().flatten() {
@@ -34,7 +41,8 @@ mod tests {
             std::fs::write(pods.join(pod).join("0.log"), "").unwrap();
             std::os::unix::fs::symlink(pods.join(pod).join("0.log"), links.join(link)).unwrap();
         }
-        remove(&pods, &links, |uid| uid == "1");
+        let dead = folders(&pods).into_iter().filter(|(uid, _)| uid != "1").map(|(_, folder)| folder);
+        remove(&dead.collect::<Vec<_>>(), &links);
         let names = |folder: &Path| -> Vec<String> {
             let entries = std::fs::read_dir(folder).unwrap().flatten();
             entries.map(|e| e.file_name().into_string().unwrap()).collect()

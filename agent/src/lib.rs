@@ -23,6 +23,7 @@
 pub mod admission;
 pub mod allocation;
 pub mod api_source;
+mod calls;
 pub mod cgroup;
 pub mod context;
 pub mod credentials;
@@ -50,6 +51,7 @@ pub mod routes;
 pub mod server;
 pub mod serving;
 pub mod settings;
+pub mod shared_file;
 pub mod shutdown;
 pub mod sources;
 pub mod stats;

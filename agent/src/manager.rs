@@ -22,7 +22,10 @@ use crate::shutdown;
 use crate::sources::api::ApiPods;
 use crate::sources::file::StaticPods;
 
+mod look;
 mod resize;
+
+use look::{Looked, look};
 
 /// A request to end a pod: evicted, or the node shuts down. `None` lets a pod that was paused run again.
 #[derive(Debug, Clone)]
@@ -77,6 +80,7 @@ pub async fn run(ctx: Context, parts: Parts, mut inputs: Inputs, first_pass: wat
     let (events_tx, mut events) = mpsc::channel::<Option<String>>(256);
     tokio::spawn(follow_runtime(ctx, events_tx));
     let mut relist = tokio::time::interval(RELIST);
+    let mut looks = JoinSet::new();
     relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let statics = inputs.static_pods.borrow_and_update().clone();
@@ -97,7 +101,15 @@ pub async fn run(ctx: Context, parts: Parts, mut inputs: Inputs, first_pass: wat
             },
             Some(over) = manager.tasks.join_next() => manager.over(over),
             Ok(()) = manager.pods.changed() => manager.weigh_tiers(),
-            _ = relist.tick() => manager.relist(api.as_deref()).await,
+            // One look at a time: a runtime that does not answer holds up nothing here.
+            _ = relist.tick(), if looks.is_empty() => {
+                looks.spawn(look(manager.ctx.clone(), manager.parts.clone()));
+            }
+            Some(looked) = looks.join_next() => {
+                if let Ok(Some(looked)) = looked {
+                    manager.relist(looked, api.as_deref());
+                }
+            }
         }
     }
 }
@@ -252,10 +264,8 @@ impl Manager {
     }
 
     fn probed(&mut self, changed: probe::Changed) {
-        if let Some(handle) = self.handles.get(&changed.pod_uid)
-            && handle.probes.try_send(changed).is_err()
-        {
-            tracing::warn!("a probe's result was lost: its pod does not keep up");
+        if let Some(handle) = self.handles.get(&changed.pod_uid) {
+            handle.probes.put(changed);
         }
     }
 
@@ -281,13 +291,8 @@ impl Manager {
     }
 
     /// Wakes the tasks of pods whose containers are not what they were at the last look, and ends what belongs to no pod.
-    async fn relist(&mut self, api: Option<&BTreeMap<String, Arc<Pod>>>) {
-        let cri = &self.ctx.cri;
-        let (Ok(sandboxes), Ok(containers)) =
-            (cri.list_pod_sandboxes(None).await, cri.list_containers(None).await)
-        else {
-            return;
-        };
+    fn relist(&mut self, looked: Looked, api: Option<&BTreeMap<String, Arc<Pod>>>) {
+        let Looked { sandboxes, containers, folders, log_folders } = looked;
         let mut now: HashMap<String, DefaultHasher> = HashMap::new();
         let uid_of =
             |labels: &HashMap<String, String>| labels.get(LABEL_POD_UID).cloned().unwrap_or_default();
@@ -308,8 +313,12 @@ impl Manager {
         if api.is_some() {
             let is_there = |uid: &str| self.handles.contains_key(uid);
             self.parts.allocations.keep_only(is_there);
-            let (pods, links) = (machine::paths::POD_LOGS, machine::paths::CONTAINER_LOGS);
-            dead_logs::remove(pods.as_ref(), links.as_ref(), is_there);
+            // Only what was there when the runtime was asked: a pod that began since has made its own.
+            let dead = log_folders.into_iter().filter(|(uid, _)| !is_there(uid)).map(|(_, folder)| folder);
+            let dead: Vec<_> = dead.collect();
+            tokio::task::spawn_blocking(move || {
+                dead_logs::remove(&dead, machine::paths::CONTAINER_LOGS.as_ref());
+            });
             let orphans: HashSet<String> = self
                 .seen
                 .keys()
@@ -320,7 +329,7 @@ impl Manager {
                 let (ctx, parts, uid) = (self.ctx.clone(), self.parts.clone(), uid_of(&sandbox.labels));
                 tokio::spawn(end_orphan(ctx, parts, uid, sandbox.id));
             }
-            for uid in self.parts.volumes.pods_on_disk() {
+            for uid in folders {
                 if !self.handles.contains_key(&uid) && !self.seen.contains_key(&uid) {
                     let parts = self.parts.clone();
                     tokio::spawn(async move { release(&parts, &uid).await });

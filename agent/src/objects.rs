@@ -3,7 +3,7 @@
 //! The set of watched objects is bounded by what the pods here refer to. Without an API server every read fails with
 //! [`ObjectError::NoApiServer`]; static pods refer to nothing, so they do not care.
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::watcher;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::context::ApiHandle;
@@ -46,6 +46,7 @@ pub struct Objects {
     api: ApiHandle,
     config_maps: Cache<ConfigMap>,
     secrets: Cache<Secret>,
+    listeners: Listeners,
     /// Trust anchors for pods.
     pub trust_bundles: TrustBundles,
 }
@@ -54,7 +55,9 @@ impl Objects {
     #[must_use]
     pub fn new(api: ApiHandle) -> Self {
         let trust_bundles = TrustBundles::new(api.clone());
-        Self { api, config_maps: Cache::default(), secrets: Cache::default(), trust_bundles }
+        let listeners = Listeners::default();
+        let (config_maps, secrets) = (Cache::new(&listeners), Cache::new(&listeners));
+        Self { api, config_maps, secrets, listeners, trust_bundles }
     }
 
     /// The ConfigMap as last seen; from the cache when a pod holds it.
@@ -116,10 +119,16 @@ impl Objects {
         self.secrets.hold(uid, secrets, &self.api);
     }
 
-    /// Changes whenever a held ConfigMap or Secret does.
+    /// Tells when a ConfigMap or Secret has changed that pod `uid` holds.
     #[must_use]
-    pub fn changes(&self) -> (watch::Receiver<u64>, watch::Receiver<u64>) {
-        (self.config_maps.changed(), self.secrets.changed())
+    pub fn changes(&self, uid: &str) -> Arc<Notify> {
+        self.listeners.of(uid)
+    }
+
+    /// Pod `uid` is gone: it holds nothing and hears nothing.
+    pub fn forget(&self, uid: &str) {
+        self.hold(uid, &[], &[]);
+        self.listeners.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
     async fn cached<K>(
@@ -147,7 +156,7 @@ type Key = (String, String);
 #[derive(Debug)]
 struct Held<K> {
     users: Vec<String>,
-    object: Arc<Mutex<Option<Arc<K>>>>,
+    object: Option<Arc<K>>,
     task: JoinHandle<()>,
 }
 
@@ -160,30 +169,40 @@ impl<K> Drop for Held<K> {
 #[derive(Debug)]
 struct Cache<K> {
     held: Arc<Mutex<HashMap<Key, Held<K>>>>,
-    version: watch::Sender<u64>,
+    listeners: Listeners,
+}
+
+/// How to tell pods, by uid.
+#[derive(Debug, Clone, Default)]
+struct Listeners(Arc<Mutex<HashMap<String, Arc<Notify>>>>);
+
+impl Listeners {
+    fn of(&self, uid: &str) -> Arc<Notify> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()).or_default().clone()
+    }
+
+    fn tell(&self, uid: &str) {
+        if let Some(listener) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid) {
+            listener.notify_one();
+        }
+    }
 }
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { held: self.held.clone(), version: self.version.clone() }
-    }
-}
-
-impl<K> Default for Cache<K> {
-    fn default() -> Self {
-        Self { held: Arc::default(), version: watch::Sender::new(0) }
+        Self { held: self.held.clone(), listeners: self.listeners.clone() }
     }
 }
 
 impl<K> Cache<K> {
-    fn changed(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    fn new(listeners: &Listeners) -> Self {
+        Self { held: Arc::default(), listeners: listeners.clone() }
     }
 
     fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         let held = self.held.lock().ok()?;
         let entry = held.get(&(namespace.to_owned(), name.to_owned()))?;
-        entry.object.lock().ok()?.clone()
+        entry.object.clone()
     }
 }
 
@@ -207,10 +226,8 @@ where
         held.retain(|_, entry| !entry.users.is_empty());
         for key in wanted {
             let entry = held.entry(key.clone()).or_insert_with(|| {
-                let object = Arc::new(Mutex::new(None));
-                let task =
-                    tokio::spawn(follow(key.clone(), api.clone(), object.clone(), self.version.clone()));
-                Held { users: Vec::new(), object, task }
+                let task = tokio::spawn(follow(key.clone(), api.clone(), self.clone()));
+                Held { users: Vec::new(), object: None, task }
             });
             if !entry.users.iter().any(|user| user == uid) {
                 entry.users.push(uid.to_owned());
@@ -219,26 +236,69 @@ where
     }
 }
 
-/// Keeps `slot` equal to one object of the API server.
-async fn follow<K>(key: Key, api: ApiHandle, slot: Arc<Mutex<Option<Arc<K>>>>, version: watch::Sender<u64>)
+impl<K: Resource<DynamicType = ()>> Cache<K> {
+    /// Keeps what the API server has of an object, and tells the pods that hold it if it is not what it
+    /// was: a watch that begins anew says again what is known.
+    fn took(&self, key: &Key, object: Option<K>) {
+        let Ok(mut held) = self.held.lock() else { return };
+        let Some(entry) = held.get_mut(key) else { return };
+        let version = |object: &K| (object.meta().uid.clone(), object.meta().resource_version.clone());
+        let differs = entry.object.as_deref().map(version) != object.as_ref().map(version);
+        entry.object = object.map(Arc::new);
+        if differs {
+            entry.users.iter().for_each(|user| self.listeners.tell(user));
+        }
+    }
+}
+
+/// Keeps the cache equal to one object of the API server.
+async fn follow<K>(key: Key, api: ApiHandle, cache: Cache<K>)
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
         + DeserializeOwned
         + Clone
         + std::fmt::Debug
         + Send
+        + Sync
         + 'static,
 {
     let stream = |client| watcher::watch_object(Api::<K>::namespaced(client, &key.0), &key.1);
     let next = |next: Result<Option<K>, watcher::Error>| match next {
-        Ok(object) => {
-            if let Ok(mut slot) = slot.lock() {
-                *slot = object.map(Arc::new);
-            }
-            version.send_modify(|v| *v += 1);
-        }
+        Ok(object) => cache.took(&key, object),
         // Whoever needs the object reads it and says why that fails.
         Err(error) => tracing::debug!("watch {}/{}: {error}", key.0, key.1),
     };
     crate::watching::follow(api, stream, next).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use serde_json::json;
+
+    use super::*;
+
+    fn config_map(version: &str) -> ConfigMap {
+        serde_json::from_value(json!({"metadata": {"name": "a", "resourceVersion": version}})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_to_the_pods_that_use_it_and_a_repetition_to_nobody() {
+        let objects = Objects::new(ApiHandle::new(tokio::sync::watch::channel(None).1));
+        let (key, other) = (("ns".to_owned(), "a".to_owned()), ("ns".to_owned(), "b".to_owned()));
+        objects.hold("user", std::slice::from_ref(&key), &[]);
+        objects.hold("bystander", &[other], &[]);
+        let told = |uid: &str| objects.changes(uid).notified().now_or_never().is_some();
+        assert!(!told("user") && !told("bystander"));
+        objects.config_maps.took(&key, Some(config_map("1")));
+        assert!(told("user") && !told("bystander"));
+        objects.config_maps.took(&key, Some(config_map("1")));
+        assert!(!told("user"), "a watch that began anew said the same");
+        objects.config_maps.took(&key, Some(config_map("2")));
+        assert!(told("user"));
+        objects.config_maps.took(&key, None);
+        assert!(told("user") && !told("bystander"));
+        objects.forget("user");
+        assert!(objects.config_maps.get("ns", "a").is_none());
+    }
 }

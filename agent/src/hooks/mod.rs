@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
-use crate::probe::{Exec, http};
+use crate::probe::{Exec, Names, http};
 
 /// How long an HTTP hook may take to answer; the kubelet's client has no other limit than the connection's.
 const HTTP_WITHIN: Duration = Duration::from_secs(60);
@@ -25,6 +25,7 @@ pub struct HookTarget<'a> {
     /// CRI id.
     pub container_id: &'a str,
     pub pod_ip: &'a str,
+    pub names: &'a Names,
 }
 
 /// Runs the postStart hook, if there is one; on an error the container is to be killed.
@@ -102,7 +103,7 @@ async fn run(target: HookTarget<'_>, handler: &LifecycleHandler, exec: &dyn Exec
         let what = format!("HTTP lifecycle hook ({})", action.path.as_deref().unwrap_or_default());
         let get = http::request_of(action, target.container, target.pod_ip, "kube-lifecycle");
         let get = get.map_err(|error| failed(what.clone(), &error))?;
-        http_get(get).await.map_err(|error| failed(what, &error))
+        http_get(target, get).await.map_err(|error| failed(what, &error))
     } else if let Some(action) = &handler.sleep {
         tokio::time::sleep(Duration::from_secs(action.seconds.max(0).unsigned_abs())).await;
         Ok(())
@@ -114,9 +115,10 @@ async fn run(target: HookTarget<'_>, handler: &LifecycleHandler, exec: &dyn Exec
 }
 
 /// Any answer is a success. A server that speaks plain HTTP on an https hook is asked again without TLS.
-async fn http_get(mut get: http::Get) -> Result<(), String> {
+async fn http_get(target: HookTarget<'_>, mut get: http::Get) -> Result<(), String> {
     let ask = |get: http::Get| async move {
-        match tokio::time::timeout(HTTP_WITHIN, http::send(&get)).await {
+        let pod = target.pod.metadata.uid.as_deref().unwrap_or_default();
+        match tokio::time::timeout(HTTP_WITHIN, http::send(&get, target.names, pod)).await {
             Ok(answer) => answer.map(drop).map_err(|error| format!("Get {:?}: {error}", get.url())),
             Err(_) => Err(format!("Get {:?}: no answer within {} s", get.url(), HTTP_WITHIN.as_secs())),
         }

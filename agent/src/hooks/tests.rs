@@ -40,7 +40,13 @@ async fn stop(handler: serde_json::Value, exec: &Fake, grace: i64) -> (i64, Resu
     let pod = Pod::default();
     let container: Container =
         serde_json::from_value(json!({"name": "c", "lifecycle": {"preStop": handler}})).unwrap();
-    let target = HookTarget { pod: &pod, container: &container, container_id: "id", pod_ip: "127.0.0.1" };
+    let target = HookTarget {
+        pod: &pod,
+        container: &container,
+        container_id: "id",
+        pod_ip: "127.0.0.1",
+        names: &crate::probe::Names::default(),
+    };
     pre_stop(target, exec, grace).await
 }
 

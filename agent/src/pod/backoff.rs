@@ -1,6 +1,7 @@
 //! Exponential back-off as the kubelet counts it: 10 s doubling to 300 s, forgotten after twice the longest wait.
 
-/// Nanoseconds since the epoch.
+/// Nanoseconds: since the machine booted where something is waited for, since the epoch where the runtime
+/// or the API tells a time.
 pub type Nanos = i64;
 /// One second in [`Nanos`].
 pub const SECOND: Nanos = 1_000_000_000;
@@ -39,9 +40,45 @@ impl Backoff {
     }
 }
 
+/// The first and the longest wait before what failed is tried again
+/// (pkg/util/goroutinemap/exponentialbackoff).
+const FIRST_RETRY: Nanos = SECOND / 2;
+const LONGEST_RETRY: Nanos = 122 * SECOND;
+
+/// The next try of something that has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    delay: Nanos,
+    /// When.
+    pub at: Nanos,
+    /// Why it failed last.
+    pub message: String,
+}
+
+impl Retry {
+    /// After one more failure: half a second, doubling to two minutes and two seconds.
+    #[must_use]
+    pub fn after(previous: Option<&Self>, now: Nanos, message: &str) -> Self {
+        let delay = previous.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(LONGEST_RETRY));
+        Self { delay, at: now + delay, message: message.to_owned() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_is_tried_again_ever_later() {
+        let (mut retry, mut now, mut waits) = (None, 0, Vec::new());
+        for _ in 0..10 {
+            let next = Retry::after(retry.as_ref(), now, "busy");
+            waits.push((next.at - now) / (SECOND / 2));
+            now = next.at;
+            retry = Some(next);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 244, 244]);
+    }
 
     #[test]
     fn a_crashing_container_waits_ten_seconds_doubling_to_five_minutes() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::backoff::{Backoff, Nanos};
+use super::backoff::{Backoff, Nanos, Retry};
 use super::observed::{Observed, State};
 use super::spec;
 use crate::allocation::Size;
@@ -74,6 +74,11 @@ pub struct Failure {
     pub retry_at: Nanos,
 }
 
+impl Failure {
+    /// A `retry_at` that says: as the pod's task counts such failures, each time later.
+    pub const BY_BACK_OFF: Nanos = 0;
+}
+
 /// What the pod's task remembers beyond what the runtime holds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Memory {
@@ -86,6 +91,8 @@ pub struct Memory {
     pub failures: BTreeMap<String, Failure>,
     /// The last failure to make the sandbox or its volumes.
     pub sandbox_failure: Option<Failure>,
+    /// The next try of what has failed.
+    pub retries: BTreeMap<Operation, Retry>,
     /// Restart counts of containers whose last instance the runtime may have forgotten, as it does when the machine boots.
     pub restarts: BTreeMap<String, u32>,
     /// Exit codes of containers that had ended when the pod's task began, as their status says.
@@ -131,6 +138,18 @@ pub enum Action {
     Release,
 }
 
+impl Action {
+    /// What it is under way as, if its next try is in [`Memory::retries`] alone.
+    fn retried(&self) -> Option<Operation> {
+        match self {
+            Self::Stop { id, .. } | Self::StopSandbox { id } => Some(Operation::Stop(id.clone())),
+            Self::RemoveContainer { id } | Self::RemoveSandbox { id } => Some(Operation::Remove(id.clone())),
+            Self::Release => Some(Operation::Release),
+            Self::CreateSandbox { .. } | Self::Start { .. } | Self::Resize => None,
+        }
+    }
+}
+
 /// The answer of [`decide`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decision {
@@ -148,6 +167,20 @@ pub struct Decision {
 impl Decision {
     fn wake_at(&mut self, at: Nanos) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Withholds what has failed until its time has come.
+    fn hold_back(&mut self, memory: &Memory, now: Nanos) {
+        let mut wake = None;
+        self.actions.retain(|action| {
+            let retry = action.retried().and_then(|operation| memory.retries.get(&operation));
+            let at = retry.map(|retry| retry.at).filter(|at| *at > now);
+            wake = [wake, at].into_iter().flatten().min();
+            at.is_none()
+        });
+        if let Some(wake) = wake {
+            self.wake_at(wake);
+        }
     }
 
     /// Stops a container, unless that is under way.
@@ -176,6 +209,7 @@ pub fn decide(pod: &Pod, intent: &Intent, observed: &Observed, memory: &Memory, 
         },
     }
     collect_garbage(observed, memory, &mut decision);
+    decision.hold_back(memory, now);
     decision
 }
 
@@ -201,7 +235,7 @@ fn run(
         }
         let exited = last.filter(|c| c.state == State::Exited);
         let backoff = memory.backoff.get(&name).copied().unwrap_or_default();
-        if let Some(until) = exited.and_then(|c| backoff.until(c.finished_at, now)) {
+        if let Some(until) = exited.and_then(|c| backoff.until(c.ended_at, now)) {
             decision.crash_loops.insert(name.clone(), until);
             decision.wake_at(until);
             if spec::find(pod, &name).is_some_and(|(kind, _)| kind == spec::Kind::Init) {

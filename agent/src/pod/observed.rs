@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use machine::cri;
 
 use super::backoff::Nanos;
+use super::start::now;
 use crate::cri::{Cri, Result};
 
 pub const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
@@ -48,7 +49,10 @@ pub struct Container {
     pub state: State,
     pub created_at: Nanos,
     pub started_at: Nanos,
+    /// As the runtime tells, since the epoch.
     pub finished_at: Nanos,
+    /// When it was first seen to have ended, on the clock of waits.
+    pub ended_at: Nanos,
     pub exit_code: i32,
     pub reason: String,
     pub message: String,
@@ -111,9 +115,14 @@ pub async fn read(cri: &Cri, uid: &str, previous: &Observed) -> Result<Observed>
         match known {
             Some(known) => observed.containers.push(known.clone()),
             None => match cri.container_status(&container.id).await {
-                Ok(answer) => observed
-                    .containers
-                    .extend(answer.status.map(|status| from_status(status, container.pod_sandbox_id))),
+                Ok(answer) => {
+                    let (sandbox, now) = (container.pod_sandbox_id, now());
+                    if let Some(status) = answer.status {
+                        // Last words are read from a disk.
+                        let seen = tokio::task::spawn_blocking(move || from_status(status, sandbox, now));
+                        observed.containers.extend(seen.await.ok());
+                    }
+                }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             },
@@ -161,7 +170,7 @@ async fn read_sandbox(cri: &Cri, sandbox: cri::PodSandbox) -> Result<Option<Sand
     }))
 }
 
-fn from_status(status: cri::ContainerStatus, sandbox: String) -> Container {
+fn from_status(status: cri::ContainerStatus, sandbox: String, now: Nanos) -> Container {
     let state = match cri::ContainerState::try_from(status.state) {
         Ok(cri::ContainerState::ContainerCreated) => State::Created,
         Ok(cri::ContainerState::ContainerRunning) => State::Running,
@@ -180,6 +189,7 @@ fn from_status(status: cri::ContainerStatus, sandbox: String) -> Container {
         created_at: status.created_at,
         started_at: status.started_at,
         finished_at: status.finished_at,
+        ended_at: if state == State::Exited { now } else { 0 },
         exit_code: status.exit_code,
         reason: status.reason,
         message: if state == State::Exited {
@@ -230,10 +240,8 @@ fn last_words(
 /// The end of a file that a container may have written: never followed through a link, never more than `limit` bytes.
 fn read_end(path: &str, limit: u64) -> String {
     use std::io::{Read as _, Seek as _, SeekFrom};
-    use std::os::unix::fs::OpenOptionsExt as _;
     let read = || -> std::io::Result<Vec<u8>> {
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        let mut file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let mut file = crate::shared_file::open(path.as_ref())?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(limit)))?;
         let mut bytes = Vec::new();
@@ -257,6 +265,24 @@ fn log_text(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::backoff::SECOND;
+
+    #[test]
+    fn a_clock_that_is_set_back_delays_no_restart() {
+        const DAY: Nanos = 24 * 3600 * SECOND;
+        let status = cri::ContainerStatus {
+            state: cri::ContainerState::ContainerExited.into(),
+            // By a clock that has been set back by a day since.
+            finished_at: super::super::start::wall() + DAY,
+            ..Default::default()
+        };
+        let now = now();
+        let ended = from_status(status, "s".into(), now);
+        let mut backoff = crate::pod::backoff::Backoff::default();
+        backoff.next(now, now);
+        assert_eq!(backoff.until(ended.ended_at, now), Some(now + 10 * SECOND));
+        assert_eq!(backoff.until(ended.ended_at, now + 10 * SECOND), None);
+    }
 
     #[test]
     fn a_pod_has_one_address_of_each_family() {

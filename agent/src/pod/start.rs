@@ -2,13 +2,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use machine::cri;
 
 mod interrupted;
+mod log_link;
 
 use interrupted::start_container;
+use log_link::link_log;
 
 use super::backoff::{Nanos, SECOND};
 use super::convert::{self, ContainerParts, SandboxParts};
@@ -23,9 +26,16 @@ use crate::parts::{Parts, chain};
 use crate::volumes::{IDS, MountContext, PodVolumes, PreparedVolume};
 use crate::{cgroup, env};
 
-/// Nanoseconds since the epoch.
+/// Nanoseconds since the machine booted: what is waited for does not depend on what the clock is set to.
 #[must_use]
 pub fn now() -> Nanos {
+    let since = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    Nanos::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(Nanos::MAX)
+}
+
+/// Nanoseconds since the epoch, as the API server and the runtime count.
+#[must_use]
+pub fn wall() -> Nanos {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX)
 }
@@ -38,6 +48,8 @@ pub struct Scene {
     pub pod: Arc<Pod>,
     pub pod_ips: Vec<String>,
     pub host_ips: Vec<String>,
+    /// Held by whoever makes or removes the pod's volumes: what is read last is written last.
+    pub preparing: Arc<tokio::sync::Mutex<()>>,
 }
 
 pub(super) fn failure(reason: &str, message: impl Into<String>, wait: Nanos) -> Failure {
@@ -58,20 +70,24 @@ impl Scene {
     }
 
     /// The ids of the pod's user namespace, when it has one of its own.
-    fn ids(&self) -> Result<Option<cri::IdMapping>, String> {
+    async fn ids(&self) -> Result<Option<cri::IdMapping>, String> {
         if spec::spec(&self.pod).host_users != Some(false) {
             return Ok(None);
         }
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
-        let host_id = self.parts.volumes.owner(uid).map_err(|error| format!("choose user ids: {error}"))?;
+        let owner = self.parts.volumes.owner(uid).await;
+        let host_id = owner.map_err(|error| format!("choose user ids: {error}"))?;
         Ok(Some(cri::IdMapping { host_id, container_id: 0, length: IDS }))
     }
 
-    fn sandbox_config(&self, attempt: u32) -> Result<cri::PodSandboxConfig, Failure> {
+    async fn sandbox_config(&self, attempt: u32) -> Result<cri::PodSandboxConfig, Failure> {
         let parts = SandboxParts {
             cgroup_parent: cgroup::cgroup_parent(&self.pod),
             resources: Some(cgroup::pod_sandbox_resources(&self.pod)),
-            ids: self.ids().map_err(|message| failure("CreatePodSandboxError", message, 10 * SECOND))?,
+            ids: self
+                .ids()
+                .await
+                .map_err(|message| failure("CreatePodSandboxError", message, 10 * SECOND))?,
         };
         convert::sandbox(&self.pod, &self.ctx.now(), attempt, parts)
             .map_err(|error| failure("CreatePodSandboxError", error.to_string(), 10 * SECOND))
@@ -82,11 +98,13 @@ impl Scene {
     /// # Errors
     /// The FailedMount event's message.
     pub async fn prepare_volumes(&self) -> Result<PodVolumes, Failure> {
+        let _alone = self.preparing.lock().await;
         match self.parts.volumes.prepare(&self.pod, &self.facts()).await {
             Ok(volumes) => Ok(volumes),
             Err(error) => {
                 self.ctx.events.pod(&self.pod, Severity::Warning, "FailedMount", error.to_string());
-                Err(failure("ContainerCreating", String::new(), 2 * SECOND))
+                let (reason, message) = ("ContainerCreating".into(), String::new());
+                Err(Failure { reason, message, retry_at: Failure::BY_BACK_OFF })
             }
         }
     }
@@ -102,7 +120,7 @@ impl Scene {
             return Err(failure("ContainerCreating", message, 5 * SECOND));
         }
         let volumes = self.prepare_volumes().await?;
-        let config = self.sandbox_config(attempt)?;
+        let config = self.sandbox_config(attempt).await?;
         let folder = config.log_directory.clone();
         tokio::fs::create_dir_all(&folder).await.map_err(|error| {
             failure("CreatePodSandboxError", format!("create {folder}: {error}"), 5 * SECOND)
@@ -130,7 +148,7 @@ impl Scene {
         let client =
             self.ctx.api.client().ok_or_else(|| unknown("the API server is not known yet".into()))?;
         let classes: kube::Api<k8s_openapi::api::node::v1::RuntimeClass> = kube::Api::all(client);
-        match tokio::time::timeout(std::time::Duration::from_secs(10), classes.get(class)).await {
+        match tokio::time::timeout(Duration::from_secs(10), classes.get(class)).await {
             Ok(Ok(class)) => Ok(class.handler),
             Ok(Err(error)) => {
                 let message = format!("failed to get RuntimeClass {class}: {error}");
@@ -170,7 +188,7 @@ impl Scene {
                 format!("Error: {message}"),
             );
         };
-        let sandbox_config = self.sandbox_config(sandbox.attempt)?;
+        let sandbox_config = self.sandbox_config(sandbox.attempt).await?;
         let prepared;
         let volumes = match volumes {
             Some(volumes) => volumes,
@@ -219,6 +237,7 @@ impl Scene {
             container,
             container_id: id,
             pod_ip: self.pod_ips.first().map(String::as_str).unwrap_or_default(),
+            names: self.parts.probes.names(),
         };
         let Err(error) = hooks::post_start(target, &*self.parts.exec).await else { return Ok(()) };
         self.ctx.events.container(
@@ -316,7 +335,7 @@ impl Scene {
             mounts,
             resources: cgroup::container_resources(&self.pod, container, self.parts.cgroups.node()),
             target,
-            ids: self.ids().map_err(refuse)?,
+            ids: self.ids().await.map_err(refuse)?,
         };
         convert::container(&self.pod, container, attempt, parts).map_err(|error| refuse(error.to_string()))
     }
@@ -335,7 +354,8 @@ impl Scene {
         let mut left = grace;
         if let Some((_, container)) = &found {
             let pod_ip = self.pod_ips.first().map(String::as_str).unwrap_or_default();
-            let target = HookTarget { pod: &self.pod, container, container_id: id, pod_ip };
+            let names = self.parts.probes.names();
+            let target = HookTarget { pod: &self.pod, container, container_id: id, pod_ip, names };
             let (rest, result) = hooks::pre_stop(target, &*self.parts.exec, grace).await;
             left = rest;
             if let Err(error) = result {
@@ -362,25 +382,9 @@ impl Scene {
     /// The first that stays.
     pub async fn release(&self) -> Result<(), Failure> {
         let uid = self.pod.metadata.uid.clone().unwrap_or_default();
+        let _alone = self.preparing.lock().await;
         let volumes = self.parts.volumes.teardown(&uid).await;
         volumes.map_err(|error| failure("", chain(&error), 5 * SECOND))?;
         self.parts.cgroups.remove_pod(&uid).await.map_err(|error| failure("", chain(&error), 5 * SECOND))
-    }
-}
-
-/// `/var/log/containers/<pod>_<namespace>_<container>-<id>.log`, which log collectors read.
-async fn link_log(pod: &Pod, container: &Container, id: &str, log_directory: &str, attempt: u32) {
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let folder = machine::paths::CONTAINER_LOGS;
-    let stem: String = format!("{name}_{namespace}_{}-{id}", container.name).chars().take(251).collect();
-    let link = format!("{folder}/{stem}.log");
-    let target = format!("{log_directory}/{}/{attempt}.log", container.name);
-    let made = async {
-        tokio::fs::create_dir_all(folder).await?;
-        tokio::fs::symlink(&target, &link).await
-    };
-    if let Err(error) = made.await {
-        tracing::debug!("link {link}: {error}");
     }
 }

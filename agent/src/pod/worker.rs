@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::backoff::{Nanos, SECOND};
@@ -16,7 +16,6 @@ use crate::allocation::Size;
 use crate::context::Context;
 use crate::parts::Parts;
 use crate::pods::Source;
-use crate::probe;
 use crate::volumes::PodVolumes;
 
 mod begin;
@@ -24,7 +23,7 @@ mod finish;
 mod gone;
 mod intent;
 mod keep;
-mod probes;
+pub(crate) mod probes;
 mod refresh;
 mod tell;
 
@@ -78,7 +77,7 @@ pub struct Handle {
     pub desired: watch::Sender<Desired>,
     /// Something about the pod changed in the runtime, or in an object that it refers to.
     pub changed: Arc<Notify>,
-    pub probes: mpsc::Sender<probe::Changed>,
+    pub probes: Arc<probes::Results>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "one at a time per pod, and handed on at once")]
@@ -87,11 +86,11 @@ enum Done {
     Started(String, u32, Result<String, Failure>, Size),
     Resized(Resized),
     Stopped(Result<(), Failure>),
-    Removed,
+    Removed(Result<(), Failure>),
     Released(Result<(), Failure>),
     Posted(PodStatus, Result<Box<Pod>, kube::Error>),
     Deleted(Result<(), kube::Error>),
-    Refreshed(Option<PodVolumes>),
+    Refreshed(Result<PodVolumes, Failure>),
 }
 
 /// A pod's task.
@@ -101,10 +100,12 @@ pub struct Worker {
     uid: String,
     desired: watch::Receiver<Desired>,
     changed: Arc<Notify>,
-    probes: mpsc::Receiver<probe::Changed>,
+    probes: Arc<probes::Results>,
     memory: Memory,
     observed: Observed,
     volumes: Option<PodVolumes>,
+    preparing: Arc<tokio::sync::Mutex<()>>,
+    refresh: refresh::Refresh,
     status: PodStatus,
     /// The status that the API server is known to have, and when it may be told another.
     posted: Option<PodStatus>,
@@ -134,16 +135,22 @@ impl std::fmt::Debug for Worker {
 /// Starts a pod's task; it ends when the pod is gone everywhere.
 #[must_use]
 pub fn spawn(ctx: Context, parts: Parts, desired: Desired, tasks: &mut JoinSet<String>) -> Handle {
+    let (worker, handle) = new(ctx, parts, desired);
+    tasks.spawn(worker.run());
+    handle
+}
+
+fn new(ctx: Context, parts: Parts, desired: Desired) -> (Worker, Handle) {
     let uid = desired.pod.metadata.uid.clone().unwrap_or_default();
     let status = desired.api.as_ref().and_then(|p| p.status.clone());
     let status = status.or_else(|| keep::remembered(&uid)).unwrap_or_default();
-    let mut memory = keep::recall(&desired.pod, &status);
+    let mut memory = Memory::default();
     if let Some(allocation) = parts.allocations.get(&uid) {
         memory.actuated = allocation.actuated;
         memory.actuated_pod = allocation.actuated_pod;
     }
     let (desired, desired_rx) = watch::channel(desired);
-    let (probes, probes_rx) = mpsc::channel(32);
+    let probes = Arc::new(probes::Results::default());
     let changed = Arc::new(Notify::new());
     let worker = Worker {
         ctx,
@@ -151,10 +158,12 @@ pub fn spawn(ctx: Context, parts: Parts, desired: Desired, tasks: &mut JoinSet<S
         uid,
         desired: desired_rx,
         changed: changed.clone(),
-        probes: probes_rx,
+        probes: probes.clone(),
         memory,
         observed: Observed::default(),
         volumes: None,
+        preparing: Arc::default(),
+        refresh: refresh::Refresh::default(),
         posted: None,
         answered: None,
         status,
@@ -171,15 +180,16 @@ pub fn spawn(ctx: Context, parts: Parts, desired: Desired, tasks: &mut JoinSet<S
         remembered: None,
         told: false,
     };
-    tasks.spawn(worker.run());
-    Handle { desired, changed, probes }
+    (worker, Handle { desired, changed, probes })
 }
 
 impl Worker {
     async fn run(mut self) -> String {
+        self.recall().await;
         let mut stale = true;
         let mut retry = None;
-        let (mut config_maps, mut secrets) = self.ctx.objects.changes();
+        let objects = self.ctx.objects.changes(&self.uid);
+        let probes = self.probes.clone();
         let mut bundles = self.ctx.objects.trust_bundles.changes();
         let mut settings = self.ctx.settings.clone();
         loop {
@@ -216,10 +226,9 @@ impl Worker {
                     self.refresh_fields(&desired);
                 }
                 () = self.changed.notified() => stale = true,
-                Some(probe) = self.probes.recv() => self.probed(probe),
+                () = probes.told() => self.probed(),
                 Some(done) = self.tasks.join_next_with_id() => { self.finished(done); stale = true; }
-                Ok(()) = config_maps.changed() => self.refresh_volumes(&desired),
-                Ok(()) = secrets.changed() => self.refresh_volumes(&desired),
+                () = objects.notified() => self.objects_changed(&desired),
                 Ok(()) = bundles.changed() => {
                     if crate::volumes::shows_trust_bundles(&desired.pod) {
                         self.refresh_volumes(&desired);
@@ -227,11 +236,11 @@ impl Worker {
                 }
                 Ok(()) = settings.changed() => {}
                 () = tokio::time::sleep(sleep.unwrap_or(Duration::from_secs(3600))) => {
-                    self.renew_tokens(&desired);
+                    self.refresh_when_due(&desired);
                 }
             }
         }
-        self.ctx.objects.hold(&self.uid, &[], &[]);
+        self.ctx.objects.forget(&self.uid);
         self.parts.probes.forget_pod(&self.uid);
         self.parts.images.forget(&self.uid);
         self.parts.allocations.forget(&self.uid);
@@ -240,11 +249,21 @@ impl Worker {
         self.uid
     }
 
+    /// What is still known of the pod's containers; their logs tell a part of it, and lie on a disk.
+    async fn recall(&mut self) {
+        let (pod, status) = (self.desired.borrow().pod.clone(), self.status.clone());
+        let recall = tokio::task::spawn_blocking(move || keep::recall(&pod, &status));
+        if let Ok((restarts, ended)) = recall.await {
+            (self.memory.restarts, self.memory.ended) = (restarts, ended);
+        }
+    }
+
     /// Decides and begins what was decided.
     fn step(&mut self, desired: &Desired) -> Decision {
         self.end_if_told(desired);
         let intent = self.intent(desired);
         self.shorten_grace(&intent);
+        self.forget_retries();
         let decision = decide(&desired.pod, &intent, &self.observed, &self.memory, now());
         for (name, until) in &decision.crash_loops {
             let failure = self.memory.failures.get(name);
@@ -270,3 +289,6 @@ async fn within<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Res
         Err(_) => Err(kube::Error::Service("no answer from the API server within 20 s".into())),
     }
 }
+
+#[cfg(test)]
+mod tests;

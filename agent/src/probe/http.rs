@@ -8,9 +8,9 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
-use super::once::{Outcome, join, resolve_port};
+use super::names::{DialError, Names};
+use super::once::{Outcome, PodAddress, join, resolve_port};
 use super::tls;
 
 const MAX_BODY: usize = 10 << 10;
@@ -74,11 +74,12 @@ pub(crate) fn request_of(
 
 /// Whether the server answers with 2xx or 3xx. Redirects to the same host are followed; one to another host ends the probe with a
 /// warning.
-pub(super) async fn probe(mut get: Get) -> Outcome {
+pub(super) async fn probe(mut get: Get, pod: PodAddress<'_>) -> Outcome {
     for _ in 0..MAX_REDIRECTS {
         let url = get.url();
-        let response = match send(&get).await {
+        let response = match send(&get, pod.names, pod.uid).await {
             Ok(response) => response,
+            Err(SendError::Dial(error)) if error.is_ours() => return Outcome::Error(error.to_string()),
             Err(error) => return Outcome::Failure(format!("Get {url:?}: {error}")),
         };
         let status = response.status();
@@ -103,18 +104,28 @@ pub(super) async fn probe(mut get: Get) -> Outcome {
     Outcome::Failure(format!("Get {:?}: stopped after {MAX_REDIRECTS} redirects", get.url()))
 }
 
-/// Sends the request on a connection of its own and reads the head of the answer.
-pub(crate) async fn send(get: &Get) -> Result<Response<Incoming>, String> {
-    let stream = TcpStream::connect((get.host.as_str(), get.port))
-        .await
-        .map_err(|error| format!("dial tcp {}: {error}", join(&get.host, get.port)))?;
+/// A request that has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("{0}")]
+    Exchange(String),
+}
+
+/// Sends the request for a pod on a connection of its own and reads the head of the answer.
+pub(crate) async fn send(get: &Get, names: &Names, pod: &str) -> Result<Response<Incoming>, SendError> {
+    let stream = names.connect(pod, &get.host, get.port).await?;
     if !get.tls {
-        return exchange(stream, get).await;
+        return exchange(stream, get).await.map_err(SendError::Exchange);
     }
-    let config = tls::unverified().map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(get.host.clone()).map_err(|error| error.to_string())?;
-    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
-    exchange(stream.map_err(|error| format!("tls: {error}"))?, get).await
+    let secured = async {
+        let config = tls::unverified().map_err(|error| error.to_string())?;
+        let name = ServerName::try_from(get.host.clone()).map_err(|error| error.to_string())?;
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
+        exchange(stream.map_err(|error| format!("tls: {error}"))?, get).await
+    };
+    secured.await.map_err(SendError::Exchange)
 }
 
 async fn exchange<S>(stream: S, get: &Get) -> Result<Response<Incoming>, String>

@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::once::{Exec, Outcome, run, seconds};
+use super::names::Names;
+use super::once::{Exec, Outcome, PodAddress, run, seconds};
 use super::tracker::{Kind, Thresholds, Tracker};
 
 /// A container that runs.
@@ -72,6 +73,7 @@ pub struct Manager {
     exec: Arc<dyn Exec>,
     changes: mpsc::Sender<Changed>,
     report: Report,
+    names: Names,
     running: Arc<Mutex<HashMap<String, Running>>>,
 }
 
@@ -101,7 +103,13 @@ impl Manager {
     /// `changes` should hold as many as containers may run; a full channel makes probes wait.
     #[must_use]
     pub fn new(exec: Arc<dyn Exec>, changes: mpsc::Sender<Changed>, report: Report) -> Self {
-        Self { exec, changes, report, running: Arc::default() }
+        Self { exec, changes, report, names: Names::default(), running: Arc::default() }
+    }
+
+    /// How probes find hosts, which lifecycle hooks share.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Begins to probe a container; no effect if it is known by its id already. A container without probes is started at once, and ready.
@@ -291,7 +299,9 @@ impl Worker {
     async fn once(&self, probe: &Probe) -> Outcome {
         let target = &self.target;
         let exec = &*self.manager.exec;
-        run(probe, &self.probes.container, &target.container_id, &target.pod_ip, exec).await
+        let uid = target.pod.metadata.uid.as_deref().unwrap_or_default();
+        let pod = PodAddress { uid, ip: &target.pod_ip, names: &self.manager.names };
+        run(probe, &self.probes.container, &target.container_id, pod, exec).await
     }
 
     fn tell(&self, kind: Kind, outcome: &Outcome) {

@@ -8,11 +8,13 @@
 mod grpc;
 pub(crate) mod http;
 mod manager;
+mod names;
 mod once;
 mod tls;
 mod tracker;
 
 pub use manager::{Changed, Health, Initial, Manager, ProbeCount, Report, Target};
+pub use names::Names;
 pub use once::{Exec, ExecOutput, Outcome};
 pub use tracker::{Kind, Thresholds, Tracker};
 

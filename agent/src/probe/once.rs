@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::names::Names;
 use super::{grpc, http};
 
 /// The most of a command's output that an event shows, in bytes (pkg/probe/exec).
@@ -33,6 +34,14 @@ pub trait Exec: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'_, Result<ExecOutput, String>>;
 }
 
+/// The pod that is probed, and how it finds others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PodAddress<'a> {
+    pub(super) uid: &'a str,
+    pub(super) ip: &'a str,
+    pub(super) names: &'a Names,
+}
+
 /// The result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -49,9 +58,10 @@ pub(super) async fn run(
     probe: &Probe,
     container: &Container,
     container_id: &str,
-    pod_ip: &str,
+    pod: PodAddress<'_>,
     exec: &dyn Exec,
 ) -> Outcome {
+    let pod_ip = pod.ip;
     let timeout = seconds(probe.timeout_seconds, 1);
     if let Some(action) = &probe.exec {
         let command = action.command.clone().unwrap_or_default();
@@ -61,13 +71,13 @@ pub(super) async fn run(
     let network = async {
         if let Some(action) = &probe.http_get {
             match http::request_of(action, container, pod_ip, "kube-probe") {
-                Ok(request) => http::probe(request).await,
+                Ok(request) => http::probe(request, pod).await,
                 Err(error) => Outcome::Error(error),
             }
         } else if let Some(action) = &probe.tcp_socket {
             let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(pod_ip);
             match resolve_port(&action.port, container) {
-                Ok(port) => tcp(host, port).await,
+                Ok(port) => tcp(pod, host, port).await,
                 Err(error) => Outcome::Error(error),
             }
         } else if let Some(action) = &probe.grpc {
@@ -97,10 +107,11 @@ fn of_exec(result: Result<ExecOutput, String>, timeout: Duration) -> Outcome {
     }
 }
 
-async fn tcp(host: &str, port: u16) -> Outcome {
-    match tokio::net::TcpStream::connect((host, port)).await {
+async fn tcp(pod: PodAddress<'_>, host: &str, port: u16) -> Outcome {
+    match pod.names.connect(pod.uid, host, port).await {
         Ok(_) => Outcome::Success,
-        Err(error) => Outcome::Failure(format!("dial tcp {}: {error}", join(host, port))),
+        Err(error) if error.is_ours() => Outcome::Error(error.to_string()),
+        Err(error) => Outcome::Failure(error.to_string()),
     }
 }
 

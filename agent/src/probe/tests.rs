@@ -49,8 +49,32 @@ fn manager(codes: &[i32]) -> (Manager, mpsc::Receiver<Changed>, Arc<Script>) {
     (Manager::new(script.clone(), tx, Arc::new(|_, _, _, _| {})), rx, script)
 }
 
+fn local(names: &Names) -> once::PodAddress<'_> {
+    once::PodAddress { uid: "u", ip: "127.0.0.1", names }
+}
+
 fn exec_probe(failure: i32, success: i32) -> serde_json::Value {
     json!({"exec": {"command": ["x"]}, "periodSeconds": 2, "failureThreshold": failure, "successThreshold": success})
+}
+
+/// Whatever else blocks, of which there is only so much, such as look-ups by the agent's own clients.
+#[test]
+fn names_in_probes_share_no_threads_with_the_rest_of_the_agent() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || held.recv().unwrap_or_default());
+        let probe = json!({"tcpSocket": {"host": "localhost", "port": port}, "timeoutSeconds": 5});
+        let (manager, mut changes, _) = manager(&[0]);
+        let container = json!({"name": "c", "startupProbe": probe});
+        manager.watch(target(container), Initial::default());
+        let told = tokio::time::timeout(Duration::from_secs(20), changes.recv()).await;
+        assert!(told.expect("the probe's result").unwrap().healthy);
+        drop(release);
+        busy.await.unwrap();
+    });
 }
 
 #[test]
@@ -144,7 +168,7 @@ async fn http_probe(port: u16, extra: serde_json::Value) -> Outcome {
     let mut get = json!({"port": port, "path": "/a?b=c"});
     get.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     let probe: Probe = serde_json::from_value(json!({"httpGet": get, "timeoutSeconds": 5})).unwrap();
-    once::run(&probe, &Container::default(), "id", "127.0.0.1", &Script::default()).await
+    once::run(&probe, &Container::default(), "id", local(&Names::default()), &Script::default()).await
 }
 
 #[tokio::test]
@@ -196,7 +220,7 @@ async fn tcp_probes_and_named_ports() {
             .unwrap();
     let run = async |handler: serde_json::Value| {
         let probe: Probe = serde_json::from_value(json!({"tcpSocket": handler})).unwrap();
-        once::run(&probe, &container, "id", "127.0.0.1", &Script::default()).await
+        once::run(&probe, &container, "id", local(&Names::default()), &Script::default()).await
     };
     assert_eq!(run(json!({"port": "web"})).await, Outcome::Success);
     assert!(matches!(run(json!({"port": "nope"})).await, Outcome::Error(_)));

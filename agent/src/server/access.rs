@@ -1,10 +1,12 @@
 //! Who asks, and whether they may: client certificates and tokens, access reviews, each remembered for the kubelet's times.
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::Mutex;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -16,22 +18,40 @@ const ALLOWED_KEPT: Duration = Duration::from_secs(300);
 const DENIED_KEPT: Duration = Duration::from_secs(30);
 const MAX_ENTRIES: usize = 1024;
 const MAX_TOKEN: usize = 32 << 10;
+/// Tokens that are being asked about at the API server, in total and from one address, and how long others
+/// wait for their turn.
+const REVIEWS: usize = 32;
+const REVIEWS_OF_ADDRESS: usize = 4;
+const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a request goes no further.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// 401.
     Unauthenticated,
+    /// 429: too many ask at once.
+    Busy,
     /// 403.
     Forbidden(String),
     /// 500: the API server did not answer; nobody is let in without it.
     Unavailable(String),
 }
 
+/// What a client shows of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Credentials<'a> {
+    pub(super) certificate: Option<&'a [u8]>,
+    pub(super) authorization: Option<&'a str>,
+    pub(super) address: IpAddr,
+}
+
 /// Remembered answers; bounded.
 #[derive(Debug, Default)]
 pub(super) struct Access {
-    tokens: Kept<[u8; 32], Option<User>>,
+    tokens: Kept<[u8; 32], User>,
+    /// Tokens that are nobody's; apart, so that any number of them pushes out no token that is somebody's.
+    refused: Kept<[u8; 32], ()>,
+    reviews: Reviews,
     decisions: Kept<(User, &'static str, &'static str), bool>,
 }
 
@@ -39,25 +59,39 @@ impl Access {
     /// Who asks: the client certificate's subject if there is one, otherwise the bearer token's owner.
     pub(super) async fn authenticate(
         &self,
-        certificate: Option<&[u8]>,
-        authorization: Option<&str>,
+        credentials: Credentials<'_>,
         backend: &dyn Backend,
     ) -> Result<User, Refusal> {
-        if let Some(user) = certificate.and_then(user_of_certificate) {
+        if let Some(user) = credentials.certificate.and_then(user_of_certificate) {
             return Ok(user);
         }
-        let token = authorization.and_then(bearer).filter(|token| token.len() <= MAX_TOKEN);
+        let token = credentials.authorization.and_then(bearer).filter(|token| token.len() <= MAX_TOKEN);
         let token = token.ok_or(Refusal::Unauthenticated)?;
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let user = match self.tokens.get(&key) {
-            Some(user) => user,
-            None => {
-                let user = backend.token_review(token).await.map_err(Refusal::Unavailable)?;
+        if let Some(answer) = self.remembered(&key) {
+            return answer;
+        }
+        let turn = tokio::time::timeout(TURN_WITHIN, self.reviews.turn(credentials.address)).await;
+        let _turn = turn.ok().flatten().ok_or(Refusal::Busy)?;
+        // Somebody may have asked the same meanwhile.
+        if let Some(answer) = self.remembered(&key) {
+            return answer;
+        }
+        match backend.token_review(token).await.map_err(Refusal::Unavailable)? {
+            Some(user) => {
                 self.tokens.put(key, user.clone(), TOKEN_KEPT);
-                user
+                Ok(user)
             }
-        };
-        user.ok_or(Refusal::Unauthenticated)
+            None => {
+                self.refused.put(key, (), TOKEN_KEPT);
+                Err(Refusal::Unauthenticated)
+            }
+        }
+    }
+
+    fn remembered(&self, key: &[u8; 32]) -> Option<Result<User, Refusal>> {
+        let refused = self.refused.get(key).map(|()| Err(Refusal::Unauthenticated));
+        self.tokens.get(key).map(Ok).or(refused)
     }
 
     /// Whether the user has the verb on any of the subresources.
@@ -91,6 +125,37 @@ impl Access {
             if last == resource { "" } else { " " },
             if last == resource { "" } else { last },
         )))
+    }
+}
+
+/// Reviews under way.
+#[derive(Debug)]
+struct Reviews {
+    all: Arc<Semaphore>,
+    /// Those of addresses that have any, or wait for one.
+    addresses: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
+}
+
+impl Default for Reviews {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(REVIEWS)), addresses: Mutex::default() }
+    }
+}
+
+impl Reviews {
+    /// Waits until an address may ask. `None` cannot be, as the semaphores are never closed.
+    async fn turn(&self, address: IpAddr) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let own = {
+            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            addresses.retain(|_, semaphore| semaphore.strong_count() > 0);
+            let own = addresses.get(&address).and_then(Weak::upgrade);
+            let own = own.unwrap_or_else(|| Arc::new(Semaphore::new(REVIEWS_OF_ADDRESS)));
+            addresses.insert(address, Arc::downgrade(&own));
+            own
+        };
+        // Its own first: whoever waits among its like takes no place of others.
+        let own = own.acquire_owned().await.ok()?;
+        Some((own, self.all.clone().acquire_owned().await.ok()?))
     }
 }
 

@@ -1,5 +1,4 @@
 //! `/containerLogs/<namespace>/<pod>/<container>`.
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,12 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::sync::mpsc;
 
-use super::backend::Backend;
 use super::log_line::{LogOptions, StreamChoice};
 use super::query::Query;
 use super::reply::{Answer, Problem, streamed};
 use super::route::PodPath;
-use super::{find, logs};
+use super::{Shared, find, logs};
 
 /// Chunks that wait for a slow client.
 const QUEUE: usize = 4;
@@ -22,12 +20,13 @@ const QUEUE: usize = 4;
 const BEFORE_END: Duration = Duration::from_millis(50);
 
 pub(super) async fn serve(
-    backend: &Arc<dyn Backend>,
+    shared: &Shared,
     path: &PodPath,
     container: &str,
     query: &Query,
 ) -> Result<Answer, Problem> {
     let options = options(query, Timestamp::now())?;
+    let backend = &shared.backend;
     let served = find(&**backend, path)
         .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("pod {:?} not found\n", path.name)))?;
     if !has_container(&served.pod, container) {
@@ -42,6 +41,11 @@ pub(super) async fn serve(
             path.name
         ))
     })?;
+    let place = shared.followed.clone().try_acquire_owned().ok();
+    if options.follow && place.is_none() {
+        return Err(Problem::busy("as many logs of this node are followed as it serves at a time\n"));
+    }
+    let place = place.filter(|_| options.follow);
     let (output, chunks) = mpsc::channel::<Bytes>(QUEUE);
     let backend = backend.clone();
     tokio::spawn(async move {
@@ -55,6 +59,7 @@ pub(super) async fn serve(
             () = tokio::time::sleep(BEFORE_END) => {}
             () = output.closed() => {}
         }
+        drop(place);
     });
     Ok(streamed(chunks))
 }

@@ -1,34 +1,41 @@
 use std::time::Duration;
 
-use http::header::{ALLOW, AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::{ALLOW, AUTHORIZATION, CONNECTION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
-use super::access::Refusal;
+use super::access::{Credentials, Refusal};
 use super::container_logs;
 use super::query::Query;
 use super::reply::{Answer, Problem, json, text};
 use super::route::{PodPath, Route, needed, route};
 use super::stream::{self, Kind};
-use super::{Shared, find};
+use super::{Client, Shared, find};
 use crate::stats;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const NODES: &str = "system:nodes";
 const RUN_WITHIN: Duration = Duration::from_secs(120);
 
 /// Answers one request.
-pub(super) async fn handle(
-    shared: &Shared,
-    certificate: Option<&[u8]>,
-    request: Request<Incoming>,
-) -> Answer {
+pub(super) async fn handle(shared: &Shared, client: &Client, request: Request<Incoming>) -> Answer {
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let user = match shared.access.authenticate(certificate, authorization, &*shared.backend).await {
+    let credentials = Credentials {
+        certificate: client.certificate.as_deref(),
+        authorization,
+        address: client.place.address,
+    };
+    let user = match shared.access.authenticate(credentials, &*shared.backend).await {
         Ok(user) => user,
         Err(refusal) => return refused(refusal),
     };
+    // Nodes have certificates of the same authority and are many.
+    let certified = client.certificate.is_some() && !user.groups.iter().any(|group| group == NODES);
+    if !client.place.know(certified) {
+        return closing(Problem::busy("this node has as many clients as it serves at a time\n").answer());
+    }
     let needed = needed(request.method(), request.uri().path());
     if let Err(refusal) = shared.access.authorize(&user, &needed, &*shared.backend).await {
         return refused(refusal);
@@ -55,7 +62,7 @@ pub(super) fn healthz_only(request: &Request<Incoming>) -> Answer {
 async fn dispatch(shared: &Shared, route: Route, request: Request<Incoming>) -> Result<Answer, Problem> {
     let backend = &shared.backend;
     let query = Query::parse(request.uri().query().unwrap_or_default());
-    let socket = shared.stream_socket.as_str();
+    let query = query.map_err(|error| Problem::bad_request(format!("{error}\n")))?;
     match route {
         Route::Healthz => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok")),
         Route::Pods => json(&pod_list(backend.pods().iter().map(|served| (*served.pod).clone()).collect())),
@@ -66,15 +73,15 @@ async fn dispatch(shared: &Shared, route: Route, request: Request<Incoming>) -> 
             ))
         }
         Route::ContainerLogs { pod, container } => {
-            container_logs::serve(backend, &pod, &container, &query).await
+            container_logs::serve(shared, &pod, &container, &query).await
         }
         Route::Exec { pod, container } => {
-            stream::to_container(backend, Kind::Exec, &pod, &container, &query, request, socket).await
+            stream::to_container(shared, Kind::Exec, &pod, &container, &query, request).await
         }
         Route::Attach { pod, container } => {
-            stream::to_container(backend, Kind::Attach, &pod, &container, &query, request, socket).await
+            stream::to_container(shared, Kind::Attach, &pod, &container, &query, request).await
         }
-        Route::PortForward { pod } => stream::to_ports(backend, &pod, &query, request, socket).await,
+        Route::PortForward { pod } => stream::to_ports(shared, &pod, &query, request).await,
         Route::Run { pod, container } => run(shared, &pod, &container, &query).await,
         Route::StatsSummary => {
             let measured = backend.stats().await.map_err(Problem::internal)?;
@@ -148,13 +155,20 @@ fn running(pod: &Pod) -> Pod {
     shown
 }
 
+/// The client's connection ends with this answer.
+fn closing(mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
 fn refused(refusal: Refusal) -> Answer {
     match refusal {
         Refusal::Unauthenticated => {
             let mut answer = Problem::new(StatusCode::UNAUTHORIZED, "Unauthorized".into()).answer();
             answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            answer
+            closing(answer)
         }
+        Refusal::Busy => closing(Problem::busy("too many clients ask at once who they are\n").answer()),
         Refusal::Forbidden(message) => Problem::new(StatusCode::FORBIDDEN, message).answer(),
         Refusal::Unavailable(error) => Problem::internal(format!(
             "the API server could not be asked who you are or what you may do: {error}\n"

@@ -1,19 +1,25 @@
 //! A container's log as a stream of bytes: the last lines, and what is written from now on, across rotations (inotify(7)).
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::stat::{Mode, fstatat};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::log_line::{Formatter, LogOptions};
+use crate::shared_file;
 
-const CHUNK: usize = 64 << 10;
+/// Of such chunks the connection to a slow client holds some.
+const CHUNK: usize = 32 << 10;
 /// The longest line that is kept together; the runtime splits at 16 KiB.
 const MAX_LINE: usize = 256 << 10;
 
@@ -29,8 +35,9 @@ pub(super) async fn send(
     output: mpsc::Sender<Bytes>,
 ) -> io::Result<()> {
     // The watch comes first, so that nothing written after the first reading is missed.
-    let watch = if options.follow { Some(Watch::new(&path)?) } else { None };
-    let mut reader = Reader::open(&path, options.tail).await?;
+    let place = Arc::new(blocking(move || Place::open(&path)).await?);
+    let watch = if options.follow { Some(Watch::new(&place)?) } else { None };
+    let mut reader = Reader::open(&place, options.tail).await?;
     let mut formatter = Formatter::new(options);
     let mut ended = std::pin::pin!(ended);
     let mut over = false;
@@ -38,12 +45,12 @@ pub(super) async fn send(
         if !drain(&mut reader, &mut formatter, &output).await? {
             return Ok(());
         }
-        if reader.rotated(&path)? {
+        if reader.rotated(&place).await? {
             // Whatever was written between the last reading and the rename.
             if !drain(&mut reader, &mut formatter, &output).await? {
                 return Ok(());
             }
-            reader = Reader::open(&path, None).await?;
+            reader = Reader::open(&place, None).await?;
             continue;
         }
         let Some(watch) = watch.as_ref().filter(|_| !over) else { return Ok(()) };
@@ -76,24 +83,56 @@ async fn drain(
     }
 }
 
+/// Where a log is: its name in a folder that is held open. The folder may be writable for pods that ship
+/// logs, so nothing in it is followed or waited for, and a file that has another name elsewhere is not
+/// taken for a log.
+struct Place {
+    folder: OwnedFd,
+    name: OsString,
+}
+
+impl Place {
+    fn open(path: &Path) -> io::Result<Self> {
+        let (folder, name) = path.parent().zip(path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+        Ok(Self { folder: openat2(AT_FDCWD, folder, how)?, name: name.to_owned() })
+    }
+
+    fn file(&self) -> io::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        shared_file::regular(openat(&self.folder, self.name.as_os_str(), flags, Mode::empty())?.into())
+    }
+
+    /// The device and the number of the file that has the name now, if there is one.
+    fn current(&self) -> io::Result<Option<(u64, u64)>> {
+        match fstatat(&self.folder, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(now) => Ok(Some((now.st_dev, now.st_ino))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 /// Reads whole lines of one file.
 struct Reader {
-    file: std::sync::Arc<File>,
+    file: Arc<File>,
     offset: u64,
     /// Bytes after the last newline.
     rest: Vec<u8>,
 }
 
 impl Reader {
-    async fn open(path: &Path, tail: Option<u64>) -> io::Result<Self> {
-        let path = path.to_owned();
+    async fn open(place: &Arc<Place>, tail: Option<u64>) -> io::Result<Self> {
+        let place = place.clone();
         blocking(move || {
-            let file = File::open(&path)?;
+            let file = place.file()?;
             let offset = match tail {
                 Some(lines) => tail_offset(&file, lines)?,
                 None => 0,
             };
-            Ok(Self { file: std::sync::Arc::new(file), offset, rest: Vec::new() })
+            Ok(Self { file: Arc::new(file), offset, rest: Vec::new() })
         })
         .await
     }
@@ -126,14 +165,14 @@ impl Reader {
         Ok((!chunk.is_empty(), true))
     }
 
-    /// Whether the path names another file by now. A path that names none is a rotation half done.
-    fn rotated(&self, path: &Path) -> io::Result<bool> {
-        let own = self.file.metadata()?;
-        match std::fs::metadata(path) {
-            Ok(now) => Ok((now.dev(), now.ino()) != (own.dev(), own.ino())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+    /// Whether the log's name is another file's by now. One that is nobody's is a rotation half done.
+    async fn rotated(&self, place: &Arc<Place>) -> io::Result<bool> {
+        let (file, place) = (self.file.clone(), place.clone());
+        blocking(move || {
+            let own = file.metadata()?;
+            Ok(place.current()?.is_some_and(|now| now != (own.dev(), own.ino())))
+        })
+        .await
     }
 }
 
@@ -180,7 +219,7 @@ impl AsFd for Fd {
     }
 }
 
-impl std::os::fd::AsRawFd for Fd {
+impl AsRawFd for Fd {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.0.as_fd().as_raw_fd()
     }
@@ -189,11 +228,11 @@ impl std::os::fd::AsRawFd for Fd {
 impl Watch {
     // Deprecated for types whose descriptor can change while registered; this one owns its inotify and never changes it.
     #[allow(deprecated)]
-    fn new(path: &Path) -> io::Result<Self> {
+    fn new(place: &Place) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
         let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-        inotify.add_watch(folder, flags)?;
+        // The link in procfs stands for exactly the folder that is open.
+        inotify.add_watch(format!("/proc/self/fd/{}", place.folder.as_raw_fd()).as_str(), flags)?;
         Ok(Self(AsyncFd::new(Fd(inotify))?))
     }
 

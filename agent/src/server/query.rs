@@ -1,7 +1,12 @@
 //! Query strings, bounded.
 
-/// The most parameters that are looked at; a command of more words is refused by its length elsewhere.
+/// The most parameters of a request; each word of a command is one.
 const MAX_PARAMETERS: usize = 4096;
+
+/// A request with more parameters. Doing a part of it would be doing something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a request may have at most {MAX_PARAMETERS} parameters")]
+pub struct TooMany;
 
 /// Decoded parameters in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -9,15 +14,16 @@ pub struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Parses `a=b&c`. Bytes that are no UTF-8 become replacement characters.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let parts = text.split('&').filter(|part| !part.is_empty()).take(MAX_PARAMETERS);
-        Self(
-            parts
-                .map(|part| part.split_once('=').unwrap_or((part, "")))
-                .map(|(k, v)| (decode(k), decode(v)))
-                .collect(),
-        )
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn parse(text: &str) -> Result<Self, TooMany> {
+        let parts = text.split('&').filter(|part| !part.is_empty());
+        if parts.clone().nth(MAX_PARAMETERS).is_some() {
+            return Err(TooMany);
+        }
+        let parts = parts.map(|part| part.split_once('=').unwrap_or((part, "")));
+        Ok(Self(parts.map(|(k, v)| (decode(k), decode(v))).collect()))
     }
 
     /// The first value of a parameter.

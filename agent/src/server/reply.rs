@@ -27,6 +27,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
+    /// A bound is reached; kubectl and the API server may try again.
+    pub(super) fn busy(message: &str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message.into())
+    }
+
     pub(super) fn unprocessable(message: String) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
     }

@@ -12,15 +12,20 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use machine::cri;
 use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::backend::{Backend, ServedPod};
-use super::find;
+use super::joined::join;
 use super::query::Query;
 use super::reply::{Answer, Problem, full};
 use super::route::PodPath;
+use super::{Shared, find};
 
 /// How long the runtime may take to accept a stream.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a stream may be silent, as with the kubelet (streamingConnectionIdleTimeout).
+const IDLE: Duration = Duration::from_secs(4 * 3600);
 
 /// What a stream is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +36,14 @@ pub(super) enum Kind {
 
 /// Opens an exec or attach stream.
 pub(super) async fn to_container(
-    backend: &Arc<dyn Backend>,
+    shared: &Shared,
     kind: Kind,
     path: &PodPath,
     container: &str,
     query: &Query,
     request: Request<Incoming>,
-    socket: &str,
 ) -> Result<Answer, Problem> {
+    let backend = &shared.backend;
     let served = pod(backend, path)?;
     let container_id = id_of(&served, container, &path.name)?;
     let (stdin, stdout, mut stderr) = (query.is_on("input"), query.is_on("output"), query.is_on("error"));
@@ -51,6 +56,7 @@ pub(super) async fn to_container(
     if !stdin && !stdout && !stderr {
         return Err(Problem::bad_request("you must specify at least 1 of stdin, stdout, stderr".into()));
     }
+    let place = place(shared)?;
     let url = match kind {
         Kind::Exec => {
             let cmd = query.all("command");
@@ -58,17 +64,17 @@ pub(super) async fn to_container(
         }
         Kind::Attach => backend.attach(cri::AttachRequest { container_id, stdin, tty, stdout, stderr }).await,
     };
-    proxy(request, &url.map_err(Problem::internal)?, socket).await
+    proxy(request, &url.map_err(Problem::internal)?, &shared.stream_socket, place).await
 }
 
 /// Opens a port-forward stream.
 pub(super) async fn to_ports(
-    backend: &Arc<dyn Backend>,
+    shared: &Shared,
     path: &PodPath,
     query: &Query,
     request: Request<Incoming>,
-    socket: &str,
 ) -> Result<Answer, Problem> {
+    let backend = &shared.backend;
     let served = pod(backend, path)?;
     let sandbox = served.sandbox.ok_or_else(|| {
         Problem::bad_request(format!("pod {:?} has no sandbox: it is not running", path.name))
@@ -76,8 +82,14 @@ pub(super) async fn to_ports(
     let parse = |port: &str| port.parse::<u16>().map(i32::from);
     let port = query.all("port").iter().flat_map(|list| list.split(',')).map(parse).collect::<Result<_, _>>();
     let port = port.map_err(|error| Problem::bad_request(format!("invalid port: {error}")))?;
+    let place = place(shared)?;
     let url = backend.port_forward(cri::PortForwardRequest { pod_sandbox_id: sandbox, port }).await;
-    proxy(request, &url.map_err(Problem::internal)?, socket).await
+    proxy(request, &url.map_err(Problem::internal)?, &shared.stream_socket, place).await
+}
+
+fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Problem> {
+    let place = shared.streams.clone().try_acquire_owned();
+    place.map_err(|_| Problem::busy("this node has as many streams as it serves at a time\n"))
 }
 
 fn pod(backend: &Arc<dyn Backend>, path: &PodPath) -> Result<ServedPod, Problem> {
@@ -100,7 +112,12 @@ fn has_tty(served: &ServedPod, container: &str) -> bool {
 }
 
 /// Sends the client's request on and joins both upgraded connections.
-async fn proxy(mut request: Request<Incoming>, url: &str, socket: &str) -> Result<Answer, Problem> {
+async fn proxy(
+    mut request: Request<Incoming>,
+    url: &str,
+    socket: &str,
+    place: OwnedSemaphorePermit,
+) -> Result<Answer, Problem> {
     let accepted = tokio::time::timeout(ACCEPT_WITHIN, forward(&mut request, url, socket)).await;
     let mut response = accepted
         .map_err(|_| format!("no answer within {} s", ACCEPT_WITHIN.as_secs()))
@@ -117,8 +134,8 @@ async fn proxy(mut request: Request<Incoming>, url: &str, socket: &str) -> Resul
     tokio::spawn(async move {
         let (Ok(runtime), Ok(client)) = tokio::join!(runtime, client) else { return };
         let (mut runtime, mut client) = (TokioIo::new(runtime), TokioIo::new(client));
-        // An end on either side is an ordinary end of the stream.
-        let _ = tokio::io::copy_bidirectional(&mut runtime, &mut client).await;
+        join(&mut runtime, &mut client, IDLE).await;
+        drop(place);
     });
     let mut answer = Response::new(full(Bytes::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -30,6 +30,11 @@ struct Fake {
     log: PathBuf,
     asked: Mutex<Vec<String>>,
     reviews: Mutex<u32>,
+    /// Token reviews that wait for an answer, now and at most; with `mute` none comes.
+    waiting: Mutex<(u32, u32)>,
+    mute: std::sync::atomic::AtomicBool,
+    /// Containers run on.
+    endless: std::sync::atomic::AtomicBool,
 }
 
 impl Fake {
@@ -65,7 +70,13 @@ impl Backend for Fake {
         async { Ok(Some(self.log.clone())) }.boxed()
     }
     fn ended<'a>(&'a self, _: &'a str) -> BoxFuture<'a, ()> {
-        std::future::ready(()).boxed()
+        let over = !self.endless.load(std::sync::atomic::Ordering::SeqCst);
+        async move {
+            if !over {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
     }
     fn exec_sync<'a>(
         &'a self,
@@ -96,6 +107,12 @@ impl Backend for Fake {
     }
     fn token_review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, String>> {
         *self.reviews.lock().unwrap() += 1;
+        if self.mute.load(std::sync::atomic::Ordering::SeqCst) {
+            let mut waiting = self.waiting.lock().unwrap();
+            waiting.0 += 1;
+            waiting.1 = waiting.1.max(waiting.0);
+            return std::future::pending().boxed();
+        }
         let user = (token != "bad").then(|| User { name: token.into(), ..User::default() });
         async { Ok(user) }.boxed()
     }
@@ -116,6 +133,8 @@ impl Backend for Fake {
         async move { Ok(allowed) }.boxed()
     }
 }
+
+mod crowds;
 
 struct Rig {
     backend: Arc<Fake>,
@@ -463,7 +482,7 @@ fn paths_and_rights() {
 
 #[test]
 fn queries_are_decoded() {
-    let query = Query::parse("command=a%20b&command=c%2Bd+e&tty=1&bad=%zz&x");
+    let query = Query::parse("command=a%20b&command=c%2Bd+e&tty=1&bad=%zz&x").unwrap();
     assert_eq!(query.all("command"), ["a b", "c+d e"]);
     assert!(query.is_on("tty") && !query.is_on("x"));
     assert_eq!((query.get("bad"), query.get("x"), query.get("y")), (Some("%zz"), Some(""), None));

@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
+use crate::shared_file;
+
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
 const MAX_PATH: usize = 4096;
@@ -113,7 +115,8 @@ fn paths_to_remove(old: &Path, payload: &Payload) -> io::Result<BTreeSet<String>
 }
 
 fn same(old: &Path, payload: &Payload) -> bool {
-    payload.iter().all(|(path, file)| fs::read(old.join(path)).is_ok_and(|data| data == file.data))
+    let holds = |path: &str, data: &[u8]| shared_file::holds(&shared_file::open(&old.join(path))?, data);
+    payload.iter().all(|(path, file)| holds(path, &file.data).unwrap_or(false))
 }
 
 /// `..2006_01_02_15_04_05.<number>`, new.

@@ -22,7 +22,13 @@ impl Volumes {
     ///
     /// # Errors
     /// When the directory cannot be read or written, or all ranges are taken.
-    pub fn owner(&self, uid: &str) -> io::Result<u32> {
+    pub async fn owner(&self, uid: &str) -> Result<u32, String> {
+        let (volumes, pod) = (self.clone(), uid.to_owned());
+        let choose = move || volumes.choose(&pod).map_err(|error| error.to_string());
+        self.off_thread(uid, format!("keep the user ids of pod {uid}"), choose).await
+    }
+
+    fn choose(&self, uid: &str) -> io::Result<u32> {
         let _choice = CHOICE.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(range) = self.range(uid)? {
             return Ok(range * IDS);
@@ -39,6 +45,8 @@ impl Volumes {
         io::Write::write_all(&mut file, range.to_string().as_bytes())?;
         file.sync_all()?;
         fs::rename(new, folder.join(FILE))?;
+        // After a power cut its files must not belong to another range.
+        fs::File::open(&folder)?.sync_all()?;
         Ok(range * IDS)
     }
 
@@ -80,12 +88,12 @@ mod tests {
         for uid in ["a", "b", "c"] {
             fs::create_dir_all(volumes.pod_dir(uid)).unwrap();
         }
-        assert_eq!(volumes.owner("a").unwrap(), IDS);
-        assert_eq!(volumes.owner("b").unwrap(), 2 * IDS);
-        assert_eq!(volumes.owner("a").unwrap(), IDS);
+        assert_eq!(volumes.choose("a").unwrap(), IDS);
+        assert_eq!(volumes.choose("b").unwrap(), 2 * IDS);
+        assert_eq!(volumes.choose("a").unwrap(), IDS);
         fs::remove_dir_all(volumes.pod_dir("a")).unwrap();
-        assert_eq!(volumes.owner("c").unwrap(), IDS);
-        assert!(volumes.owner("gone").is_err());
+        assert_eq!(volumes.choose("c").unwrap(), IDS);
+        assert!(volumes.choose("gone").is_err());
     }
 
     #[test]
@@ -97,7 +105,7 @@ mod tests {
         }
         for text in ["x", "0", "65536"] {
             fs::write(volumes.pod_dir("a").join(FILE), text).unwrap();
-            assert!(volumes.owner("b").unwrap_err().to_string().contains("no number"));
+            assert!(volumes.choose("b").unwrap_err().to_string().contains("no number"));
         }
     }
 

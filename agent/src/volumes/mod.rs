@@ -36,6 +36,7 @@ mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use bundles::TrustBundle;
 pub use hosts::hosts_file;
@@ -47,6 +48,8 @@ pub use source::{Answer, CertificateRequest, ServiceAccountToken, Source, Source
 
 use certificates::Certificates;
 use tokens::TokenCache;
+
+use crate::calls::Calls;
 
 /// A volume that could not be made, shown or removed. The text is what the user reads in the FailedMount event.
 #[derive(Debug, thiserror::Error)]
@@ -66,19 +69,37 @@ pub struct Volumes {
     source: Arc<dyn Source>,
     tokens: Arc<TokenCache>,
     certificates: Arc<Certificates>,
+    calls: Calls,
 }
 
 impl Volumes {
     /// `root` is the kubelet's directory, `/var/lib/kubelet` on a node.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, source: Arc<dyn Source>) -> Self {
-        Self { root: root.into(), source, tokens: Arc::default(), certificates: Arc::default() }
+        Self {
+            root: root.into(),
+            source,
+            tokens: Arc::default(),
+            certificates: Arc::default(),
+            calls: Calls::new(CALLS),
+        }
     }
 
     /// The directory of one pod.
     #[must_use]
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
         self.root.join("pods").join(uid)
+    }
+
+    /// Runs `work` on a thread of its own, since the files it is about may be on a file system that never
+    /// answers.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        uid: &str,
+        what: String,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        self.calls.run(uid, what, SET_UP_WITHIN, work).await.map_err(|hung| hung.to_string())?
     }
 
     /// The uids of pods that have a directory.
@@ -88,6 +109,11 @@ impl Volumes {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 }
+
+/// Threads of all pods in calls into their file systems.
+const CALLS: usize = 256;
+/// How long making or looking at one volume may take.
+const SET_UP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where a volume of a plugin lies.
 fn volume_dir(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
@@ -99,5 +125,7 @@ fn ready_marker(pod_dir: &Path, plugin: &str, volume: &str) -> PathBuf {
     pod_dir.join("plugins").join(format!("kubernetes.io~{plugin}")).join(volume).join("ready")
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

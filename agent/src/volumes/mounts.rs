@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use machine::cri::{ImageSpec, Mount, MountPropagation};
 
-use super::prepare::{PodVolumes, PreparedVolume};
+use super::prepare::{PodVolumes, PreparedVolume, uid};
 use super::{VolumeError, Volumes, hosts_file, subpath};
 use crate::env::{Environment, expand_strict};
+use crate::shared_file;
 
 const ETC_HOSTS: &str = "/etc/hosts";
 
@@ -48,27 +49,125 @@ impl Volumes {
         container: &Container,
         context: MountContext<'_>,
     ) -> Result<ContainerMounts, VolumeError> {
-        let dir = self.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
+        let dir = self.pod_dir(uid(pod));
         let mut mounts = Vec::new();
         let mut own_hosts = false;
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             own_hosts |= mount.mount_path == ETC_HOSTS;
-            mounts.push(
-                volume_mount(&dir, container, index, mount, context).await.map_err(VolumeError::Mount)?,
-            );
+            let made = self.volume_mount(pod, container, index, mount, context).await;
+            mounts.push(made.map_err(VolumeError::Mount)?);
         }
         let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
         if !own_hosts && (host_network || !context.pod_ips.is_empty()) {
-            mounts.push(hosts_mount(&dir, pod, host_network, context)?);
+            mounts.push(self.hosts_mount(pod, host_network, context).await?);
         }
         let path = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
         let mut termination_log = None;
         if !path.is_empty() {
-            let file = termination_log_file(&dir, &container.name, context.attempt)?;
+            let (name, attempt) = (container.name.clone(), context.attempt);
+            let what = format!("create {}", dir.join("containers").join(&name).display());
+            let make = move || termination_log_file(&dir, &name, attempt);
+            let file = self.off_thread(uid(pod), what, make).await.map_err(VolumeError::Mount)?;
             mounts.push(private(path.to_owned(), file.display().to_string()));
             termination_log = Some(file);
         }
         Ok(ContainerMounts { mounts, termination_log })
+    }
+
+    async fn volume_mount(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        index: usize,
+        mount: &VolumeMount,
+        context: MountContext<'_>,
+    ) -> Result<Mount, String> {
+        let volume = context.volumes.volumes.get(&mount.name);
+        let volume = volume.ok_or_else(|| {
+            format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name)
+        })?;
+        let subpath = subpath_of(mount, context.environment)?;
+        let read_only = mount.read_only.unwrap_or(false);
+        let mut result = Mount {
+            container_path: absolute(&mount.mount_path),
+            propagation: propagation(mount)?.into(),
+            recursive_read_only: recursive_read_only(mount, context.recursive_read_only)?,
+            readonly: read_only,
+            ..Mount::default()
+        };
+        match volume {
+            PreparedVolume::Image { reference, .. } => {
+                let image = context.images.get(&mount.name);
+                let image = image
+                    .ok_or_else(|| format!("image volume {:?}: {reference} is not pulled yet", mount.name))?;
+                result.image = Some(image.clone());
+                result.image_sub_path = subpath.unwrap_or_default();
+                result.readonly = true;
+            }
+            PreparedVolume::Path { path, read_only: always } => {
+                result.readonly |= *always;
+                let source = match subpath {
+                    None => path.clone(),
+                    Some(subpath) => {
+                        let target = self.pod_dir(uid(pod)).join("volume-subpaths").join(&mount.name);
+                        let target = target.join(&container.name).join(index.to_string());
+                        let subpath = (path.clone(), subpath);
+                        self.bind_subpath(pod, subpath, target.clone(), mount, container).await?;
+                        target
+                    }
+                };
+                result.host_path = source.display().to_string();
+            }
+        }
+        Ok(result)
+    }
+
+    /// The detail of a failure goes to the log only: it could tell a pod about the node's files.
+    async fn bind_subpath(
+        &self,
+        pod: &Pod,
+        (volume, subpath): (PathBuf, String),
+        target: PathBuf,
+        mount: &VolumeMount,
+        container: &Container,
+    ) -> Result<(), String> {
+        let what = format!("subPath {subpath:?} of {}", volume.display());
+        let bind =
+            move || subpath::bind(&volume, Path::new(&subpath), &target).map_err(|error| error.to_string());
+        let Err(failure) = self.off_thread(uid(pod), what, bind).await else { return Ok(()) };
+        tracing::warn!(
+            "subPath of volumeMount {:?} of container {:?}: {failure}",
+            mount.name,
+            container.name
+        );
+        Err(format!(
+            "failed to prepare subPath for volumeMount {:?} of container {:?}",
+            mount.name, container.name
+        ))
+    }
+
+    /// The file lies with the pod's other files on the state disk, as the kubelet's does: what a container
+    /// writes to it takes the disk's room as a file in an emptyDir does, and goes with the pod.
+    async fn hosts_mount(
+        &self,
+        pod: &Pod,
+        host_network: bool,
+        context: MountContext<'_>,
+    ) -> Result<Mount, VolumeError> {
+        let path = self.pod_dir(uid(pod)).join("etc-hosts");
+        let aliases = pod.spec.as_ref().and_then(|spec| spec.host_aliases.clone()).unwrap_or_default();
+        let (ips, hostname, domain) =
+            (context.pod_ips.to_vec(), context.hostname.to_owned(), context.domain.to_owned());
+        let (what, file) = (format!("write {}", path.display()), path.clone());
+        let write = move || {
+            let read =
+                || std::fs::read_to_string(ETC_HOSTS).map_err(|error| format!("read {ETC_HOSTS}: {error}"));
+            let node = host_network.then(read).transpose()?;
+            let content = hosts_file(node.as_deref(), &ips, &hostname, &domain, &aliases);
+            write_with_mode(&file, &content, 0o644)
+        };
+        self.off_thread(uid(pod), what, write).await.map_err(VolumeError::Mount)?;
+        Ok(private(ETC_HOSTS.to_owned(), path.display().to_string()))
     }
 
     /// Where the termination message of one instance of a container appears.
@@ -76,73 +175,6 @@ impl Volumes {
     pub fn termination_log(&self, pod_uid: &str, container: &str, attempt: u32) -> PathBuf {
         self.pod_dir(pod_uid).join("containers").join(container).join(attempt.to_string())
     }
-}
-
-async fn volume_mount(
-    pod_dir: &Path,
-    container: &Container,
-    index: usize,
-    mount: &VolumeMount,
-    context: MountContext<'_>,
-) -> Result<Mount, String> {
-    let volume = context.volumes.volumes.get(&mount.name);
-    let volume = volume.ok_or_else(|| {
-        format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name)
-    })?;
-    let subpath = subpath_of(mount, context.environment)?;
-    let read_only = mount.read_only.unwrap_or(false);
-    let mut result = Mount {
-        container_path: absolute(&mount.mount_path),
-        propagation: propagation(mount)?.into(),
-        recursive_read_only: recursive_read_only(mount, context.recursive_read_only)?,
-        readonly: read_only,
-        ..Mount::default()
-    };
-    match volume {
-        PreparedVolume::Image { reference, .. } => {
-            let image = context.images.get(&mount.name);
-            let image = image
-                .ok_or_else(|| format!("image volume {:?}: {reference} is not pulled yet", mount.name))?;
-            result.image = Some(image.clone());
-            result.image_sub_path = subpath.unwrap_or_default();
-            result.readonly = true;
-        }
-        PreparedVolume::Path { path, read_only: always } => {
-            result.readonly |= *always;
-            let source = match subpath {
-                None => path.clone(),
-                Some(subpath) => {
-                    let target = pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name);
-                    let target = target.join(index.to_string());
-                    bind_subpath(path.clone(), subpath, target.clone(), mount, container).await?;
-                    target
-                }
-            };
-            result.host_path = source.display().to_string();
-        }
-    }
-    Ok(result)
-}
-
-/// The detail of a failure goes to the log only: it could tell a pod about the node's files.
-async fn bind_subpath(
-    volume: PathBuf,
-    subpath: String,
-    target: PathBuf,
-    mount: &VolumeMount,
-    container: &Container,
-) -> Result<(), String> {
-    let work = tokio::task::spawn_blocking(move || subpath::bind(&volume, Path::new(&subpath), &target));
-    let failure = match work.await {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => error.to_string(),
-    };
-    tracing::warn!("subPath of volumeMount {:?} of container {:?}: {failure}", mount.name, container.name);
-    Err(format!(
-        "failed to prepare subPath for volumeMount {:?} of container {:?}",
-        mount.name, container.name
-    ))
 }
 
 fn subpath_of(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, String> {
@@ -198,29 +230,10 @@ fn private(container_path: String, host_path: String) -> Mount {
     Mount { container_path, host_path, ..Mount::default() }
 }
 
-fn hosts_mount(
-    dir: &Path,
-    pod: &Pod,
-    host_network: bool,
-    context: MountContext<'_>,
-) -> Result<Mount, VolumeError> {
-    let path = dir.join("etc-hosts");
-    let aliases = pod.spec.as_ref().and_then(|spec| spec.host_aliases.as_deref()).unwrap_or_default();
-    let node = if host_network {
-        let read = std::fs::read_to_string(ETC_HOSTS);
-        Some(read.map_err(|error| VolumeError::Mount(format!("read {ETC_HOSTS}: {error}")))?)
-    } else {
-        None
-    };
-    let content = hosts_file(node.as_deref(), context.pod_ips, context.hostname, context.domain, aliases);
-    write_with_mode(&path, &content, 0o644)?;
-    Ok(private(ETC_HOSTS.to_owned(), path.display().to_string()))
-}
-
 /// Makes an empty file that any user may write, and forgets those of all but the last instance.
-fn termination_log_file(dir: &Path, container: &str, attempt: u32) -> Result<PathBuf, VolumeError> {
+fn termination_log_file(dir: &Path, container: &str, attempt: u32) -> Result<PathBuf, String> {
     let folder = dir.join("containers").join(container);
-    let failed = |error: std::io::Error| VolumeError::Mount(format!("create {}: {error}", folder.display()));
+    let failed = |error: std::io::Error| format!("create {}: {error}", folder.display());
     std::fs::create_dir_all(&folder).map_err(failed)?;
     for entry in std::fs::read_dir(&folder).map_err(failed)?.flatten() {
         let number = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
@@ -233,13 +246,7 @@ fn termination_log_file(dir: &Path, container: &str, attempt: u32) -> Result<Pat
     Ok(file)
 }
 
-/// Written in place: the file may be mounted into running containers already.
-fn write_with_mode(path: &Path, content: &str, mode: u32) -> Result<(), VolumeError> {
-    use std::os::unix::fs::PermissionsExt;
-    let failed = |error: std::io::Error| VolumeError::Mount(format!("write {}: {error}", path.display()));
-    if std::fs::read_to_string(path).is_ok_and(|present| present == content) {
-        return Ok(());
-    }
-    std::fs::write(path, content).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
+fn write_with_mode(path: &Path, content: &str, mode: u32) -> Result<(), String> {
+    let written = shared_file::write(path, content.as_bytes(), mode);
+    written.map_err(|error| format!("write {}: {error}", path.display()))
 }

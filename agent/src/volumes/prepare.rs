@@ -37,12 +37,15 @@ impl Volumes {
     /// # Errors
     /// The first volume that cannot be made, by name; what has been made stays for the next try.
     pub async fn prepare(&self, pod: &Pod, facts: &PodFacts) -> Result<PodVolumes, VolumeError> {
-        let dir = self.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
-        make_pod_dirs(&dir)
-            .map_err(|error| VolumeError::Mount(format!("create {}: {error}", dir.display())))?;
+        let dir = self.pod_dir(uid(pod));
+        let (what, folder) = (format!("create {}", dir.display()), dir.clone());
+        let made = self.off_thread(uid(pod), what.clone(), move || {
+            make_pod_dirs(&folder).map_err(|error| format!("{what}: {error}"))
+        });
+        made.await.map_err(VolumeError::Mount)?;
         let mut prepared = PodVolumes::default();
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            let made = self.prepare_one(pod, volume, &dir, facts, &mut prepared.renew_at).await;
+            let made = self.prepare_one(pod, volume, facts, &mut prepared.renew_at).await;
             let made = made.map_err(|message| VolumeError::SetUp { volume: volume.name.clone(), message })?;
             prepared.volumes.insert(volume.name.clone(), made);
         }
@@ -55,13 +58,19 @@ impl Volumes {
     /// # Errors
     /// The first volume that cannot be rewritten; it keeps showing what it showed.
     pub async fn refresh(&self, pod: &Pod, facts: &PodFacts) -> Result<Option<Timestamp>, VolumeError> {
-        let dir = self.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
+        let dir = self.pod_dir(uid(pod));
+        let what = format!("look at {}", dir.display());
+        let there = self.off_thread(uid(pod), what, move || Ok(dir.is_dir())).await;
         let mut renew_at = None;
+        // A pod that has been torn down stays so.
+        if !there.map_err(VolumeError::Mount)? {
+            return Ok(renew_at);
+        }
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            if !shows_objects(volume) || !dir.is_dir() {
+            if !shows_objects(volume) {
                 continue;
             }
-            let made = self.prepare_one(pod, volume, &dir, facts, &mut renew_at).await;
+            let made = self.prepare_one(pod, volume, facts, &mut renew_at).await;
             made.map_err(|message| VolumeError::SetUp { volume: volume.name.clone(), message })?;
         }
         Ok(renew_at)
@@ -71,7 +80,6 @@ impl Volumes {
         &self,
         pod: &Pod,
         volume: &Volume,
-        dir: &Path,
         facts: &PodFacts,
         renew_at: &mut Option<Timestamp>,
     ) -> Result<PreparedVolume, String> {
@@ -89,24 +97,29 @@ impl Volumes {
         // Secrets, tokens and what is projected with them never reach the disk.
         if let Some(source) = &volume.config_map {
             let gathered = gatherer.config_map(source).await?;
-            show(dir, "configmap", &volume.name, gathered.payload, group, false).await
+            self.show(uid(pod), "configmap", &volume.name, gathered.payload, group).await
         } else if let Some(source) = &volume.secret {
             let gathered = gatherer.secret(source).await?;
-            show(dir, "secret", &volume.name, gathered.payload, group, true).await
+            self.show(uid(pod), "secret", &volume.name, gathered.payload, group).await
         } else if let Some(source) = &volume.downward_api {
             let payload =
                 gatherer.downward(source.items.as_deref().unwrap_or_default(), source.default_mode)?;
-            show(dir, "downward-api", &volume.name, payload, group, true).await
+            self.show(uid(pod), "downward-api", &volume.name, payload, group).await
         } else if let Some(source) = &volume.projected {
             let Gathered { payload, renew_at: next } = gatherer.projected(&volume.name, source).await?;
             *renew_at = [*renew_at, next].into_iter().flatten().min();
-            show(dir, "projected", &volume.name, payload, group, true).await
+            self.show(uid(pod), "projected", &volume.name, payload, group).await
         } else if let Some(source) = &volume.empty_dir {
             let medium = empty_dir::medium(pod, source, &facts.node_allocatable)?;
-            make_empty_dir(dir, &volume.name, medium, group).await
+            self.make_empty_dir(uid(pod), &volume.name, medium, group).await
         } else if let Some(source) = &volume.host_path {
             let path = PathBuf::from(&source.path);
-            host_path::check(&path, source.type_.as_deref().unwrap_or_default())?;
+            let kind = source.type_.clone().unwrap_or_default();
+            // What nothing is asked of is not looked at: the runtime mounts it, or says why it cannot.
+            if !kind.is_empty() {
+                let (what, checked) = (format!("hostPath {}", path.display()), path.clone());
+                self.off_thread(uid(pod), what, move || host_path::check(&checked, &kind)).await?;
+            }
             Ok(PreparedVolume::Path { path, read_only: false })
         } else {
             let image = volume.image.clone().unwrap_or_default();
@@ -115,6 +128,56 @@ impl Volumes {
             Ok(PreparedVolume::Image { reference, pull_policy: image.pull_policy })
         }
     }
+
+    /// Writes the payload. Only that of ConfigMaps goes to the disk.
+    async fn show(
+        &self,
+        uid: &str,
+        plugin: &str,
+        volume: &str,
+        payload: Payload,
+        group: Option<u32>,
+    ) -> Result<PreparedVolume, String> {
+        let path = volume_dir(&self.pod_dir(uid), plugin, volume);
+        let (dir, in_memory) = (path.clone(), plugin != "configmap");
+        let write = move || -> std::io::Result<()> {
+            std::fs::create_dir_all(&dir)?;
+            if in_memory && !empty_dir::is_mount_point(&dir) {
+                empty_dir::mount_tmpfs(&dir, None)?;
+            }
+            set_mode(&dir, 0o777)?;
+            atomic::write(&dir, &payload, |dir| match group {
+                Some(group) => ownership::set_group(dir, group, true),
+                None => Ok(()),
+            })?;
+            Ok(())
+        };
+        let what = format!("write {}", path.display());
+        self.off_thread(uid, what, move || write().map_err(|error| error.to_string())).await?;
+        Ok(PreparedVolume::Path { path, read_only: true })
+    }
+
+    async fn make_empty_dir(
+        &self,
+        uid: &str,
+        volume: &str,
+        medium: Medium,
+        group: Option<u32>,
+    ) -> Result<PreparedVolume, String> {
+        let pod_dir = self.pod_dir(uid);
+        let path = volume_dir(&pod_dir, "empty-dir", volume);
+        let ready = ready_marker(&pod_dir, "empty-dir", volume);
+        let (what, dir) = (format!("set up {}", path.display()), path.clone());
+        self.off_thread(uid, what, move || {
+            empty_dir::set_up(&dir, &ready, &medium, group).map_err(|error| error.to_string())
+        })
+        .await?;
+        Ok(PreparedVolume::Path { path, read_only: false })
+    }
+}
+
+pub(super) fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
 fn shows_objects(volume: &Volume) -> bool {
@@ -134,33 +197,6 @@ fn make_pod_dirs(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes the payload, on a tmpfs of its own if `in_memory`.
-async fn show(
-    pod_dir: &Path,
-    plugin: &str,
-    volume: &str,
-    payload: Payload,
-    group: Option<u32>,
-    in_memory: bool,
-) -> Result<PreparedVolume, String> {
-    let path = volume_dir(pod_dir, plugin, volume);
-    let dir = path.clone();
-    blocking(move || {
-        std::fs::create_dir_all(&dir)?;
-        if in_memory && !empty_dir::is_mount_point(&dir) {
-            empty_dir::mount_tmpfs(&dir, None)?;
-        }
-        set_mode(&dir, 0o777)?;
-        atomic::write(&dir, &payload, |dir| match group {
-            Some(group) => ownership::set_group(dir, group, true),
-            None => Ok(()),
-        })?;
-        Ok(())
-    })
-    .await?;
-    Ok(PreparedVolume::Path { path, read_only: true })
-}
-
 /// Sets the mode of a fresh directory; one with fsGroup's bits on top stays as it is.
 fn set_mode(dir: &Path, mode: u32) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -170,22 +206,4 @@ fn set_mode(dir: &Path, mode: u32) -> std::io::Result<()> {
     } else {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
     }
-}
-
-async fn make_empty_dir(
-    pod_dir: &Path,
-    volume: &str,
-    medium: Medium,
-    group: Option<u32>,
-) -> Result<PreparedVolume, String> {
-    let path = volume_dir(pod_dir, "empty-dir", volume);
-    let ready = ready_marker(pod_dir, "empty-dir", volume);
-    let dir = path.clone();
-    blocking(move || empty_dir::set_up(&dir, &ready, &medium, group)).await?;
-    Ok(PreparedVolume::Path { path, read_only: false })
-}
-
-async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), String> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
-    done.map_err(|error| error.to_string())
 }

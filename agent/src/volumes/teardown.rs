@@ -24,12 +24,9 @@ impl Volumes {
         self.tokens.forget(uid);
         self.certificates.forget(uid);
         let dir = self.pod_dir(uid);
-        let work = tokio::task::spawn_blocking(move || remove(&dir));
-        match tokio::time::timeout(WITHIN, work).await {
-            Ok(Ok(done)) => done.map_err(failed),
-            Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(_) => Err(failed(format!("unmounting and removing did not end in {} s", WITHIN.as_secs()))),
-        }
+        let what = format!("unmount and remove {}", dir.display());
+        let done = self.calls.run(uid, what, WITHIN, move || remove(&dir)).await;
+        done.map_err(|hung| failed(hung.to_string()))?.map_err(failed)
     }
 }
 

@@ -57,12 +57,12 @@ impl Source for Fake {
     }
 }
 
-fn pod(spec: serde_json::Value) -> Pod {
+pub(super) fn pod(spec: serde_json::Value) -> Pod {
     let metadata = json!({"name": "p", "namespace": "ns", "uid": "u-1", "labels": {"a": "1"}});
     serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
 }
 
-fn facts() -> PodFacts {
+pub(super) fn facts() -> PodFacts {
     let memory = Amount::units(64 << 20);
     PodFacts { node_allocatable: [("memory".to_owned(), memory)].into(), ..PodFacts::default() }
 }
@@ -72,7 +72,7 @@ fn file(data: &str) -> atomic::File {
 }
 
 /// Runs `test` as root in a mount namespace of its own, or says loudly that it did not.
-fn in_private_mounts(name: &str, test: impl FnOnce(tempfile::TempDir) + Send + 'static) {
+pub(super) fn in_private_mounts(name: &str, test: impl FnOnce(tempfile::TempDir) + Send + 'static) {
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
     if !nix::unistd::geteuid().is_root() {
@@ -92,7 +92,7 @@ fn in_private_mounts(name: &str, test: impl FnOnce(tempfile::TempDir) + Send + '
     thread.join().unwrap();
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 

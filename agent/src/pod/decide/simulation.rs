@@ -90,7 +90,7 @@ impl World {
             if let Action::Start { name, .. } = action
                 && let Some(last) = self.runtime.container(name).filter(|c| c.state == State::Exited)
             {
-                self.memory.backoff.entry(name.clone()).or_default().next(last.finished_at, self.now);
+                self.memory.backoff.entry(name.clone()).or_default().next(last.ended_at, self.now);
             }
             assert!(self.memory.in_flight.insert(operation.clone()), "{operation:?} is under way already");
             self.under_way.push((operation, action.clone()));
@@ -177,6 +177,7 @@ impl World {
         for container in &mut self.runtime.containers {
             if which(container) && container.state == State::Running {
                 (container.state, container.exit_code, container.finished_at) = (State::Exited, code, now);
+                container.ended_at = now;
                 self.ends.entry(container.name.clone()).or_default().push(code);
             }
         }

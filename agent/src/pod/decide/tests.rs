@@ -1,5 +1,5 @@
 use super::*;
-use crate::pod::backoff::SECOND;
+use crate::pod::backoff::{Retry, SECOND};
 use crate::pod::observed::{Container, Sandbox};
 
 fn pod(spec: serde_json::Value) -> Pod {
@@ -20,6 +20,7 @@ fn seen(name: &str, state: State, exit_code: i32) -> Container {
         state,
         exit_code,
         finished_at: 100 * SECOND,
+        ended_at: 100 * SECOND,
         ..Default::default()
     }
 }
@@ -30,6 +31,48 @@ fn start(name: &str, attempt: u32) -> Action {
 
 fn actions(pod: &Pod, observed: &Observed) -> Vec<Action> {
     decide(pod, &Intent::Run, observed, &Memory::default(), 101 * SECOND).actions
+}
+
+/// What has failed waits for its time, and nothing else does.
+#[test]
+fn what_cannot_be_ended_is_not_tried_at_every_turn() {
+    let pod = pod(serde_json::json!({"containers": [{"name": "a"}]}));
+    let stop = Intent::Stop { grace: 30 };
+    let mut memory = Memory::default();
+    let held = |memory: &Memory, operation: &Operation, observed: &Observed| {
+        let retry = &memory.retries[operation];
+        let before = decide(&pod, &stop, observed, memory, retry.at - 1);
+        let after = decide(&pod, &stop, observed, memory, retry.at);
+        assert_eq!(before.wake, Some(retry.at));
+        assert!(!before.gone);
+        (before.actions, after.actions)
+    };
+    let running = with_sandbox(vec![seen("a", State::Running, 0), seen("b", State::Running, 0)]);
+    let operation = Operation::Stop("a-0".into());
+    memory.retries.insert(operation.clone(), Retry::after(None, 100 * SECOND, "busy"));
+    let (before, after) = held(&memory, &operation, &running);
+    assert!(matches!(before.as_slice(), [Action::Stop { id, .. }] if id == "b-0"), "{before:?}");
+    assert_eq!(after.len(), 2);
+
+    let mut ended = with_sandbox(vec![seen("a", State::Exited, 0)]);
+    let operation = Operation::Stop("s".into());
+    memory.retries.insert(operation.clone(), Retry::after(None, 100 * SECOND, "busy"));
+    assert_eq!(held(&memory, &operation, &ended), (vec![], vec![Action::StopSandbox { id: "s".into() }]));
+
+    ended.sandboxes[0].ready = false;
+    let operation = Operation::Release;
+    memory.retries.insert(operation.clone(), Retry::after(None, 100 * SECOND, "an immutable file"));
+    assert_eq!(held(&memory, &operation, &ended), (vec![], vec![Action::Release]));
+
+    let older = Container { id: "a-old".into(), ..seen("a", State::Exited, 0) };
+    ended.containers.push(older);
+    let operation = Operation::Remove("a-old".into());
+    memory.retries.insert(operation.clone(), Retry::after(None, 100 * SECOND, "busy"));
+    memory.released = true;
+    let retry = memory.retries[&operation].at;
+    assert_eq!(decide(&pod, &stop, &ended, &memory, retry - 1).actions, []);
+    let removal = Action::RemoveContainer { id: "a-old".into() };
+    assert_eq!(decide(&pod, &stop, &ended, &memory, retry).actions, [removal]);
 }
 
 #[test]

@@ -22,6 +22,7 @@ fn seen(state: State, exit_code: i32) -> Seen {
         exit_code,
         started_at: 5_000_000_000,
         finished_at: 9_000_000_000,
+        ended_at: 9_000_000_000,
         ..Default::default()
     }
 }

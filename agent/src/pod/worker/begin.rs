@@ -12,6 +12,17 @@ use crate::pod::spec;
 use crate::pod::spec::Kind;
 use crate::pod::start::{Scene, now};
 
+fn removed(what: &str, result: crate::cri::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if !error.is_not_found() => Err(Failure {
+            reason: String::new(),
+            message: format!("remove {what}: {error}"),
+            retry_at: Failure::BY_BACK_OFF,
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl Worker {
     pub(super) fn scene(&self, desired: &Desired) -> Scene {
         let host_ips: Vec<String> = self.ctx.now().node_ips().iter().map(ToString::to_string).collect();
@@ -26,6 +37,7 @@ impl Worker {
             pod: desired.pod.clone(),
             pod_ips,
             host_ips,
+            preparing: self.preparing.clone(),
         }
     }
 
@@ -60,24 +72,18 @@ impl Worker {
                     Done::Stopped(result.map_err(|e| Failure {
                         reason: "KillPodSandboxError".into(),
                         message: e.message,
-                        retry_at: 0,
+                        retry_at: Failure::BY_BACK_OFF,
                     }))
                 });
             }
             Action::RemoveContainer { id } => {
                 self.spawn(Operation::Remove(id.clone()), async move {
-                    if let Err(error) = cri.remove_container(&id).await {
-                        tracing::debug!("remove container {id}: {error}");
-                    }
-                    Done::Removed
+                    Done::Removed(removed(&format!("container {id}"), cri.remove_container(&id).await))
                 });
             }
             Action::RemoveSandbox { id } => {
                 self.spawn(Operation::Remove(id.clone()), async move {
-                    if let Err(error) = cri.remove_pod_sandbox(&id).await {
-                        tracing::debug!("remove sandbox {id}: {error}");
-                    }
-                    Done::Removed
+                    Done::Removed(removed(&format!("sandbox {id}"), cri.remove_pod_sandbox(&id).await))
                 });
             }
             Action::Resize => {
@@ -85,6 +91,7 @@ impl Worker {
                 self.spawn(Operation::Resize, async move { Done::Resized(scene.resize(changes).await) });
             }
             Action::Release => {
+                self.refresh.end();
                 self.spawn(Operation::Release, async move { Done::Released(scene.release().await) });
             }
         }
@@ -93,8 +100,8 @@ impl Worker {
     pub(super) fn begin_start(&mut self, scene: Scene, name: String, attempt: u32) {
         let Some(sandbox) = self.observed.current().cloned() else { return };
         if let Some(last) = self.observed.container(&name).filter(|c| c.state == State::Exited) {
-            let finished_at = last.finished_at;
-            self.memory.backoff.entry(name.clone()).or_default().next(finished_at, now());
+            let ended_at = last.ended_at;
+            self.memory.backoff.entry(name.clone()).or_default().next(ended_at, now());
         }
         let leftover =
             self.observed.active(&name).filter(|c| c.state == State::Created).map(|c| c.id.clone());

@@ -6,7 +6,8 @@ use tokio::task::Id;
 use super::{Done, Worker};
 use crate::allocation::{self, Allocation};
 use crate::events::Kind as Severity;
-use crate::pod::backoff::SECOND;
+use crate::pod::backoff::{Retry, SECOND};
+use crate::pod::decide::{Failure, Operation};
 use crate::pod::resize::Resized;
 use crate::pod::start::now;
 
@@ -16,15 +17,18 @@ impl Worker {
             Ok((id, done)) => (id, Some(done)),
             Err(error) => (error.id(), None),
         };
-        if let Some((operation, _)) = self.running.remove(&id) {
+        let operation = self.running.remove(&id).map(|(operation, _)| operation);
+        if let Some(operation) = &operation {
             // A second operation of the same name may have begun after this one was given up.
-            if !self.running.values().any(|(other, _)| *other == operation) {
-                self.memory.in_flight.remove(&operation);
+            if !self.running.values().any(|(other, _)| other == operation) {
+                self.memory.in_flight.remove(operation);
             }
         }
+        self.refresh.over(id);
+        let done = done.map(|done| self.settle(operation.as_ref(), done));
         match done {
-            None | Some(Done::Removed | Done::Refreshed(None)) => {}
-            Some(Done::Refreshed(Some(volumes))) => self.volumes = Some(volumes),
+            None | Some(Done::Removed(_) | Done::Stopped(_)) => {}
+            Some(Done::Refreshed(result)) => self.refreshed(result),
             Some(Done::Sandbox(Ok(volumes), size)) => {
                 self.memory.actuated_pod = Some(size);
                 self.keep_sizes();
@@ -47,15 +51,11 @@ impl Worker {
                 }
             }
             Some(Done::Resized(resized)) => self.resized(resized),
-            Some(Done::Stopped(Err(failure))) => tracing::warn!("pod {}: {}", self.uid, failure.message),
-            Some(Done::Stopped(Ok(()))) => {}
-            Some(Done::Released(result)) => match result {
-                Ok(()) => {
-                    self.memory.released = true;
-                    self.volumes = None;
-                }
-                Err(failure) => tracing::warn!("pod {}: {}", self.uid, failure.message),
-            },
+            Some(Done::Released(Ok(()))) => {
+                self.memory.released = true;
+                self.volumes = None;
+            }
+            Some(Done::Released(Err(_))) => {}
             Some(Done::Posted(status, result)) => self.was_posted(status, result),
             Some(Done::Deleted(result)) => {
                 self.deleting = false;
@@ -67,6 +67,52 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Counts failures that are to be repeated each time later, and says once what is wrong.
+    fn settle(&mut self, operation: Option<&Operation>, mut done: Done) -> Done {
+        let Some(operation) = operation else { return done };
+        let failure = match &mut done {
+            Done::Sandbox(Err(failure), _)
+            | Done::Started(_, _, Err(failure), _)
+            | Done::Stopped(Err(failure))
+            | Done::Removed(Err(failure))
+            | Done::Released(Err(failure)) => failure,
+            _ => {
+                self.memory.retries.remove(operation);
+                return done;
+            }
+        };
+        let start = matches!(operation, Operation::Sandbox | Operation::Start(_));
+        if start && failure.retry_at != Failure::BY_BACK_OFF {
+            return done;
+        }
+        let previous = self.memory.retries.get(operation);
+        let is_news = previous.is_none_or(|previous| previous.message != failure.message);
+        let retry = Retry::after(previous, now(), &failure.message);
+        failure.retry_at = retry.at;
+        if is_news && !start {
+            tracing::warn!("pod {}: {}", self.uid, failure.message);
+            if matches!(operation, Operation::Stop(_)) {
+                let message = format!("error killing pod: {}", failure.message);
+                let pod = self.desired.borrow().pod.clone();
+                self.ctx.events.pod(&pod, Severity::Warning, "FailedKillPod", message);
+            }
+        }
+        self.memory.retries.insert(operation.clone(), retry);
+        done
+    }
+
+    /// What is gone is not tried again.
+    pub(super) fn forget_retries(&mut self) {
+        let observed = &self.observed;
+        let there = |id: &String| {
+            observed.containers.iter().any(|c| c.id == *id) || observed.sandboxes.iter().any(|s| s.id == *id)
+        };
+        self.memory.retries.retain(|operation, _| match operation {
+            Operation::Stop(id) | Operation::Remove(id) => there(id),
+            _ => true,
+        });
     }
 
     pub(super) fn was_posted(&mut self, status: PodStatus, result: Result<Box<Pod>, kube::Error>) {

@@ -4,7 +4,7 @@ use crate::events::Kind as Severity;
 use crate::pod::backoff::{Nanos, SECOND};
 use crate::pod::decide::{Intent, Operation};
 use crate::pod::spec;
-use crate::pod::start::now;
+use crate::pod::start::{now, wall};
 use crate::pods::Source;
 
 impl Worker {
@@ -19,7 +19,7 @@ impl Worker {
         let started = self.status.start_time.as_ref().map(|t| t.0.as_second());
         let deadline = spec::spec(&desired.pod).active_deadline_seconds;
         if let (Some(started), Some(deadline)) = (started, deadline)
-            && now() / SECOND >= started + deadline
+            && wall() / SECOND >= started + deadline
         {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
             self.ctx.events.pod(&desired.pod, Severity::Normal, "DeadlineExceeded", message.clone());
@@ -60,6 +60,10 @@ impl Worker {
         let shorter = self.last_grace.is_some_and(|last| grace < last);
         let first = self.last_grace.is_none();
         self.last_grace = Some(grace);
+        if first || shorter {
+            // Whoever asks again is not kept waiting.
+            self.memory.retries.retain(|operation, _| !matches!(operation, Operation::Stop(_)));
+        }
         for (operation, handle) in self.running.values() {
             let give_up = match operation {
                 Operation::Start(_) | Operation::Sandbox => first,
@@ -76,7 +80,7 @@ impl Worker {
     pub(super) fn deadline(&self, desired: &Desired) -> Option<Nanos> {
         let deadline = spec::spec(&desired.pod).active_deadline_seconds?;
         let started = self.status.start_time.as_ref()?.0.as_second();
-        let at = (started + deadline) * SECOND;
-        (at > now()).then_some(at)
+        let left = (started + deadline) * SECOND - wall();
+        (left > 0).then(|| now() + left)
     }
 }

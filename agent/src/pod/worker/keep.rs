@@ -1,10 +1,10 @@
 //! A static pod's status outlives the agent in /run, since the API server may not be there to ask.
-use super::{Desired, Worker};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-use crate::pod::decide::Memory;
+use super::{Desired, Worker};
 use crate::pod::{convert, spec};
 use crate::pods::Source;
 
@@ -21,7 +21,7 @@ pub(super) fn remembered(uid: &str) -> Option<PodStatus> {
 
 /// What is still known of a pod's containers when its task begins: how often they were started, as their logs tell, and how they ended, as
 /// the status tells. The runtime forgets both when the machine boots.
-pub(super) fn recall(pod: &Pod, status: &PodStatus) -> Memory {
+pub(super) fn recall(pod: &Pod, status: &PodStatus) -> (BTreeMap<String, u32>, BTreeMap<String, i32>) {
     let logs = Path::new(&convert::log_directory(pod)).to_owned();
     let spec = spec::spec(pod);
     let names = spec::init_containers(pod).iter().chain(&spec.containers).map(|c| &c.name);
@@ -29,7 +29,7 @@ pub(super) fn recall(pod: &Pod, status: &PodStatus) -> Memory {
     let ended = status.container_statuses.iter().flatten();
     let ended =
         ended.filter_map(|c| Some((c.name.clone(), c.state.as_ref()?.terminated.as_ref()?.exit_code)));
-    Memory { restarts, ended: ended.collect(), ..Memory::default() }
+    (restarts, ended.collect())
 }
 
 /// The highest N of the files `N.log`, `N.log.<time>` and `N.log.<time>.gz` in a container's log folder.

@@ -1,5 +1,8 @@
 //! Probes of running containers: which there are, and what they said.
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::{Desired, Worker};
 use crate::pod::observed::State;
@@ -7,13 +10,41 @@ use crate::pod::spec::Kind;
 use crate::pod::{spec, status};
 use crate::probe;
 
+/// What the probes of a pod said last and its task has not heard yet: at most one result of each probe, so
+/// that none is lost however slow the task is.
+#[derive(Debug, Default)]
+pub struct Results {
+    latest: Mutex<BTreeMap<(String, probe::Kind), bool>>,
+    told: Notify,
+}
+
+impl Results {
+    /// Tells the pod's task.
+    pub fn put(&self, changed: probe::Changed) {
+        let key = (changed.container_id, changed.kind);
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).insert(key, changed.healthy);
+        self.told.notify_one();
+    }
+
+    /// Returns when there is something.
+    pub(super) async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    fn take(&self) -> BTreeMap<(String, probe::Kind), bool> {
+        std::mem::take(&mut self.latest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Worker {
-    pub(super) fn probed(&mut self, probe: probe::Changed) {
-        let entry = self.memory.probes.entry(probe.container_id).or_default();
-        match probe.kind {
-            probe::Kind::Startup => entry.startup = Some(probe.healthy),
-            probe::Kind::Liveness => entry.liveness = Some(probe.healthy),
-            probe::Kind::Readiness => entry.readiness = Some(probe.healthy),
+    pub(super) fn probed(&mut self) {
+        for ((container, kind), healthy) in self.probes.take() {
+            let entry = self.memory.probes.entry(container).or_default();
+            match kind {
+                probe::Kind::Startup => entry.startup = Some(healthy),
+                probe::Kind::Liveness => entry.liveness = Some(healthy),
+                probe::Kind::Readiness => entry.readiness = Some(healthy),
+            }
         }
     }
 
@@ -55,5 +86,35 @@ impl Worker {
         self.watched = running;
         let known: Vec<&str> = self.observed.containers.iter().map(|c| c.id.as_str()).collect();
         self.memory.probes.retain(|id, _| known.contains(&id.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_result_of_each_probe_reaches_a_pod_that_does_not_keep_up() {
+        let results = Results::default();
+        let tell = |container: u32, kind, healthy| {
+            results.put(probe::Changed {
+                pod_uid: "u".into(),
+                container: "c".into(),
+                container_id: container.to_string(),
+                kind,
+                healthy,
+                message: String::new(),
+                grace_seconds: None,
+            });
+        };
+        for number in 0..1000 {
+            tell(number % 40, probe::Kind::Readiness, number % 80 < 40);
+        }
+        tell(7, probe::Kind::Liveness, false);
+        let heard = results.take();
+        assert_eq!(heard.len(), 41);
+        assert!(!heard[&("7".to_owned(), probe::Kind::Liveness)]);
+        assert!(heard[&("39".to_owned(), probe::Kind::Readiness)]);
+        assert!(results.take().is_empty());
     }
 }

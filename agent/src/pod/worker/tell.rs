@@ -9,9 +9,9 @@ use kube::api::{Patch, PatchParams};
 use super::{Desired, Done, How, Worker, within};
 use crate::allocation;
 use crate::events::Kind as Severity;
-use crate::pod::backoff::{Nanos, SECOND};
+use crate::pod::backoff::Nanos;
 use crate::pod::decide::{Decision, Operation};
-use crate::pod::start::now;
+use crate::pod::start::{now, wall};
 use crate::pod::status::{self, Facts};
 use crate::pods::PodEntry;
 use crate::status_patch::{status_patch, undone};
@@ -35,7 +35,7 @@ impl Worker {
             }),
             pending: desired.pending.as_ref().map(|p| (p.reason, p.message.as_str())),
             granted: self.parts.allocations.get(&self.uid).and_then(|a| a.generation),
-            now: now(),
+            now: wall(),
         };
         let resized = status::condition(&self.status, status::RESIZING).is_some();
         self.status = status::compute(&desired.pod, &facts);
@@ -63,10 +63,8 @@ impl Worker {
         });
         let deadline = self.deadline(desired);
         self.remember_static(desired);
-        let renew = self.volumes.as_ref().and_then(|v| v.renew_at);
-        let renew =
-            renew.map(|at| Nanos::try_from(at.as_nanosecond()).unwrap_or(Nanos::MAX).max(now() + SECOND));
-        [post, self.delete(desired, decision), deadline, renew].into_iter().flatten().min()
+        let refresh = self.refresh_at();
+        [post, self.delete(desired, decision), deadline, refresh].into_iter().flatten().min()
     }
 
     /// Conditions that others write come from the API server.
