@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use qemu_tests::cluster::Programs;
 use qemu_tests::command::command_output;
 
-use super::{Arguments, Counts, HostilePods, STOCK_KUBELET, counts_of};
+use super::{Arguments, Counts, STOCK_KUBELET, counts_of};
 use crate::conformance::{self, Handful, StockKubelet};
 use crate::{artifacts, boot, host, up};
 
