@@ -44,6 +44,8 @@ mod interrupted;
 mod logs;
 #[path = "host/mounts.rs"]
 mod mounts;
+#[path = "host/pause.rs"]
+mod pause;
 #[path = "host/power/mod.rs"]
 mod power;
 #[path = "host/random.rs"]
@@ -52,6 +54,8 @@ mod random;
 mod registry;
 #[path = "host/ring.rs"]
 mod ring;
+#[path = "host/room.rs"]
+mod room;
 #[path = "host/secrets.rs"]
 mod secrets;
 #[path = "host/stories.rs"]
@@ -221,6 +225,7 @@ fn bundle(folder: &Path) -> std::io::Result<()> {
         ("kernel", "/proc"),
         ("self", "/proc/self"),
         ("devices", "dev"),
+        ("outside", "../../run/working-victim"),
     ] {
         std::os::unix::fs::symlink(to, layer(7).join(name))?;
     }
