@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod namespaces;
 pub mod network;
 pub mod pod;
+mod record;
 pub mod restore;
 pub mod runtime;
 pub mod seccomp;

@@ -83,6 +83,10 @@ impl Transfer {
             _ => Pipe::new()?,
         };
         let note = File::options().read(true).write(true).create(true).truncate(false).open(note)?;
+        // Its room is taken now, so that a note can be written when there is no other.
+        if note.metadata()?.len() < NOTE as u64 {
+            note.write_all_at(&[b' '; NOTE], 0)?;
+        }
         Ok(Self(Mutex::new(Inner { kept, scratch: Pipe::new()?, note, buffer: vec![0; CHUNK] })))
     }
 

@@ -1,7 +1,7 @@
 //! The node's own tmpfs: no container can fill it, and when somebody else has, what ends is told and what is to go goes.
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use machine::cri::{self, NamespaceMode};
@@ -131,6 +131,12 @@ fn make_room() -> Outcome {
     Ok(())
 }
 
+/// Keeps a record from being written, with room or without.
+fn block(kind: &str, id: &str) -> Result<PathBuf, String> {
+    let path = Path::new(paths::RUNTIME_RUN).join(kind).join(id).join("record.new");
+    fs::create_dir(&path).map(|()| path).map_err(text)
+}
+
 async fn end_without_room(ring: &mut Ring) -> Outcome {
     let (one, two) = (
         ring.sandbox("roomless", NamespaceMode::Container).await?,
@@ -140,12 +146,16 @@ async fn end_without_room(ring: &mut Ring) -> Outcome {
     let (gone, _) = waiting(ring, &two, "gone", 7).await?;
     let init: Init = ring.init.clone();
     fill_up(0)?;
+    // What others free is not for these two.
+    let blocked = [("containers", &lasting), ("sandboxes", &one.0)].map(|(kind, id)| block(kind, id));
+    let blocked: Vec<_> = blocked.into_iter().collect::<Result<_, _>>()?;
     open_gate("lasting")?;
     let status = ring.exited(&lasting).await?;
     check(status.exit_code == 3 && status.reason == "Error", format!("told without room: {status:?}"))?;
     check(init.has_exit(pid), "PID 1 was told to forget an exit that is not on record")?;
     // What that end has freed is taken, too.
     fill_up(1)?;
+    check(init.has_exit(pid), "PID 1 was told to forget an exit that is not on record")?;
     // One that runs is stopped, and its pod is removed, with nothing freed by others.
     ring.remove(&two.0).await.map_err(|error| format!("remove a pod without room: {error}"))?;
     check(ring.status(&gone).await.is_err(), "a removed container is still there")?;
@@ -169,6 +179,9 @@ async fn end_without_room(ring: &mut Ring) -> Outcome {
     check(!ready(ring).await?, "a stopped sandbox is called ready after a kill")?;
     // With room everything is on record by itself.
     make_room()?;
+    for path in blocked {
+        fs::remove_dir(path).map_err(text)?;
+    }
     until("the exit to be acknowledged", || !init.has_exit(pid)).await?;
     ring.kill_runtime().await?;
     let again = ring.status(&lasting).await?;
