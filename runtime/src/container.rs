@@ -49,11 +49,13 @@ impl Runtime {
         let record = new_record(&id, &sandbox, config, &image);
         let container = Container::new(record);
         let _busy = container.busy.lock().await;
-        container.update(|_| {})?;
+        if let Err(error) = container.update(|_| {}) {
+            let _ = pod::remove_folder(&folder);
+            return Err(error);
+        }
         let made = self.prepare(&container, &sandbox, &image).await;
-        match made {
-            Ok(()) => {
-                container.update(|record| record.phase = Phase::Created)?;
+        match made.and_then(|()| container.update(|record| record.phase = Phase::Created)) {
+            Ok(_) => {
                 lock(&self.containers).insert(id.clone(), Arc::clone(&container));
                 self.publish(&container, cri::ContainerEventType::ContainerCreatedEvent);
                 Ok(id)
@@ -121,17 +123,16 @@ impl Runtime {
         let mut volumes = Vec::new();
         let mounts = self.mounts(container, config, owner.as_ref(), &mut volumes).await?;
         let of_pod = pod::options(&sandbox.config);
-        let own_shm = crate::runtime::folder("sandboxes", &sandbox.id).join("shm");
         let host_ipc = of_pod.ipc == cri::NamespaceMode::Node as i32;
-        let shm = if host_ipc { Path::new("/dev/shm") } else { &own_shm };
-        let pod_folder = crate::runtime::folder("sandboxes", &sandbox.id);
+        let files = pod::PodFiles::of(&sandbox.id);
+        let shm = if host_ipc { PathBuf::from("/dev/shm") } else { files.path("shm") };
         let mut pod_file =
             |name: &str, path: &Path| mounts::pod_file(&folder, name, path, owner.is_some(), &mut volumes);
         let pod_files = spec::PodFiles {
-            hostname: pod_file("hostname", &pod_folder.join("hostname")),
-            hosts: pod_file("hosts", &pod_folder.join("hosts")),
-            resolv_conf: pod_file("resolv.conf", &pod_folder.join("resolv.conf")),
-            shm: pod_file("shm", shm),
+            hostname: pod_file("hostname", &files.path("hostname")),
+            hosts: pod_file("hosts", &files.path("hosts")),
+            resolv_conf: pod_file("resolv.conf", &files.path("resolv.conf")),
+            shm: pod_file("shm", &shm),
         };
         mounts::write_plan(&folder, &volumes)
             .map_err(|error| internal("write the container's mounts", &error))?;

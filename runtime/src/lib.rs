@@ -28,6 +28,7 @@ pub mod network;
 mod peers;
 pub mod pod;
 mod port_forward;
+mod record;
 pub mod restore;
 pub mod runtime;
 pub mod seccomp;

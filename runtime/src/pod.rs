@@ -1,20 +1,22 @@
 //! Pod sandboxes: namespaces, files, addresses. Nothing of them is a process, but for a pause process where a pod shares its pid namespace.
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use machine::cri;
-use nix::mount::{MsFlags, mount};
 use tonic::Status;
+
+mod files;
 
 use crate::launch::{Request, launch};
 use crate::network::{Dns, PodRequest, PortMapping, Protocol};
 use crate::runtime::{Runtime, Sandbox, folder, internal, lock};
 use crate::state::{self, SandboxRecord};
 use crate::{namespaces, user_namespace};
+
+pub(crate) use files::PodFiles;
 
 /// The namespace options of a pod.
 pub fn options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
@@ -66,7 +68,10 @@ impl Runtime {
             pause: None,
         });
         let _busy = sandbox.busy.lock().await;
-        sandbox.update(|_| {})?;
+        if let Err(error) = sandbox.update(|_| {}) {
+            let _ = remove_folder(&folder("sandboxes", &id));
+            return Err(error);
+        }
         // A client that goes away must not leave half a sandbox: the record says `creating`, and removal undoes what there is.
         match self.make(&sandbox).await {
             Ok(()) => {
@@ -114,7 +119,8 @@ impl Runtime {
             None => namespaces::create(request),
         };
         made.map_err(|error| internal("make the pod's namespaces", &error))?;
-        files(&record, &hostname, is_host(modes.ipc))
+        PodFiles::of(id)
+            .make(&record, &hostname, is_host(modes.ipc))
             .map_err(|error| internal("write the pod's files", &error))?;
         if modes.pid() == cri::NamespaceMode::Pod {
             self.pause(sandbox).await?;
@@ -178,7 +184,7 @@ impl Runtime {
 
     async fn dismantle(&self, sandbox: &Sandbox) -> Result<(), Status> {
         // First: from here on it is of no use to anybody, also if this is not brought to its end.
-        let record = sandbox.update(|record| record.ready = false)?;
+        let (record, _) = sandbox.declare(|record| record.ready = false);
         self.network.teardown(&record.id).await.map_err(|error| internal("disconnect the pod", &error))?;
         if let Some((pid, start_time)) = record.pause
             && sys::pidfd::start_time(pid).ok() == Some(start_time)
@@ -195,7 +201,7 @@ impl Runtime {
                 namespaces::unmount(&pins.join(kind))?;
             }
             remove_folder(&pins)?;
-            namespaces::unmount(&folder("sandboxes", &record.id).join("shm"))
+            PodFiles::of(&record.id).remove()
         };
         undo().map_err(|error| internal("remove the pod's namespaces", &error))
     }
@@ -268,58 +274,4 @@ fn hostname(config: &cri::PodSandboxConfig) -> io::Result<String> {
 /// The hostname a container of the pod sees.
 pub(crate) fn hostname_of(record: &SandboxRecord) -> String {
     hostname(&record.config).unwrap_or_default()
-}
-
-/// hostname, hosts, resolv.conf and /dev/shm.
-fn files(record: &SandboxRecord, hostname: &str, host_ipc: bool) -> io::Result<()> {
-    let folder = folder("sandboxes", &record.id);
-    fs::write(folder.join("hostname"), format!("{hostname}\n"))?;
-    let hosts = fs::read("/etc/hosts").unwrap_or_else(|_| b"127.0.0.1 localhost\n::1 localhost\n".to_vec());
-    fs::write(folder.join("hosts"), hosts)?;
-    let resolver = match &record.config.dns_config {
-        Some(dns) if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) => {
-            resolv_conf(dns).into_bytes()
-        }
-        _ => fs::read("/etc/resolv.conf").unwrap_or_default(),
-    };
-    fs::write(folder.join("resolv.conf"), resolver)?;
-    for name in ["hostname", "hosts", "resolv.conf"] {
-        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o644))?;
-    }
-    if !host_ipc {
-        let shm = folder.join("shm");
-        fs::create_dir_all(&shm)?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))?;
-    }
-    Ok(())
-}
-
-fn resolv_conf(dns: &cri::DnsConfig) -> String {
-    let mut text = String::new();
-    if !dns.searches.is_empty() {
-        text += &format!("search {}\n", dns.searches.join(" "));
-    }
-    for server in &dns.servers {
-        text += &format!("nameserver {server}\n");
-    }
-    if !dns.options.is_empty() {
-        text += &format!("options {}\n", dns.options.join(" "));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resolv_conf_is_what_the_pod_asks_for() {
-        let dns = cri::DnsConfig {
-            servers: vec!["10.96.0.10".into()],
-            searches: vec!["default.svc".into(), "svc".into()],
-            options: vec!["ndots:5".into()],
-        };
-        assert_eq!(resolv_conf(&dns), "search default.svc svc\nnameserver 10.96.0.10\noptions ndots:5\n");
-    }
 }

@@ -30,6 +30,10 @@ impl Runtime {
         for record in sandboxes {
             let creating = record.creating;
             let sandbox = Sandbox::new(record);
+            // One that was stopped when there was no room to write it down.
+            if sandbox.record().ready && !folder("ns", &sandbox.record().id).exists() {
+                sandbox.declare(|record| record.ready = false);
+            }
             let record = sandbox.record();
             if creating {
                 half_made.push(record.id.clone());
@@ -64,8 +68,10 @@ impl Runtime {
             undoing.await;
         }
         for id in lost_sandboxes {
-            let _ = crate::namespaces::unmount(&folder("sandboxes", &id).join("shm"));
-            let _ = crate::pod::remove_folder(&folder("sandboxes", &id));
+            // What is still mounted must not be removed.
+            if crate::pod::PodFiles::of(&id).remove().is_ok() {
+                let _ = crate::pod::remove_folder(&folder("sandboxes", &id));
+            }
         }
         for id in lost_containers {
             // What is still mounted must not be removed.

@@ -17,6 +17,7 @@ use crate::io::ContainerIo;
 use crate::launch::base::Base;
 use crate::machine_socket::MachineSocket;
 use crate::network::PodNetwork;
+use crate::record::Kept;
 use crate::seccomp;
 use crate::spec::Pid;
 use crate::state::{ContainerRecord, Phase, SandboxRecord};
@@ -51,7 +52,7 @@ impl std::fmt::Debug for Runtime {
 #[derive(Debug)]
 pub struct Sandbox {
     pub busy: tokio::sync::Mutex<()>,
-    record: Mutex<SandboxRecord>,
+    record: Arc<Kept<SandboxRecord>>,
     pub(crate) last_cpu: LastCpu,
 }
 
@@ -59,7 +60,7 @@ pub struct Sandbox {
 #[derive(Debug)]
 pub struct Container {
     pub busy: tokio::sync::Mutex<()>,
-    record: Mutex<ContainerRecord>,
+    record: Arc<Kept<ContainerRecord>>,
     /// True once its exit is on record.
     pub ended: watch::Sender<bool>,
     pub io: Mutex<Option<Arc<ContainerIo>>>,
@@ -79,36 +80,40 @@ pub fn folder(kind: &str, id: &str) -> PathBuf {
 
 impl Sandbox {
     pub(crate) fn new(record: SandboxRecord) -> Arc<Self> {
+        let folder = folder("sandboxes", &record.id);
         Arc::new(Self {
             busy: tokio::sync::Mutex::default(),
-            record: Mutex::new(record),
+            record: Arc::new(Kept::new(folder, record)),
             last_cpu: LastCpu::default(),
         })
     }
 
     /// What is on record.
     pub fn record(&self) -> SandboxRecord {
-        lock(&self.record).clone()
+        self.record.get()
     }
 
-    /// Changes the record, on file and here.
+    /// Changes the record on file, and then what is told: for what is about to be done.
     pub(crate) fn update(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<SandboxRecord, Status> {
-        let mut record = lock(&self.record);
-        let mut next = record.clone();
-        change(&mut next);
-        crate::state::save(&folder("sandboxes", &next.id), &next)
-            .map_err(|error| internal(&format!("record the sandbox {}", next.id), &error))?;
-        *record = next.clone();
-        Ok(next)
+        self.record
+            .update(change)
+            .map_err(|error| internal(&format!("record the sandbox {}", self.record().id), &error))
+    }
+
+    /// Changes what is told, whether or not there is room for it on file, which follows: for what has happened already, and for
+    /// what is to go. Returns whether it is on file.
+    pub(crate) fn declare(&self, change: impl FnOnce(&mut SandboxRecord)) -> (SandboxRecord, bool) {
+        self.record.declare_and_follow(change)
     }
 }
 
 impl Container {
     pub(crate) fn new(record: ContainerRecord) -> Arc<Self> {
         let ended = watch::Sender::new(record.phase == Phase::Exited);
+        let folder = folder("containers", &record.id);
         Arc::new(Self {
             busy: tokio::sync::Mutex::default(),
-            record: Mutex::new(record),
+            record: Arc::new(Kept::new(folder, record)),
             ended,
             io: Mutex::default(),
             pidfd: Mutex::default(),
@@ -118,32 +123,38 @@ impl Container {
 
     /// What is on record.
     pub fn record(&self) -> ContainerRecord {
-        lock(&self.record).clone()
+        self.record.get()
     }
 
     /// Its phase.
     pub fn phase(&self) -> Phase {
-        lock(&self.record).phase
+        self.record.with(|record| record.phase)
     }
 
-    /// Changes the record, on file and here.
+    /// Changes the record on file, and then what is told: for what is about to be done.
     pub(crate) fn update(
         &self,
         change: impl FnOnce(&mut ContainerRecord),
     ) -> Result<ContainerRecord, Status> {
-        let mut record = lock(&self.record);
-        let mut next = record.clone();
-        change(&mut next);
-        crate::state::save(&folder("containers", &next.id), &next)
-            .map_err(|error| internal(&format!("record the container {}", next.id), &error))?;
-        *record = next.clone();
-        Ok(next)
+        self.record
+            .update(change)
+            .map_err(|error| internal(&format!("record the container {}", self.record().id), &error))
+    }
+
+    /// Changes what is told, whether or not there is room for it on file, which follows: for what has happened already, and for
+    /// what is to go. Returns whether it is on file.
+    pub(crate) fn declare(&self, change: impl FnOnce(&mut ContainerRecord)) -> (ContainerRecord, bool) {
+        self.record.declare_and_follow(change)
+    }
+
+    /// Waits until all that is told is on file, or has been removed.
+    pub(crate) async fn on_file(&self) {
+        self.record.on_file().await;
     }
 
     /// Its cgroup.
     pub fn cgroup(&self) -> Cgroup {
-        let record = lock(&self.record);
-        Cgroup::new(&record.cgroup_parent, &record.id)
+        self.record.with(|record| Cgroup::new(&record.cgroup_parent, &record.id))
     }
 }
 
@@ -191,8 +202,9 @@ impl Runtime {
     /// Every container, or those of one sandbox.
     pub fn containers_of(&self, sandbox: Option<&str>) -> Vec<Arc<Container>> {
         let all = lock(&self.containers);
-        let mine =
-            |container: &&Arc<Container>| sandbox.is_none_or(|id| lock(&container.record).sandbox_id == id);
+        let mine = |container: &&Arc<Container>| {
+            sandbox.is_none_or(|id| container.record.with(|record| record.sandbox_id == id))
+        };
         all.values().filter(mine).cloned().collect()
     }
 

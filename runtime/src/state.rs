@@ -1,5 +1,5 @@
 //! What the runtime knows of sandboxes and containers, one file each on the tmpfs below `/run/pintle/runtime`. A record is written before
-//! what it speaks of is made, and replaced atomically; after a reboot there is none, and nothing runs either.
+//! what it speaks of is made (see [`crate::record`]), and replaced atomically; after a reboot there is none, and nothing runs either.
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -85,14 +85,23 @@ pub fn new_id() -> io::Result<String> {
     Ok(hex::encode(bytes))
 }
 
-/// Replaces a file as a whole. It is for a tmpfs: nothing is flushed to a disk.
+/// Replaces a file as a whole; nobody but root may read it. It is for a tmpfs: nothing is flushed to a disk.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When it cannot be written; the file is as it was then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("new");
-    fs::write(&temporary, bytes)?;
-    fs::rename(&temporary, path)
+    let write = || -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?.write_all(bytes)?;
+        fs::rename(&temporary, path)
+    };
+    write().inspect_err(|_| {
+        // What there is of it takes room that others lack.
+        let _ = fs::remove_file(&temporary);
+    })
 }
 
 /// Writes a record.

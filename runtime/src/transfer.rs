@@ -152,6 +152,10 @@ impl Transfer {
                 path.push(format!("-{number}"));
             }
             let note = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+            // Its room is taken now, so that a note can be written when there is no other.
+            if note.metadata()?.len() < NOTE as u64 {
+                note.write_all_at(&[b' '; NOTE], 0)?;
+            }
             writers.push(Writer::start(Way { kept, scratch: Pipe::new()?, note, buffer: vec![0; CHUNK] })?);
         }
         Ok(Self(writers))

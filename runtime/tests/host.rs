@@ -46,6 +46,8 @@ mod interrupted;
 mod logs;
 #[path = "host/mounts.rs"]
 mod mounts;
+#[path = "host/pause.rs"]
+mod pause;
 #[path = "host/power/mod.rs"]
 mod power;
 #[path = "host/random.rs"]
@@ -54,6 +56,8 @@ mod random;
 mod registry;
 #[path = "host/ring.rs"]
 mod ring;
+#[path = "host/room.rs"]
+mod room;
 #[path = "host/secrets.rs"]
 mod secrets;
 #[path = "host/sockets.rs"]
@@ -232,6 +236,7 @@ fn bundle(folder: &Path) -> std::io::Result<()> {
         ("kernel", "/proc"),
         ("self", "/proc/self"),
         ("devices", "dev"),
+        ("outside", "../../run/working-victim"),
     ] {
         std::os::unix::fs::symlink(to, layer(7).join(name))?;
     }

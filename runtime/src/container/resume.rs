@@ -40,7 +40,8 @@ fn go_on(container: &Container) -> Result<(), String> {
         Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {}
         Err(error) => return Err(format!("tell the container's init to go on: {error}")),
     }
-    runs(container).map_err(|failure| failure.message)
+    runs(container);
+    Ok(())
 }
 
 async fn undo(container: &Container) -> Result<(), String> {
@@ -59,12 +60,9 @@ async fn undo(container: &Container) -> Result<(), String> {
 
 fn end(container: &Container, why: &str) {
     let _ = container.cgroup().kill();
-    let changed = container.update(|record| {
+    container.declare(|record| {
         record.reason = "StartError".into();
         record.message = why.into();
         record.exit_code = 128;
     });
-    if let Err(error) = changed {
-        tracing::warn!(%error, "record a container that was half started");
-    }
 }

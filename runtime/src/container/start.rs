@@ -14,7 +14,7 @@ use super::stop::KILL_DEADLINE;
 use crate::exits::Exit;
 use crate::io::{ContainerIo, Ours, Pipes, open_log};
 use crate::launch::{self, Failure, Launched, Request};
-use crate::runtime::{Container, Runtime, folder, internal, lock};
+use crate::runtime::{Container, Runtime, folder, lock};
 use crate::spec::devices;
 use crate::state::{self, ContainerRecord, Phase};
 use crate::{cgroup, pod};
@@ -31,7 +31,7 @@ impl Runtime {
     /// `FailedPrecondition` unless it is created; `Unknown` with the reason when its program cannot run, and the container has ended then.
     pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Status> {
         let container = self.container(id)?;
-        let busy = container.busy.lock().await;
+        let _busy = container.busy.lock().await;
         let record = container.record();
         if record.phase != Phase::Created {
             return Err(Status::failed_precondition(format!(
@@ -46,17 +46,9 @@ impl Runtime {
             )));
         }
         container.update(|record| record.phase = Phase::Starting)?;
-        // In a task of its own: a client that goes away leaves no container half started.
-        let (runtime, starting) = (Arc::clone(self), Arc::clone(&container));
-        let result = tokio::spawn(async move { runtime.start(&starting).await }).await;
-        drop(busy);
-        match result {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(failure)) => {
-                Err(Status::unknown(format!("failed to start container {id:?}: {}", failure.message)))
-            }
-            Err(error) => Err(internal("start the container", &error)),
-        }
+        self.start(&container).await.map_err(|failure| {
+            Status::unknown(format!("failed to start container {id:?}: {}", failure.message))
+        })
     }
 
     async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Failure> {
@@ -73,7 +65,7 @@ impl Runtime {
                     Ok(()) => self.publish(container, cri::ContainerEventType::ContainerStartedEvent),
                     Err(failure) => {
                         let _ = container.cgroup().kill();
-                        let _ = container.update(|record| {
+                        container.declare(|record| {
                             record.reason = "StartError".into();
                             record.message = shorten(&failure.message);
                             record.exit_code = failure.exit_code;
@@ -180,7 +172,7 @@ impl Runtime {
         limit(container)?;
         give_word(container)
             .map_err(|error| Failure::other(format!("tell the container's init to go on: {error}")))?;
-        runs(container)?;
+        runs(container);
         starting.finished().await
     }
     async fn never_ran(&self, container: &Container, failure: &Failure) {
@@ -189,7 +181,7 @@ impl Runtime {
             tracing::warn!(container = record.id, %error, "clean up after a failed start");
         }
         let _ = pod::remove_folder(&folder("launch", &record.id));
-        let _ = container.update(|record| {
+        container.declare(|record| {
             record.phase = Phase::Exited;
             record.finished_at = state::now();
             record.exit_code = failure.exit_code;
@@ -211,7 +203,7 @@ impl Runtime {
         if let Some(io) = io {
             let _ = tokio::time::timeout(DRAIN, io.drained()).await;
         }
-        let result = container.update(|record| {
+        let (record, on_file) = container.declare(|record| {
             record.phase = if record.phase == Phase::Removing { Phase::Removing } else { Phase::Exited };
             record.finished_at = exit.at;
             // A start that went on after a restart is recorded when its program may have ended already.
@@ -226,11 +218,9 @@ impl Runtime {
                 .into();
             }
         });
-        let record = container.record();
-        match result {
-            // Only what is on record may be forgotten elsewhere.
-            Ok(_) => self.exits.acknowledge((record.pid, record.start_time)),
-            Err(error) => tracing::error!(container = record.id, %error, "record a container's exit"),
+        // Only what is on record may be forgotten elsewhere.
+        if on_file {
+            self.exits.acknowledge((record.pid, record.start_time));
         }
         container.ended.send_replace(true);
         self.publish(container, cri::ContainerEventType::ContainerStoppedEvent);
@@ -240,6 +230,10 @@ impl Runtime {
         let _ = pod::remove_folder(&folder("launch", &record.id));
         if let Some(machine) = &self.machine {
             let _ = machine.remove(&format!("container/{}", record.id)).await;
+        }
+        if !on_file {
+            container.on_file().await;
+            self.exits.acknowledge((record.pid, record.start_time));
         }
     }
 }
@@ -270,13 +264,12 @@ pub(super) fn give_word(container: &Container) -> io::Result<()> {
     std::os::unix::net::UnixStream::connect(path)?.write_all(b"start container")
 }
 
-/// Records that the program runs.
-pub(super) fn runs(container: &Container) -> Result<(), Failure> {
-    let updated = container.update(|record| {
+/// Tells that the program runs.
+pub(super) fn runs(container: &Container) {
+    container.declare(|record| {
         record.phase = Phase::Running;
         record.started_at = state::now();
     });
-    updated.map(drop).map_err(|error| Failure::other(error.message()))
 }
 
 fn shorten(message: &str) -> String {

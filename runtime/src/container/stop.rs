@@ -66,7 +66,8 @@ impl Runtime {
         let Ok(container) = self.container(id) else { return Ok(()) };
         self.stop_container(&container, Duration::ZERO).await?;
         let _busy = container.busy.lock().await;
-        let record = container.update(|record| record.phase = Phase::Removing)?;
+        // It goes, whether or not there is room to write that down: what is on file is removed with it.
+        let (record, _) = container.declare(|record| record.phase = Phase::Removing);
         self.erase(&record).await?;
         lock(&self.containers).remove(&record.id);
         self.publish(&container, cri::ContainerEventType::ContainerDeletedEvent);

@@ -122,7 +122,8 @@ pub fn enter(mut descriptors: Vec<OwnedFd>, paths: BTreeSet<PathBuf>) -> io::Res
     }
     let others = descriptors.split_off(Base::DESCRIPTORS);
     let mut taken = Vec::new();
-    for path in paths.into_iter().filter(|path| is_mounted(path)) {
+    let carriers: BTreeSet<PathBuf> = paths.iter().filter_map(|path| carrier(path, is_mounted)).collect();
+    for path in carriers {
         taken.push((Tree::copy(&path).map_err(|error| named("copy the mount", &path, &error))?, path));
     }
     setns(&descriptors[0], CloneFlags::CLONE_NEWNS)?;
@@ -150,6 +151,13 @@ pub fn hide_members(cgroup: &Path) -> io::Result<()> {
 
 pub(super) fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}
+
+/// The mount that must come along for `path` to be there: what is mounted right there, or the pod's mount that it lies on.
+fn carrier(path: &Path, is_mounted: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let pods = crate::runtime::folder("sandboxes", "");
+    let of_pod = |place: &&Path| *place == path || (place.starts_with(&pods) && **place != *pods);
+    path.ancestors().take_while(of_pod).find(|place| is_mounted(place)).map(Path::to_owned)
 }
 
 /// Whether something is mounted right there.
@@ -189,6 +197,19 @@ mod tests {
         .unwrap();
         let paths: Vec<PathBuf> = spec.paths().into_iter().collect();
         assert_eq!(paths, ["/c/mounts/0", "/c/mounts/1", "/c/rootfs", "/ns/net"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_file_of_a_pod_comes_along_with_what_it_lies_on() {
+        let files = crate::runtime::folder("sandboxes", "1").join("files");
+        let mounted =
+            |path: &Path| path == files || path == Path::new("/c/mounts/0") || path == Path::new("/");
+        let carrier = |path: &Path| carrier(path, mounted);
+        assert_eq!(carrier(&files.join("resolv.conf")), Some(files.clone()));
+        assert_eq!(carrier(Path::new("/c/mounts/0")), Some("/c/mounts/0".into()));
+        for path in ["/c/mounts/0/below", "/c/rootfs", "/dev/shm"] {
+            assert_eq!(carrier(Path::new(path)), None, "{path}");
+        }
     }
 
     #[test]

@@ -261,7 +261,7 @@ fn record(id: &str) -> PathBuf {
 }
 
 /// Of a container's init.
-fn pid(id: &str) -> Result<i32, String> {
+pub fn pid(id: &str) -> Result<i32, String> {
     let record: serde_json::Value =
         serde_json::from_slice(&fs::read(record(id)).map_err(text)?).map_err(text)?;
     record["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(|| "no pid on record".into())

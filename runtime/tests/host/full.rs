@@ -17,7 +17,7 @@ const NO_SPACE: &str = "No space left on device";
 const BALLAST: &str = "ballast";
 
 /// Takes all space of a file system.
-fn fill(folder: &Path) -> Result<PathBuf, String> {
+pub fn fill(folder: &Path) -> Result<PathBuf, String> {
     let path = folder.join(BALLAST);
     let mut file = fs::File::create(&path).map_err(text)?;
     let mut size = 1 << 20;

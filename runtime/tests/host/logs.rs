@@ -1,8 +1,9 @@
 //! Logs that lose nothing and repeat nothing, whenever the runtime is killed.
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use machine::cri::NamespaceMode;
+use machine::cri::{self, NamespaceMode};
 
 use crate::ring::{Outcome, Ring, check, text};
 
@@ -107,4 +108,102 @@ fn drain(fifo: &fs::File) -> Result<Vec<u8>, String> {
     let size = nix::unistd::read(fifo, &mut buffer).map_err(text)?;
     buffer.truncate(size);
     Ok(buffer)
+}
+
+/// Somebody with the folder of logs mounted has put something else in a log's place. It neither holds the runtime up nor leads its writes away.
+pub async fn what_lies_in_a_logs_place_leads_nowhere(ring: &mut Ring) -> Outcome {
+    let folder = Path::new("/var/log/pods/planted");
+    fs::create_dir_all(folder).map_err(text)?;
+    let victim = Path::new("/var/log/victim");
+    let pod = ring.sandbox("planted", NamespaceMode::Container).await?;
+    for kind in ["fifo", "link", "hard-link", "folder-link"] {
+        let outcome = planted(ring, &pod, folder, victim, kind).await;
+        outcome.map_err(|error| format!("{kind}: {error}"))?;
+    }
+    ring.remove(&pod.0).await?;
+    fs::remove_file(victim).map_err(text)
+}
+
+/// Puts it in the place of a container's log.
+fn plant(log: &Path, victim: &Path, kind: &str) -> Outcome {
+    let _ = fs::remove_file(log);
+    match kind {
+        "fifo" => nix::unistd::mkfifo(log, nix::sys::stat::Mode::from_bits_truncate(0o600)).map_err(text),
+        "link" => std::os::unix::fs::symlink(victim, log).map_err(text),
+        "hard-link" => fs::hard_link(victim, log).map_err(text),
+        _ => {
+            let folder = log.parent().ok_or("no folder")?;
+            let _ = fs::remove_dir_all(folder);
+            fs::create_dir_all("/var/log/elsewhere").map_err(text)?;
+            std::os::unix::fs::symlink("/var/log/elsewhere", folder).map_err(text)
+        }
+    }
+}
+
+async fn planted(
+    ring: &mut Ring,
+    pod: &(String, cri::PodSandboxConfig),
+    folder: &Path,
+    victim: &Path,
+    kind: &str,
+) -> Outcome {
+    const PRECIOUS: &str = "precious, and no whole line";
+    fs::write(victim, PRECIOUS).map_err(text)?;
+    let name = format!("{kind}/0.log");
+    let log = folder.join(&name);
+    fs::create_dir_all(folder.join(kind)).map_err(text)?;
+    plant(&log, victim, kind)?;
+    let script = "i=0; while [ ! -e /gate/end ]; do echo line; sleep 0.1; done; echo last; exit 5";
+    let _ = fs::remove_dir_all("/run/planted-gate");
+    fs::create_dir_all("/run/planted-gate").map_err(text)?;
+    let id = ring
+        .create(pod, kind, &["sh", "-c", script], |config| {
+            config.log_path = name;
+            config.mounts = vec![crate::escapes::volume("/run/planted-gate", "/gate")];
+        })
+        .await?;
+    in_time(&log, "a start", ring.begin(&id)).await?;
+    let said = |log: &Path, what: &str| {
+        let is_file = fs::symlink_metadata(log).is_ok_and(|metadata| metadata.is_file());
+        is_file && fs::read_to_string(log).is_ok_and(|text| text.contains(what))
+    };
+    until("the log", || said(&log, "line")).await?;
+    // While it runs: the log is opened anew by a rotation, and by a runtime that comes back.
+    plant(&log, victim, kind)?;
+    let reopen = cri::ReopenContainerLogRequest { container_id: id.clone() };
+    let mut client = ring.client.clone();
+    let reopened = async { client.reopen_container_log(reopen).await.map(drop).map_err(text) };
+    in_time(&log, "a rotation", reopened).await?;
+    until("the log after a rotation", || said(&log, "line")).await?;
+    plant(&log, victim, kind)?;
+    in_time(&log, "a start of the runtime", ring.kill_runtime()).await?;
+    until("the log after a kill", || said(&log, "line")).await?;
+    fs::write("/run/planted-gate/end", "").map_err(text)?;
+    check(ring.exited(&id).await?.exit_code == 5, "the container's code")?;
+    check(said(&log, "last"), "the last line is missing")?;
+    let kept = fs::read_to_string(victim).map_err(text)?;
+    check(kept == PRECIOUS, format!("what the link leads to has become {kept:?}"))?;
+    let elsewhere = fs::read_dir("/var/log/elsewhere").into_iter().flatten().count();
+    check(elsewhere == 0, "a log was made where a link leads")
+}
+
+/// A runtime that waits at a FIFO for ever is let go, so that what follows can be tried.
+async fn in_time(log: &Path, what: &str, call: impl Future<Output = Outcome>) -> Outcome {
+    match tokio::time::timeout(Duration::from_secs(15), call).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let _ = fs::File::options().read(true).write(true).open(log);
+            Err(format!("{what} takes more than 15 s"))
+        }
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) -> Outcome {
+    for _ in 0..500 {
+        if condition() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err(format!("waited for {what}"))
 }

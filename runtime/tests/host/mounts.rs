@@ -133,6 +133,7 @@ pub async fn sandbox_of_users(
     ring: &mut Ring,
     name: &str,
 ) -> Result<(String, cri::PodSandboxConfig), String> {
+    ring.give_range().await?;
     let users = cri::UserNamespace { mode: NamespaceMode::Pod as i32, uids: vec![USERS], gids: vec![USERS] };
     ring.sandbox_with(name, |options| {
         options.network = NamespaceMode::Pod as i32;
@@ -202,5 +203,123 @@ pub async fn an_image_with_a_link_for_dev_is_refused(ring: &mut Ring) -> Outcome
     check(error.contains("/dev is no folder"), error)?;
     check(Path::new("/run/victim/ptmx").exists(), "the host's file is gone")?;
     check(fs::read_dir("/run/victim").map_err(text)?.count() == 1, "links were made on the host")?;
+    ring.remove(&pod.0).await
+}
+
+/// Where a pod mounts something does not decide what it still finds there: what lies deeper comes later.
+pub async fn a_volume_hides_nothing_that_lies_below_it(ring: &mut Ring) -> Outcome {
+    let folder = "/run/volume-of-etc";
+    for users in [false, true] {
+        fs::create_dir_all(folder).map_err(text)?;
+        fs::write(format!("{folder}/own"), "own").map_err(text)?;
+        let name = if users { "deep-users" } else { "deep" };
+        let pod = if users {
+            sandbox_of_users(ring, name).await?
+        } else {
+            ring.sandbox(name, NamespaceMode::Container).await?
+        };
+        let wanted = cri::Mount {
+            uid_mappings: if users { vec![USERS] } else { Vec::new() },
+            gid_mappings: if users { vec![USERS] } else { Vec::new() },
+            ..volume(folder, "/etc")
+        };
+        let id = ring.create(&pod, "main", &["sleep", "1000"], |config| config.mounts = vec![wanted]).await?;
+        ring.begin(&id).await?;
+        let (seen, code) = ring.exec(&id, &["cat", "/etc/own", "/etc/hostname", "/etc/hosts"]).await?;
+        let there =
+            seen.starts_with("own") && seen.contains(&format!("{name}-host")) && seen.contains("localhost");
+        check(code == 0 && there, format!("{name}: {code} {seen}"))?;
+        let (_, code) = ring.exec(&id, &["cat", "/etc/resolv.conf"]).await?;
+        check(code == 0, format!("{name}: /etc/resolv.conf is hidden"))?;
+        ring.remove(&pod.0).await?;
+        fs::remove_dir_all(folder).map_err(text)?;
+    }
+    Ok(())
+}
+
+/// As runc: root's, with the usual mode, and made before the root is read-only.
+pub async fn a_working_folder_that_is_not_there_is_made(ring: &mut Ring) -> Outcome {
+    fs::create_dir_all("/run/working-victim").map_err(text)?;
+    for users in [false, true] {
+        let name = if users { "cwd-users" } else { "cwd" };
+        let pod = if users {
+            sandbox_of_users(ring, name).await?
+        } else {
+            ring.sandbox(name, NamespaceMode::Container).await?
+        };
+        let change = |config: &mut cri::ContainerConfig| {
+            config.working_dir = "/opt/not/there".into();
+            let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            security.run_as_user = Some(cri::Int64Value { value: 1000 });
+            security.readonly_rootfs = true;
+        };
+        let script = "readlink /proc/self/cwd; ls -ldn /opt/not/there; ls -ldn /opt";
+        let id = ring.create(&pod, "main", &["sh", "-c", script], change).await?;
+        ring.begin(&id).await?;
+        ring.exited(&id).await?;
+        let log = fs::read_to_string(format!("/var/log/pods/{name}/main.log")).map_err(text)?;
+        check(log.contains(" F /opt/not/there\n"), format!("{name}: the working folder: {log}"))?;
+        let owned: Vec<&str> = log.lines().filter(|line| line.contains("drwxr-xr-x")).collect();
+        let roots = |line: &&str| line.split_ascii_whitespace().skip(3).nth(2) == Some("0");
+        check(owned.len() == 2 && owned.iter().all(roots), format!("{name}: its owner and mode: {log}"))?;
+        // A link of the image leads to the container's own place of that name.
+        let change = |config: &mut cri::ContainerConfig| {
+            config.image = Some(cri::ImageSpec { image: "test.local/links:1".into(), ..Default::default() });
+            config.working_dir = "/outside/made".into();
+        };
+        let id = ring.create(&pod, "link", &["readlink", "/proc/self/cwd"], change).await?;
+        ring.begin(&id).await?;
+        check(ring.exited(&id).await?.exit_code == 0, format!("{name}: a link in the way"))?;
+        let made = fs::read_dir("/run/working-victim").map_err(text)?.count();
+        check(made == 0, format!("{name}: a folder was made on the host"))?;
+        ring.remove(&pod.0).await?;
+    }
+    Ok(())
+}
+
+/// Whatever step fails, its error says which, of what, and why.
+pub async fn a_start_that_fails_says_what_failed(ring: &mut Ring) -> Outcome {
+    fs::write("/run/plain-file", "").map_err(text)?;
+    let pod = ring.sandbox("failing", NamespaceMode::Container).await?;
+    let file_on_folder = |propagation: MountPropagation| cri::Mount {
+        propagation: propagation as i32,
+        ..volume("/run/plain-file", "/bin")
+    };
+    type Change = Box<dyn Fn(&mut cri::ContainerConfig)>;
+    let cases: [(&str, &[&str], Change); 3] = [
+        (
+            "file-as-folder",
+            &["/etc/passwd", "ot a directory"],
+            Box::new(|config| {
+                config.working_dir = "/etc/passwd".into();
+            }),
+        ),
+        (
+            "file-on-folder",
+            &["/bin", "ot a directory"],
+            Box::new(move |config| {
+                config.mounts = vec![file_on_folder(MountPropagation::PropagationPrivate)];
+            }),
+        ),
+        // This one libcontainer makes, since it has an option that the launch does not understand.
+        (
+            "left-to-libcontainer",
+            &["/bin", "ENOTDIR"],
+            Box::new(move |config| {
+                let options = vec!["noexec".into()];
+                let mount = file_on_folder(MountPropagation::PropagationPrivate);
+                config.mounts = vec![cri::Mount { mount_options: options, ..mount }];
+            }),
+        ),
+    ];
+    for (name, words, change) in cases {
+        let id = ring.create(&pod, name, &["true"], |config| change(config)).await?;
+        let error = ring.begin(&id).await.err().unwrap_or_default();
+        for word in words {
+            check(error.contains(word), format!("{name}: {word:?} is not in {error:?}"))?;
+        }
+        let status = ring.status(&id).await?;
+        check(status.reason == "StartError", format!("{name}: {status:?}"))?;
+    }
     ring.remove(&pod.0).await
 }

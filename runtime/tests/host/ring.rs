@@ -81,6 +81,14 @@ impl Ring {
         self.stop_runtime().await
     }
 
+    /// Gives the node its range of pod addresses, as the agent does.
+    pub async fn give_range(&mut self) -> Outcome {
+        let network_config = Some(cri::NetworkConfig { pod_cidr: "10.99.7.0/24".into() });
+        let request =
+            cri::UpdateRuntimeConfigRequest { runtime_config: Some(cri::RuntimeConfig { network_config }) };
+        self.client.update_runtime_config(request).await.map(drop).map_err(text)
+    }
+
     pub async fn sandbox(
         &mut self,
         name: &str,

@@ -17,9 +17,11 @@ use crate::init::Init;
 use crate::interrupted::*;
 use crate::logs::*;
 use crate::mounts::*;
+use crate::pause::*;
 use crate::power::no_power_cut_leaves_half_an_image;
 use crate::registry::*;
 use crate::ring::{Outcome, Ring, check, kill_launch, text};
+use crate::room::*;
 use crate::secrets::*;
 use crate::sockets::*;
 use crate::traces::nothing_remains;
@@ -153,10 +155,7 @@ async fn a_terminal_is_one(ring: &mut Ring) -> Outcome {
 }
 
 async fn a_pod_has_a_network_of_its_own(ring: &mut Ring) -> Outcome {
-    let network_config = Some(cri::NetworkConfig { pod_cidr: "10.99.7.0/24".into() });
-    let request =
-        cri::UpdateRuntimeConfigRequest { runtime_config: Some(cri::RuntimeConfig { network_config }) };
-    ring.client.update_runtime_config(request).await.map_err(text)?;
+    ring.give_range().await?;
     let pod = ring.sandbox_on("network", NamespaceMode::Container, NamespaceMode::Pod).await?;
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.0.clone(), verbose: false };
     let status =
@@ -309,6 +308,8 @@ pub async fn run(init: Init, filter: &str) -> usize {
         users_groups_and_files,
         nothing_is_lost_when_the_runtime_is_killed,
         a_shared_pid_namespace_has_one_pause_process,
+        a_pause_process_is_in_its_pod_and_may_do_nothing,
+        a_pod_whose_pause_process_has_ended_is_not_ready,
         a_terminal_is_one,
         a_pod_has_a_network_of_its_own,
         a_killed_launch_leaves_nothing,
@@ -316,6 +317,9 @@ pub async fn run(init: Init, filter: &str) -> usize {
         mounts_come_and_go_as_the_volume_says,
         read_only_goes_down_the_whole_tree,
         a_pod_with_its_own_users_owns_its_files,
+        a_volume_hides_nothing_that_lies_below_it,
+        a_working_folder_that_is_not_there_is_made,
+        a_start_that_fails_says_what_failed,
         a_volume_at_dev_leaves_the_hosts_devices_alone,
         an_image_with_a_link_for_dev_is_refused,
         no_descriptor_leads_out_as_working_folder,
@@ -332,6 +336,7 @@ pub async fn run(init: Init, filter: &str) -> usize {
         read_only_and_masked_paths_hold,
         fast_output_survives_kills_whole_and_once,
         a_kill_between_pipe_and_log_loses_nothing,
+        what_lies_in_a_logs_place_leads_nowhere,
         the_kill_campaign_breaks_no_promise,
         the_exit_campaign_reports_each_end_once,
         pulls_from_faulty_registries_end_right_or_say_why,
@@ -345,6 +350,10 @@ pub async fn run(init: Init, filter: &str) -> usize {
         images_live_through_a_full_disk,
         damaged_image_metadata_stops_neither_runtime_nor_containers,
         a_full_log_disk_stops_no_container,
+        no_container_fills_the_nodes_tmpfs,
+        ends_and_removals_need_no_room,
+        what_had_no_room_leaves_nothing,
+        nobody_else_reads_what_the_runtime_keeps,
         two_hundred_hostile_images_change_nothing_outside,
         what_an_image_may_take_is_bounded,
         no_user_of_an_image_becomes_root,
