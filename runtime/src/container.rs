@@ -44,7 +44,8 @@ impl Runtime {
         let image = self.image(&name)?;
         let id = state::new_id().map_err(|error| internal("make a container id", &error))?;
         let folder = folder("containers", &id);
-        fs::create_dir_all(folder.join("rootfs"))
+        state::make_folder(&folder, state::CLOSED)
+            .and_then(|()| fs::create_dir(folder.join("rootfs")))
             .map_err(|error| internal("make the container's folder", &error))?;
         let record = new_record(&id, &sandbox, config, &image);
         let container = Container::new(record);
@@ -91,6 +92,10 @@ impl Runtime {
             .map_err(|error| internal("make the writable layer", &chain(&error)))?;
         let owner =
             user_namespace(sandbox).map_err(|error| internal("open the pod's user namespace", &error))?;
+        if let Some(owner) = &owner {
+            state::admit(&folder, owner.host_gid(0))
+                .map_err(|error| internal("let the pod's users come to the container's folder", &error))?;
+        }
         mounts::mount_layers(&layers, &rootfs, owner.as_ref())
             .map_err(|error| internal("mount the container's root", &error))?;
         plain_dev(&rootfs).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -159,7 +164,7 @@ impl Runtime {
         early::split(&mut spec, owner.is_none(), |path| mounts::leads(&rootfs, path))
             .map_err(io::Error::from)
             .and_then(|early| early::write(&folder, &early))
-            .and_then(|()| fs::write(folder.join("config.json"), serde_json::to_vec(&spec)?))
+            .and_then(|()| state::write_private(&folder.join("config.json"), &serde_json::to_vec(&spec)?))
             .map_err(|error| internal("write the container's spec", &error))?;
         container.update(|record| {
             record.seccomp = seccomp;

@@ -108,8 +108,8 @@ impl Runtime {
             if users.exists() {
                 enter = Some(outside(&mut process, users.clone()));
             }
-            fs::create_dir_all(&files.0)?;
-            fs::write(&description, process.to_string())
+            state::make_folder(&files.0, state::CLOSED)?;
+            state::write_private(&description, process.to_string().as_bytes())
         };
         write().map_err(|error| internal("prepare an exec", &error))?;
         let request = Request::Exec {

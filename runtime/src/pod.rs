@@ -55,7 +55,7 @@ impl Runtime {
         namespaces::check_sysctls(sysctls.keys(), !is_host(modes.network), !is_host(modes.ipc))
             .map_err(Status::invalid_argument)?;
         let id = state::new_id().map_err(|error| internal("make a sandbox id", &error))?;
-        fs::create_dir_all(folder("sandboxes", &id))
+        state::make_folder(&folder("sandboxes", &id), state::CLOSED)
             .map_err(|error| internal("make the sandbox's folder", &error))?;
         let sandbox = Sandbox::new(SandboxRecord {
             id: id.clone(),
@@ -95,9 +95,11 @@ impl Runtime {
         let record = sandbox.record();
         let (id, modes) = (&record.id, options(&record.config));
         let pins = folder("ns", id);
-        fs::create_dir_all(&pins).map_err(|error| internal("make a folder for namespaces", &error))?;
-        let network = (!is_host(modes.network)).then(|| pins.join("net"));
         let maps = user_namespace::maps(&modes).map_err(Status::invalid_argument)?;
+        state::make_folder(&pins, state::CLOSED)
+            .and_then(|()| maps.map_or(Ok(()), |maps| state::admit(&pins, maps.gids.host(0))))
+            .map_err(|error| internal("make a folder for namespaces", &error))?;
+        let network = (!is_host(modes.network)).then(|| pins.join("net"));
         if let (Some(path), None) = (&network, maps) {
             self.network
                 .create_netns(path)
@@ -145,7 +147,8 @@ impl Runtime {
     async fn pause(&self, sandbox: &Sandbox) -> Result<(), Status> {
         let id = sandbox.record().id;
         let root = folder("empty", "");
-        fs::create_dir_all(&root).map_err(|error| internal("make an empty folder", &error))?;
+        state::make_folder(&root, state::ALL_MAY_PASS)
+            .map_err(|error| internal("make an empty folder", &error))?;
         let launching = self.exits.launching();
         let user = Some(folder("ns", &id).join("user")).filter(|path| path.exists());
         let launched = launch(&Request::Pause { root, user }, &[], None)

@@ -15,11 +15,25 @@ use crate::machine_socket::MachineSocket;
 use crate::network::PodNetwork;
 use crate::network::cni::Places;
 use crate::runtime::Runtime;
+use crate::state::{ALL_MAY_PASS, CLOSED};
 use crate::streaming::Server;
 use crate::transfer::{self, Transfer};
 
 /// The largest request that is read; CRI's own clients use the same.
 const MAX_MESSAGE: usize = 16 << 20;
+
+/// Folders below [`paths::RUNTIME_RUN`], which is the first one. Processes that launch containers of a pod with a user namespace come to what is theirs as users of
+/// that; nobody else has anything to look for there.
+const FOLDERS: [(&str, u32); 8] = [
+    ("", ALL_MAY_PASS),
+    ("sandboxes", CLOSED),
+    ("containers", ALL_MAY_PASS),
+    ("launch", CLOSED),
+    ("exec", CLOSED),
+    ("ns", ALL_MAY_PASS),
+    ("network", CLOSED),
+    ("seccomp", CLOSED),
+];
 
 /// Takes over what runs already and serves CRI.
 ///
@@ -34,9 +48,9 @@ pub async fn run() -> anyhow::Result<()> {
         );
     }
     crate::restore::end_launches().await;
-    for folder in ["sandboxes", "containers", "launch", "exec", "ns", "network", "seccomp"] {
+    for (folder, mode) in FOLDERS {
         let path = Path::new(paths::RUNTIME_RUN).join(folder);
-        std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        crate::state::make_folder(&path, mode).with_context(|| format!("make {}", path.display()))?;
     }
     sys::mount::make_private(Path::new(paths::RUNTIME_RUN).join("containers"))
         .context("keep containers' mounts to the runtime")?;

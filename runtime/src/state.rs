@@ -90,18 +90,50 @@ pub fn new_id() -> io::Result<String> {
 /// # Errors
 /// When it cannot be written; the file is as it was then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?.write_all(bytes)?;
-        fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| {
+    write_private(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
         // What there is of it takes room that others lack.
         let _ = fs::remove_file(&temporary);
     })
+}
+
+/// Makes a folder with those above it, and gives it this mode, whatever it had and whatever the umask. Environments and commands of
+/// containers hold secrets: what lies below the runtime's folder is closed to everybody else, and only to be gone through where a
+/// pod's own users must.
+///
+/// # Errors
+/// As mkdir(2) and chmod(2).
+pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Lets the root of a pod's user namespace, and nobody else, go through a folder: there it is the group.
+///
+/// # Errors
+/// As chown(2) and chmod(2).
+pub fn admit(path: &Path, group: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::os::unix::fs::chown(path, None, Some(group))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(GROUP_MAY_PASS))
+}
+
+/// Of a folder that nobody but root may enter.
+pub const CLOSED: u32 = 0o700;
+/// Of a folder that everybody may go through to what they know the name of.
+pub const ALL_MAY_PASS: u32 = 0o711;
+const GROUP_MAY_PASS: u32 = 0o710;
+
+/// Writes a file that nobody but root may read.
+///
+/// # Errors
+/// As open(2) and write(2).
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
 /// Writes a record.

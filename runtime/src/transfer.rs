@@ -11,7 +11,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -151,7 +151,9 @@ impl Transfer {
             if number > 0 {
                 path.push(format!("-{number}"));
             }
-            let note = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let note = options.open(path)?;
             // Its room is taken now, so that a note can be written when there is no other.
             if note.metadata()?.len() < NOTE as u64 {
                 note.write_all_at(&[b' '; NOTE], 0)?;

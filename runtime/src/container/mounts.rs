@@ -141,7 +141,7 @@ fn plan(container_folder: &Path) -> PathBuf {
 
 /// Writes down what has to lie in place; returns where each will.
 pub fn write_plan(container_folder: &Path, volumes: &[Volume]) -> io::Result<()> {
-    fs::write(plan(container_folder), serde_json::to_vec(volumes)?)
+    crate::state::write_private(&plan(container_folder), &serde_json::to_vec(volumes)?)
 }
 
 fn place(container_folder: &Path, name: &str) -> PathBuf {

@@ -71,7 +71,7 @@ pub fn split(
 /// # Errors
 /// As open(2) and write(2).
 pub fn write(bundle: &Path, mounts: &[Mount]) -> io::Result<()> {
-    std::fs::write(bundle.join(FILE), serde_json::to_vec(mounts)?)
+    crate::state::write_private(&bundle.join(FILE), &serde_json::to_vec(mounts)?)
 }
 
 impl Mount {
