@@ -1,10 +1,15 @@
 //! Container logs in CRI's format: `<time> <stream> <P|F> <line>`. The file is opened for appending and reopened when the agent has rotated it.
-use std::fs::{File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
+
+mod place;
+
+use place::Place;
 
 /// The most of a line in one entry; longer ones are split into partial entries.
 pub const MAX_LINE: usize = 16 << 10;
@@ -108,11 +113,8 @@ impl LogFile {
         self.find_rotated(inode).map(|(_, length)| length)
     }
 
-    fn find_rotated(&self, inode: u64) -> Option<(PathBuf, u64)> {
-        use std::os::unix::fs::MetadataExt;
-        let files = std::fs::read_dir(self.path.parent()?).ok()?;
-        let mut all = files.flatten().filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
-        all.find(|(_, metadata)| metadata.ino() == inode).map(|(path, metadata)| (path, metadata.len()))
+    fn find_rotated(&self, inode: u64) -> Option<(OsString, u64)> {
+        Place::find(&self.path).ok()?.beside(inode)
     }
 
     /// Finishes what a kill interrupted: the file of `inode`, rotated or not, is cut to `length`, and the chunk appended.
@@ -128,10 +130,10 @@ impl LogFile {
                 }
                 target.position.length = length;
             } else if target.position.inode != inode
-                && let Some((path, longer)) = self.find_rotated(inode)
+                && let Some((name, longer)) = self.find_rotated(inode)
                 && length < longer
             {
-                OpenOptions::new().write(true).open(path)?.set_len(length)?;
+                Place::find(&self.path)?.open_beside(&name, inode)?.set_len(length)?;
             }
         }
         self.append(chunk, stream);
@@ -187,23 +189,20 @@ fn whole(entries: &[u8], written: usize) -> usize {
 }
 
 fn open(path: &Path) -> io::Result<(File, Position)> {
-    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+    use std::os::unix::fs::MetadataExt;
+    let file = Place::find(path)?.open()?;
     let metadata = file.metadata()?;
-    let length = if metadata.is_file() { cut_torn_end(path, &file, metadata.len())? } else { 0 };
+    let length = cut_torn_end(&file, metadata.len())?;
     Ok((file, Position { inode: metadata.ino(), length }))
 }
 
 /// A power cut may leave an entry in part, or its length without its bytes, which are zeros then. The next entry would be taken for the rest of it. Returns
 /// the length that is left.
-fn cut_torn_end(path: &Path, file: &File, length: u64) -> io::Result<u64> {
+fn cut_torn_end(file: &File, length: u64) -> io::Result<u64> {
     use std::os::unix::fs::FileExt;
     let begin = length.saturating_sub(TORN as u64);
     let mut end = vec![0; usize::try_from(length - begin).unwrap_or(TORN)];
-    File::open(path)?.read_exact_at(&mut end, begin)?;
+    file.read_exact_at(&mut end, begin)?;
     match end.iter().rposition(|byte| *byte == b'\n') {
         // What is longer than an entry is not ours.
         None if begin > 0 => Ok(length),
@@ -261,7 +260,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         std::fs::write(&path, b"before\nT stdout F one\nT std").unwrap();
-        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        let file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         assert_eq!(keep_whole(&file, 7, entries), 15);
         assert_eq!(std::fs::read(&path).unwrap(), b"before\nT stdout F one\n");
     }

@@ -78,6 +78,9 @@ fn main() -> ExitCode {
     if let Ok(path) = std::env::var(sockets::PROBE) {
         return sockets::probe(&path);
     }
+    if let Ok(what) = std::env::var(logs::KILLER) {
+        return logs::killer(&what);
+    }
     match std::env::var(INSIDE).as_deref() {
         Ok("run") => return inside(),
         Ok(_) => return clean(),
