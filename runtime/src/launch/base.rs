@@ -62,14 +62,21 @@ fn stays(point: &Path, program: &Path) -> bool {
         || [Path::new(machine::paths::RUNTIME_RUN), program].iter().any(|needed| needed.starts_with(point))
 }
 
-/// What of a container's spec names things on the host.
+/// What of a container's spec names things on the host, and where its process begins.
 #[derive(Debug, Deserialize)]
-struct Spec {
+pub struct Spec {
+    #[serde(default)]
+    process: Process,
     root: Named,
     mounts: Vec<Named>,
     linux: Linux,
     #[serde(default)]
     hooks: Hooks,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Process {
+    cwd: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,25 +97,37 @@ struct Hook {
 
 #[derive(Debug, Deserialize)]
 struct Named {
+    #[serde(default, rename = "type")]
+    kind: String,
     #[serde(alias = "source")]
     path: Option<PathBuf>,
 }
 
 impl Spec {
-    fn paths(self) -> BTreeSet<PathBuf> {
+    /// The spec in `bundle`.
+    ///
+    /// # Errors
+    /// When it cannot be read or understood.
+    pub fn read(bundle: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&std::fs::read(bundle.join("config.json"))?)?)
+    }
+
+    /// Where its process begins, in its root.
+    pub fn working_folder(&self) -> PathBuf {
+        self.process.cwd.clone()
+    }
+
+    /// Whether its root is that of a user namespace.
+    pub fn has_users(&self) -> bool {
+        self.linux.namespaces.iter().any(|namespace| namespace.kind == "user")
+    }
+
+    /// What it names on the host.
+    pub fn paths(self) -> BTreeSet<PathBuf> {
         let named = [self.root].into_iter().chain(self.mounts).chain(self.linux.namespaces);
         let arguments = self.hooks.create_container.into_iter().flat_map(|hook| hook.args);
         named.filter_map(|named| named.path).chain(arguments).filter(|path| path.is_absolute()).collect()
     }
-}
-
-/// What the spec in `bundle` names on the host.
-///
-/// # Errors
-/// When the spec cannot be read or understood.
-pub fn named_in(bundle: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    let spec: Spec = serde_json::from_slice(&std::fs::read(bundle.join("config.json"))?)?;
-    Ok(spec.paths())
 }
 
 /// Puts the calling process, which has no other thread, into a copy of a base of its own, with those of the paths on which something is mounted. The first of the

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
@@ -193,12 +193,29 @@ impl Early {
             // Opened anew: it shall be the topmost of what is mounted there.
             let attached = openat2(CWD, root, FOLDER, Mode::empty(), ResolveFlags::empty())
                 .map_err(io::Error::from)
-                .and_then(|root| place(&root, &destination, made.is_folder()?, MAX_LINKS))
+                .and_then(|root| place(&root, &destination, made.is_folder()?, None, MAX_LINKS))
                 .and_then(|target| made.attach_on(target.as_fd()));
             attached.map_err(|error| super::base::named("mount at", &destination, &error))?;
         }
         Ok(())
     }
+}
+
+/// Makes the folder that the container's process begins in, where there is none, as runc does: root's, which is the owner of the root folder where the pod
+/// has users of its own.
+///
+/// # Errors
+/// Names the folder; also when there is something else.
+pub fn make_folder(root: &Path, folder: &Path, has_users: bool) -> io::Result<()> {
+    let make = || -> io::Result<()> {
+        let root = openat2(CWD, root, FOLDER, Mode::empty(), ResolveFlags::empty())?;
+        let stat = rustix::fs::fstat(&root)?;
+        let owner = has_users.then(|| (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)));
+        let found = place(&root, folder, true, owner, MAX_LINKS)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+        if kind.is_dir() { Ok(()) } else { Err(Errno::NOTDIR.into()) }
+    };
+    make().map_err(|error| super::base::named("make the working folder", folder, &error))
 }
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -216,8 +233,15 @@ fn open(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 /// How many links that lead to nothing are followed.
 const MAX_LINKS: usize = 8;
 
-/// The place at `path` in the root, made if there is none: where a link leads, if there is a link that leads to nothing.
-fn place(root: &OwnedFd, path: &Path, folder: bool, links: usize) -> io::Result<OwnedFd> {
+/// The place at `path` in the root, made if there is none: where a link leads, if there is a link that leads to nothing. Folders on the way are the owner's, or
+/// root's.
+fn place(
+    root: &OwnedFd,
+    path: &Path,
+    folder: bool,
+    owner: Option<(Uid, Gid)>,
+    links: usize,
+) -> io::Result<OwnedFd> {
     match open(root, path) {
         Err(Errno::NOENT) => {}
         other => return Ok(other?),
@@ -225,9 +249,14 @@ fn place(root: &OwnedFd, path: &Path, folder: bool, links: usize) -> io::Result<
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::NOENT.into());
     };
-    let above = place(root, parent, true, links)?;
+    let above = place(root, parent, true, owner, links)?;
     let made = if folder {
-        rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755))
+        rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755)).and_then(|()| match owner {
+            Some((uid, gid)) => {
+                rustix::fs::chownat(&above, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            }
+            None => Ok(()),
+        })
     } else {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&above, name, flags, Mode::from_raw_mode(0o644)).map(drop)
@@ -236,7 +265,9 @@ fn place(root: &OwnedFd, path: &Path, folder: bool, links: usize) -> io::Result<
         Ok(()) => Ok(open(root, path)?),
         Err(Errno::EXIST) => match rustix::fs::readlinkat(&above, name, Vec::new()) {
             Ok(_) if links == 0 => Err(Errno::LOOP.into()),
-            Ok(link) => place(root, &parent.join(OsStr::from_bytes(link.as_bytes())), folder, links - 1),
+            Ok(link) => {
+                place(root, &parent.join(OsStr::from_bytes(link.as_bytes())), folder, owner, links - 1)
+            }
             // Another process was faster.
             Err(_) => Ok(open(root, path)?),
         },
@@ -336,7 +367,7 @@ mod tests {
         link("etc/resolv.conf", "../run/resolve/stub");
         link("around", "/around");
         let opened = openat2(CWD, root.path(), FOLDER, Mode::empty(), ResolveFlags::empty()).unwrap();
-        let place = |path: &str, folder| place(&opened, Path::new(path), folder, MAX_LINKS);
+        let place = |path: &str, folder| place(&opened, Path::new(path), folder, None, MAX_LINKS);
         place("/link/a/b", true).unwrap();
         place("/link/a/c", false).unwrap();
         place("/etc/resolv.conf", false).unwrap();

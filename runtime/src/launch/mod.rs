@@ -15,6 +15,7 @@ mod client;
 pub mod early;
 mod enter;
 mod executor;
+mod faults;
 mod further;
 mod namespaces;
 pub mod pause;

@@ -9,9 +9,10 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::early::Early;
+use super::early::{self, Early};
 use super::enter::Entrance;
 use super::executor::Program;
+use super::faults::Faults;
 use super::further::{self, Waiting, Word};
 use super::{Container, Failure, MAX_FRAME, Order, Reply, Request, attach, base, namespaces, pause};
 
@@ -57,9 +58,14 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<Answer, Failure> {
         receive(socket).map_err(|error| Failure::other(format!("read the launch request: {error}")))?;
     match request {
         Request::Create(container) => {
+            let faults = Faults::keep()
+                .map_err(|error| Failure::other(format!("keep what libcontainer says: {error}")))?;
             let early = Early::make(&container.bundle)
                 .map_err(|error| Failure::other(format!("make the container's mounts: {error}")))?;
-            let stdio = base::named_in(&container.bundle).and_then(|paths| base::enter(descriptors, paths));
+            let spec = base::Spec::read(&container.bundle)
+                .map_err(|error| Failure::other(format!("read the container's spec: {error}")))?;
+            let (working_folder, has_users) = (spec.working_folder(), spec.has_users());
+            let stdio = base::enter(descriptors, spec.paths());
             let entered = stdio.and_then(|stdio| {
                 if joined {
                     base::hide_members(&container.cgroup)?;
@@ -69,10 +75,16 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<Answer, Failure> {
             let stdio = entered.map_err(|error| {
                 Failure::other(format!("enter the mount namespace for launches: {error}"))
             })?;
+            let root = container.bundle.join("rootfs");
             early
-                .attach(&container.bundle.join("rootfs"))
+                .attach(&root)
+                .and_then(|()| early::make_folder(&root, &working_folder, has_users))
                 .map_err(|error| Failure::other(format!("prepare the container's root: {error}")))?;
-            create(&container, stdio, socket)
+            create(&container, stdio, socket).map_err(|failure| match faults.told() {
+                // A program that cannot be run has been told already, by the process itself.
+                Some(fault) => Failure { message: format!("{}: {fault}", failure.message), ..failure },
+                None => failure,
+            })
         }
         Request::Exec { cgroup, first, process, seccomp, enter } => {
             let program = Program { seccomp: filter(seccomp.as_deref())?, socket: Rc::clone(socket) };
@@ -148,6 +160,9 @@ fn explain(error: libcontainer::error::LibcontainerError) -> Failure {
             text.push_str(&line);
         }
         cause = inner.source();
+    }
+    for noise in ["exec process failed with error ", "error in executing process : "] {
+        text = text.replace(noise, "");
     }
     // It cannot remove the cgroup that this process is in. The runtime does.
     if let Some(at) = text.find(". error during cleanup: ") {

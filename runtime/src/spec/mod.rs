@@ -201,7 +201,7 @@ fn environment(input: &Input<'_>) -> Vec<String> {
         variables.push(("TERM".into(), "xterm".into()));
     }
     let home = input.user.home.clone().unwrap_or_else(|| "/".into());
-    variables.push(("HOME".into(), home));
+    variables.push(("HOME".into(), home.clone()));
     let image = input.image.config().as_ref().and_then(|image| image.env().clone()).unwrap_or_default();
     let image = image
         .iter()
@@ -217,6 +217,10 @@ fn environment(input: &Input<'_>) -> Vec<String> {
             Some(entry) => entry.1 = value,
             None => variables.push((name, value)),
         }
+    }
+    // As with runc, an empty one is as good as none: a shell without a home is of use to nobody.
+    if let Some((_, value)) = variables.iter_mut().find(|(name, value)| name == "HOME" && value.is_empty()) {
+        *value = home;
     }
     variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
@@ -265,6 +269,35 @@ mod tests {
         assert_eq!(spec["process"]["env"], json!(["PATH=/bin", "HOSTNAME=web-0", "HOME=/home/app", "A=pod"]));
         assert_eq!(spec["process"]["cwd"], "/srv");
         serde_json::from_value::<oci_spec::runtime::Spec>(spec).unwrap();
+    }
+
+    #[test]
+    fn an_empty_home_is_the_users_and_any_other_is_the_pods() {
+        for (home, seen) in [("", "HOME=/home/app"), ("/x", "HOME=/x")] {
+            let envs = vec![cri::KeyValue { key: "HOME".into(), value: home.into() }];
+            let spec = spec(&cri::ContainerConfig { envs, ..Default::default() }, IMAGE, false).unwrap();
+            assert!(spec["process"]["env"].as_array().unwrap().contains(&json!(seen)), "{home:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_wants_a_mount_what_lies_deeper_comes_later() {
+        let mount = |path: &str| cri::Mount {
+            container_path: path.into(),
+            host_path: "/x".into(),
+            ..Default::default()
+        };
+        let config = cri::ContainerConfig {
+            mounts: vec![mount("/etc"), mount("/sys"), mount("/a")],
+            ..Default::default()
+        };
+        let spec = spec(&config, IMAGE, false).unwrap();
+        let list = spec["mounts"].as_array().unwrap();
+        let at = |path: &str| list.iter().position(|mount| mount["destination"] == path).unwrap();
+        assert!(at("/etc") < at("/etc/hosts") && at("/etc") < at("/etc/resolv.conf"));
+        assert!(at("/sys") < at("/sys/fs/cgroup") && at("/dev") < at("/dev/shm"));
+        // Of the same depth in the order given.
+        assert!(at("/proc") < at("/etc") && at("/etc") < at("/sys") && at("/sys") < at("/a"));
     }
 
     #[test]

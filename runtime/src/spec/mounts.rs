@@ -70,10 +70,9 @@ pub fn own_dev<'a>(input: &Input<'a>) -> Option<&'a cri::Mount> {
     input.mounts.iter().find(|mount| is_dev(mount))
 }
 
-/// All of them, but for [`own_dev`].
+/// All of them, but for [`own_dev`]; whoever wants them, what lies deeper comes later, so that nothing hides what lies below it.
 pub fn build(input: &Input<'_>) -> Vec<Value> {
-    let mut own: Vec<&cri::Mount> = input.mounts.iter().filter(|mount| !is_dev(mount)).collect();
-    own.sort_by_key(|mount| Path::new(&mount.container_path).components().count());
+    let own: Vec<&cri::Mount> = input.mounts.iter().filter(|mount| !is_dev(mount)).collect();
     let taken = |destination: &Value| {
         own.iter().any(|mount| Some(mount.container_path.trim_end_matches('/')) == destination.as_str())
     };
@@ -81,6 +80,10 @@ pub fn build(input: &Input<'_>) -> Vec<Value> {
     mounts.extend(of_the_pod(input));
     mounts.retain(|mount| !taken(&mount["destination"]));
     mounts.extend(own.into_iter().map(requested));
+    mounts.sort_by_key(|mount| {
+        let destination = mount["destination"].as_str().unwrap_or_default();
+        Path::new(destination).components().count()
+    });
     mounts
 }
 

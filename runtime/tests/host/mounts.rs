@@ -262,14 +262,17 @@ pub async fn a_working_folder_that_is_not_there_is_made(ring: &mut Ring) -> Outc
         let owned: Vec<&str> = log.lines().filter(|line| line.contains("drwxr-xr-x")).collect();
         let roots = |line: &&str| line.split_ascii_whitespace().skip(3).nth(2) == Some("0");
         check(owned.len() == 2 && owned.iter().all(roots), format!("{name}: its owner and mode: {log}"))?;
-        // A link of the image leads to the container's own place of that name.
-        let change = |config: &mut cri::ContainerConfig| {
-            config.image = Some(cri::ImageSpec { image: "test.local/links:1".into(), ..Default::default() });
-            config.working_dir = "/outside/made".into();
-        };
-        let id = ring.create(&pod, "link", &["readlink", "/proc/self/cwd"], change).await?;
-        ring.begin(&id).await?;
-        check(ring.exited(&id).await?.exit_code == 0, format!("{name}: a link in the way"))?;
+        if !users {
+            // A link of the image leads to the container's own place of that name.
+            let change = |config: &mut cri::ContainerConfig| {
+                config.image =
+                    Some(cri::ImageSpec { image: "test.local/links:1".into(), ..Default::default() });
+                config.working_dir = "/outside/made".into();
+            };
+            let id = ring.create(&pod, "link", &["readlink", "/proc/self/cwd"], change).await?;
+            ring.begin(&id).await?;
+            check(ring.exited(&id).await?.exit_code == 0, format!("{name}: a link in the way"))?;
+        }
         let made = fs::read_dir("/run/working-victim").map_err(text)?.count();
         check(made == 0, format!("{name}: a folder was made on the host"))?;
         ring.remove(&pod.0).await?;
@@ -296,7 +299,7 @@ pub async fn a_start_that_fails_says_what_failed(ring: &mut Ring) -> Outcome {
         ),
         (
             "file-on-folder",
-            &["/bin", "ot a directory"],
+            &["/bin", "nvalid argument"],
             Box::new(move |config| {
                 config.mounts = vec![file_on_folder(MountPropagation::PropagationPrivate)];
             }),
@@ -304,7 +307,7 @@ pub async fn a_start_that_fails_says_what_failed(ring: &mut Ring) -> Outcome {
         // This one libcontainer makes, since it has an option that the launch does not understand.
         (
             "left-to-libcontainer",
-            &["/bin", "ENOTDIR"],
+            &["/bin", "EINVAL"],
             Box::new(move |config| {
                 let options = vec!["noexec".into()];
                 let mount = file_on_folder(MountPropagation::PropagationPrivate);
