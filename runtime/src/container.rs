@@ -22,6 +22,7 @@ use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
 use crate::user_namespace::UserNamespace;
 
 pub(crate) use mounts::undo as unmount;
+pub(crate) use stop::KILL_DEADLINE;
 
 impl Runtime {
     /// Makes a container that can be started.
@@ -241,13 +242,7 @@ fn new_record(
         pid: 0,
         start_time: 0,
         log_path,
-        cgroup_parent: sandbox
-            .config
-            .linux
-            .as_ref()
-            .map(|linux| linux.cgroup_parent.clone())
-            .filter(|parent| !parent.is_empty())
-            .unwrap_or_else(|| "/kubepods".into()),
+        cgroup_parent: pod::cgroup_parent(&sandbox.config),
         stop_signal: nix::libc::SIGTERM,
         seccomp: None,
         privileged: false,

@@ -1,15 +1,19 @@
 //! Pod sandboxes: namespaces, files, addresses. Nothing of them is a process, but for a pause process where a pod shares its pid namespace.
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use machine::cri;
+use tokio::io::unix::AsyncFd;
 use tonic::Status;
 
 mod files;
 
+use crate::container::KILL_DEADLINE;
+use crate::exits::Key;
 use crate::launch::{Request, launch};
 use crate::network::{Dns, PodRequest, PortMapping, Protocol};
 use crate::runtime::{Runtime, Sandbox, folder, internal, lock};
@@ -25,6 +29,12 @@ pub fn options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
         .and_then(|linux| linux.security_context.as_ref())
         .and_then(|security| security.namespace_options.clone())
         .unwrap_or_default()
+}
+
+/// The cgroup that those of the pod's containers lie in.
+pub(crate) fn cgroup_parent(config: &cri::PodSandboxConfig) -> String {
+    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.clone());
+    parent.filter(|parent| !parent.is_empty()).unwrap_or_else(|| "/kubepods".into())
 }
 
 fn is_host(mode: i32) -> bool {
@@ -66,6 +76,7 @@ impl Runtime {
             creating: true,
             ips: Vec::new(),
             pause: None,
+            pause_ended: false,
         });
         let _busy = sandbox.busy.lock().await;
         if let Err(error) = sandbox.update(|_| {}) {
@@ -91,7 +102,7 @@ impl Runtime {
         }
     }
 
-    async fn make(&self, sandbox: &Sandbox) -> Result<(), Status> {
+    async fn make(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
         let record = sandbox.record();
         let (id, modes) = (&record.id, options(&record.config));
         let pins = folder("ns", id);
@@ -136,39 +147,55 @@ impl Runtime {
                 .map_err(|error| internal("connect the pod to the network", &error))?;
             ips = addresses.ips.iter().map(ToString::to_string).collect();
         }
-        sandbox.update(|record| {
+        let made = sandbox.update(|record| {
             record.ips = ips;
-            record.ready = true;
+            record.ready = !record.pause_ended;
             record.creating = false;
         })?;
-        Ok(())
+        if made.ready { Ok(()) } else { Err(Status::internal("the pause process has ended")) }
     }
 
-    async fn pause(&self, sandbox: &Sandbox) -> Result<(), Status> {
+    async fn pause(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
         let id = sandbox.record().id;
         let root = folder("empty", "");
         state::make_folder(&root, state::ALL_MAY_PASS)
             .map_err(|error| internal("make an empty folder", &error))?;
+        let cgroup = sandbox.cgroup();
+        cgroup.create().map_err(|error| internal("make the pause process's cgroup", &error))?;
         let launching = self.exits.launching();
-        let user = Some(folder("ns", &id).join("user")).filter(|path| path.exists());
-        let launched = launch(&Request::Pause { root, user }, &[], None)
+        let launched = launch(&Request::Pause { root, pins: folder("ns", &id) }, &[], [cgroup.folder()])
             .await
             .map_err(|error| internal("start a pause process", &error))?;
-        sandbox.update(|record| record.pause = Some((launched.pid, launched.start_time)))?;
+        let key = (launched.pid, launched.start_time);
+        sandbox.update(|record| record.pause = Some(key))?;
         // By its pidfd: without PID 1's ledger nothing else tells that it has ended, and nobody would reap it.
         let pidfd = launched.pidfd.try_clone().and_then(crate::io::watch);
         let pidfd = pidfd.map_err(|error| internal("watch a pause process", &error))?;
-        let exit = self.exits.wait((launched.pid, launched.start_time), Some(pidfd));
+        self.watch_pause(sandbox, key, Some(pidfd));
         drop(launching);
-        let exits = self.exits.clone();
-        tokio::spawn(async move {
-            exit.await;
-            exits.acknowledge((launched.pid, launched.start_time));
-        });
         let source = format!("/proc/{}/ns/pid", launched.pid);
         namespaces::pin(Path::new(&source), &folder("ns", &id).join("pid"))
             .map_err(|error| internal("pin the pod's pid namespace", &error))?;
         launched.starting.stay().await.map_err(|error| internal("keep a pause process", &error))
+    }
+
+    /// Sees to it that a sandbox whose pause process has ended is not ready: nothing can be started in its pid namespace any more, so somebody has to make
+    /// another one.
+    pub(crate) fn watch_pause(&self, sandbox: &Arc<Sandbox>, key: Key, pidfd: Option<Arc<AsyncFd<OwnedFd>>>) {
+        let (exit, exits, sandbox) = (self.exits.wait(key, pidfd), self.exits.clone(), Arc::clone(sandbox));
+        tokio::spawn(async move {
+            exit.await;
+            if sandbox.record().ready {
+                tracing::warn!(
+                    sandbox = sandbox.record().id,
+                    "the pause process has ended, and with it the pod's processes"
+                );
+            }
+            // Also while it is being made, which would call it ready at its end.
+            sandbox.declare(|record| (record.ready, record.pause_ended) = (false, true));
+            sandbox.on_file().await;
+            exits.acknowledge(key);
+        });
     }
 
     /// Ends what runs in the sandbox and gives its network back. Any number of times.
@@ -193,6 +220,10 @@ impl Runtime {
             && sys::pidfd::start_time(pid).ok() == Some(start_time)
         {
             let _ = sys::pidfd::open(pid).and_then(|pidfd| sys::pidfd::signal(&pidfd, nix::libc::SIGKILL));
+        }
+        if options(&record.config).pid() == cri::NamespaceMode::Pod {
+            let removed = sandbox.cgroup().remove(KILL_DEADLINE).await;
+            removed.map_err(|error| internal("remove the pause process's cgroup", &error))?;
         }
         let pins = folder("ns", &record.id);
         self.network

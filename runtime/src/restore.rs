@@ -40,11 +40,7 @@ impl Runtime {
             }
             // Of a sandbox that was stopped it has ended, and PID 1 has been told that this is on record.
             if let Some(pause) = record.pause.filter(|_| record.ready) {
-                let (exit, exits) = (self.exits.wait(pause, None), self.exits.clone());
-                tokio::spawn(async move {
-                    exit.await;
-                    exits.acknowledge(pause);
-                });
+                self.watch_pause(&sandbox, pause, None);
             }
             lock(&self.sandboxes).insert(record.id, sandbox);
         }

@@ -105,6 +105,16 @@ impl Sandbox {
     pub(crate) fn declare(&self, change: impl FnOnce(&mut SandboxRecord)) -> (SandboxRecord, bool) {
         self.record.declare_and_follow(change)
     }
+
+    /// Waits until all that is told is on file, or has been removed.
+    pub(crate) async fn on_file(&self) {
+        self.record.on_file().await;
+    }
+
+    /// The cgroup of its pause process, where there is one.
+    pub(crate) fn cgroup(&self) -> Cgroup {
+        self.record.with(|record| Cgroup::new(&crate::pod::cgroup_parent(&record.config), &record.id))
+    }
 }
 
 impl Container {

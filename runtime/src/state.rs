@@ -65,6 +65,9 @@ pub struct SandboxRecord {
     pub ips: Vec<String>,
     /// The pause process of a shared pid namespace.
     pub pause: Option<(i32, u64)>,
+    /// Whether it has ended, and the sandbox can never be ready again.
+    #[serde(default)]
+    pub pause_ended: bool,
 }
 
 /// Nanoseconds since the epoch.

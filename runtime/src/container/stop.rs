@@ -9,7 +9,7 @@ use crate::runtime::{Container, Runtime, folder, internal, lock};
 use crate::state::{ContainerRecord, Phase};
 
 /// How long a killed process may take to be gone.
-pub(super) const KILL_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Runtime {
     /// Ends a container: its stop signal, after `grace` everything of it is killed.

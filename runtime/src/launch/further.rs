@@ -170,7 +170,7 @@ fn prepare(process: &Process, stdio: Vec<OwnedFd>, console: Option<UnixStream>) 
 }
 
 /// With all capabilities that are permitted, as they are dropped one by one later.
-fn become_user(uid: Uid, gid: Gid) -> nix::Result<()> {
+pub(super) fn become_user(uid: Uid, gid: Gid) -> nix::Result<()> {
     prctl::set_keepcaps(true)?;
     nix::unistd::setresgid(gid, gid, gid)?;
     nix::unistd::setresuid(uid, uid, uid)?;

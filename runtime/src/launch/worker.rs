@@ -94,8 +94,8 @@ fn serve(socket: &Rc<OwnedFd>) -> Result<Answer, Failure> {
                 further::start(cgroup.as_deref(), first, &process, descriptors, program, entrance)?;
             Ok(Answer { word: Some(word), ..started(pid, start_time, terminal)? })
         }
-        Request::Pause { root, user } => {
-            let pid = pause::start(&root, user.as_deref(), socket)
+        Request::Pause { root, pins } => {
+            let pid = pause::start(&root, &pins, socket)
                 .map_err(|error| Failure::other(format!("start a pause process: {error}")))?;
             started(pid, start_time(pid)?, None)
         }

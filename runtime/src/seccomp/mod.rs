@@ -120,6 +120,22 @@ fn compile_default(capabilities: &BTreeSet<String>) -> Result<Vec<u8>, Error> {
     export(&filter)
 }
 
+/// What a pause process does once it is one: read signals and a word, reap, and end; and what memory that takes.
+const PAUSE: &str = "brk clock_nanosleep close dup2 dup3 exit exit_group futex madvise mmap mprotect mremap munmap read restart_syscall rt_sigprocmask rt_sigreturn sigaltstack \
+    wait4 waitid";
+
+/// The program of a pause process.
+///
+/// # Errors
+/// When it cannot be compiled.
+pub(crate) fn pause() -> Result<Vec<u8>, Error> {
+    let mut filter = context(ScmpAction::Errno(nix::libc::EPERM))?;
+    for name in PAUSE.split_ascii_whitespace() {
+        allow(&mut filter, name, &[])?;
+    }
+    export(&filter)
+}
+
 /// libseccomp writes programs to descriptors only.
 fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>, Error> {
     let in_memory = || -> io::Result<fs::File> {
