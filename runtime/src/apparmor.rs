@@ -60,6 +60,9 @@ fn listed(list: &str, name: &str) -> bool {
 /// What a container asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Wanted {
+    /// Nothing was said: the default where there is one.
+    Unsaid,
+    /// The default was asked for.
     Default,
     Nothing,
     Profile(String),
@@ -75,7 +78,8 @@ fn wanted(security: &cri::LinuxContainerSecurityContext) -> Wanted {
     }
     #[expect(deprecated, reason = "older clients still send it")]
     match security.apparmor_profile.as_str() {
-        "" | "runtime/default" => Wanted::Default,
+        "" => Wanted::Unsaid,
+        "runtime/default" => Wanted::Default,
         "unconfined" => Wanted::Nothing,
         name => Wanted::Profile(local_name(name)),
     }
@@ -88,7 +92,7 @@ fn local_name(name: &str) -> String {
 /// The profile to enter.
 ///
 /// # Errors
-/// When a named profile is not loaded, or there can be none.
+/// When a profile that was asked for is not loaded, or there can be none.
 pub fn choose(security: &cri::LinuxContainerSecurityContext) -> Result<Option<String>, String> {
     if security.privileged {
         return Ok(None);
@@ -102,8 +106,14 @@ fn decide(
     is_loaded: impl Fn(&str) -> bool,
 ) -> Result<Option<String>, String> {
     match (wanted, kernel) {
-        (Wanted::Nothing, _) | (Wanted::Default, Kernel::Without | Kernel::NoDefault) => Ok(None),
-        (Wanted::Default, Kernel::Ready) => Ok(Some(DEFAULT.to_owned())),
+        (Wanted::Nothing, _) | (Wanted::Unsaid, Kernel::Without | Kernel::NoDefault) => Ok(None),
+        (Wanted::Unsaid | Wanted::Default, Kernel::Ready) => Ok(Some(DEFAULT.to_owned())),
+        (Wanted::Default, Kernel::Without) => {
+            Err("the AppArmor profile RuntimeDefault is asked for, but the kernel has no AppArmor".into())
+        }
+        (Wanted::Default, Kernel::NoDefault) => Err(format!(
+            "the AppArmor profile RuntimeDefault is asked for, but {DEFAULT} could not be loaded; the runtime's log says why"
+        )),
         (Wanted::Profile(name), Kernel::Without) => {
             Err(format!("the AppArmor profile {name} is asked for, but the kernel has no AppArmor"))
         }
@@ -119,8 +129,13 @@ mod tests {
     #[test]
     fn the_default_is_entered_where_it_can_be_and_named_profiles_must_be_there() {
         let there = |name: &str| name == "mine";
-        assert_eq!(decide(Wanted::Default, Kernel::Ready, there), Ok(Some(DEFAULT.into())));
-        assert_eq!(decide(Wanted::Default, Kernel::Without, there), Ok(None));
+        for wanted in [Wanted::Default, Wanted::Unsaid] {
+            assert_eq!(decide(wanted, Kernel::Ready, there), Ok(Some(DEFAULT.into())));
+        }
+        for kernel in [Kernel::Without, Kernel::NoDefault] {
+            assert_eq!(decide(Wanted::Unsaid, kernel, there), Ok(None));
+            assert!(decide(Wanted::Default, kernel, there).unwrap_err().contains("RuntimeDefault"));
+        }
         assert_eq!(decide(Wanted::Nothing, Kernel::Ready, there), Ok(None));
         assert_eq!(decide(Wanted::Profile("mine".into()), Kernel::NoDefault, there), Ok(Some("mine".into())));
         assert!(decide(Wanted::Profile("other".into()), Kernel::Ready, there).is_err());
@@ -141,6 +156,14 @@ mod tests {
         };
         security.apparmor = Some(profile);
         assert_eq!(wanted(&security), Wanted::Profile("new".into()));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_told_from_what_is_left_out() {
+        let mut security = cri::LinuxContainerSecurityContext::default();
+        assert_eq!(wanted(&security), Wanted::Unsaid);
+        security.apparmor = Some(cri::SecurityProfile::default());
+        assert_eq!(wanted(&security), Wanted::Default);
     }
 
     #[test]

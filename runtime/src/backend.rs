@@ -7,14 +7,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::exec::Running;
-use crate::io::{CHUNK, read, watch, write_all};
+use crate::io::{CHUNK, DRAIN, read, watch, write_all};
 use crate::logs::Stream;
 use crate::port_forward::{self, Forwards};
 use crate::runtime::{Runtime, folder, lock};
 use crate::streaming::{Duplex, Input, Output, StreamBackend, StreamError, Streams, TermSize};
-
-/// How long output may keep coming after an exec has ended.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The runtime, seen from the streaming server.
 #[derive(Debug)]

@@ -2,7 +2,8 @@
 use std::fs;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,15 +12,16 @@ use tonic::Status;
 
 use crate::cgroup;
 use crate::exits::Exit;
-use crate::io::{Ours, Pipes, read, watch};
+use crate::io::{DRAIN, Ours, Pipes, read, watch};
 use crate::launch::{self, Request, launch};
 use crate::runtime::{Runtime, folder, internal};
 use crate::state::{self, Phase};
 
-/// The most output of one exec that is kept, per stream.
-const MAX_OUTPUT: usize = 16 << 20;
-/// How long output may keep coming after the process has ended.
-const DRAIN: Duration = Duration::from_secs(1);
+/// The most output of one exec that is kept, both streams together: an answer with it stays below the 16 MiB that CRI's clients take.
+const MAX_OUTPUT: usize = (16 << 20) - (64 << 10);
+/// The most output of all execs that is kept at once; probes of many pods may print without end.
+const MAX_ALL_OUTPUT: usize = 64 << 20;
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// A command that runs in a container.
 #[derive(Debug)]
@@ -172,7 +174,8 @@ impl Runtime {
         let (Some(stdout), Some(stderr)) = (outputs.next(), outputs.next()) else {
             return Err(Status::internal("an exec has no pipes"));
         };
-        let (out, err) = (Collected::default(), Collected::default());
+        let room = Arc::new(Room::new(&KEPT, MAX_ALL_OUTPUT));
+        let (out, err) = (Collected::new(&room), Collected::new(&room));
         let reading = tokio::spawn({
             let (out, err) = (out.clone(), err.clone());
             async move { tokio::join!(collect(stdout, out), collect(stderr, err)) }
@@ -198,13 +201,63 @@ impl Runtime {
     }
 }
 
+/// Room for the output of one exec.
+#[derive(Debug)]
+struct Room {
+    taken: AtomicUsize,
+    /// What all execs have taken, and may.
+    all: &'static AtomicUsize,
+    most: usize,
+}
+
+impl Room {
+    fn new(all: &'static AtomicUsize, most: usize) -> Self {
+        Self { taken: AtomicUsize::new(0), all, most }
+    }
+
+    /// Takes as much of `wanted` as there is.
+    fn take(&self, wanted: usize) -> usize {
+        let wanted = take(&self.taken, MAX_OUTPUT, wanted);
+        let granted = take(self.all, self.most, wanted);
+        self.taken.fetch_sub(wanted - granted, Ordering::Relaxed);
+        granted
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.taken.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// Adds as much of `wanted` as leaves `counter` at `most`; returns how much.
+fn take(counter: &AtomicUsize, most: usize, wanted: usize) -> usize {
+    let granted = |taken: usize| wanted.min(most.saturating_sub(taken));
+    let before =
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| Some(taken + granted(taken)));
+    granted(before.unwrap_or(most))
+}
+
 /// What a stream has brought so far.
-#[derive(Debug, Clone, Default)]
-struct Collected(Arc<std::sync::Mutex<Vec<u8>>>);
+#[derive(Debug, Clone)]
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    room: Arc<Room>,
+}
 
 impl Collected {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn new(room: &Arc<Room>) -> Self {
+        Self { bytes: Arc::default(), room: Arc::clone(room) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        crate::runtime::lock(&self.bytes)
+    }
+
+    /// Keeps what there is room for.
+    fn add(&self, chunk: &[u8]) {
+        let room = self.room.take(chunk.len());
+        self.lock().extend_from_slice(&chunk[..room]);
     }
 }
 
@@ -213,9 +266,7 @@ async fn collect(output: OwnedFd, into: Collected) {
     let Ok(output) = watch(output) else { return };
     let mut chunk = vec![0; crate::io::CHUNK];
     while let Ok(size @ 1..) = read(&output, &mut chunk).await {
-        let mut buffer = into.lock();
-        let room = MAX_OUTPUT.saturating_sub(buffer.len());
-        buffer.extend_from_slice(&chunk[..size.min(room)]);
+        into.add(&chunk[..size]);
     }
 }
 
@@ -255,6 +306,41 @@ fn outside(process: &mut Value, namespace: PathBuf) -> launch::Enter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_streams_of_an_exec_fit_into_one_answer() {
+        static ALL: AtomicUsize = AtomicUsize::new(0);
+        let room = Arc::new(Room::new(&ALL, MAX_ALL_OUTPUT));
+        let (out, err) = (Collected::new(&room), Collected::new(&room));
+        let chunk = vec![b'x'; 1 << 20];
+        for _ in 0..20 {
+            out.add(&chunk);
+            err.add(&chunk);
+        }
+        let answer = machine::cri::ExecSyncResponse {
+            stdout: std::mem::take(&mut *out.lock()),
+            stderr: std::mem::take(&mut *err.lock()),
+            exit_code: 1,
+        };
+        assert!(!answer.stdout.is_empty() && !answer.stderr.is_empty());
+        assert!(prost::Message::encoded_len(&answer) < 16 << 20);
+        assert_eq!(ALL.load(Ordering::Relaxed), MAX_OUTPUT);
+        drop((room, out, err));
+        assert_eq!(ALL.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn all_execs_together_keep_so_much_and_give_it_back() {
+        static ALL: AtomicUsize = AtomicUsize::new(0);
+        let rooms = [10, 10, 10].map(|_| Room::new(&ALL, 25));
+        assert_eq!([rooms[0].take(10), rooms[1].take(10), rooms[2].take(10)], [10, 10, 5]);
+        assert_eq!(rooms[2].take(1), 0);
+        let [first, second, third] = rooms;
+        drop(first);
+        assert_eq!(third.take(20), 10);
+        drop((second, third));
+        assert_eq!(ALL.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn a_process_of_a_mapped_pod_becomes_its_user_only_inside() {

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use machine::cri;
 use tonic::Status;
@@ -12,15 +11,13 @@ use tonic::Status;
 use super::mounts;
 use super::stop::KILL_DEADLINE;
 use crate::exits::Exit;
-use crate::io::{ContainerIo, Ours, Pipes, open_log};
+use crate::io::{ContainerIo, DRAIN, Ours, Pipes, open_log};
 use crate::launch::{self, Failure, Launched, Request};
 use crate::runtime::{Container, Runtime, folder, lock};
 use crate::spec::devices;
 use crate::state::{self, ContainerRecord, Phase};
 use crate::{cgroup, pod};
 
-/// How long output may keep coming after the process has ended.
-const DRAIN: Duration = Duration::from_secs(1);
 /// The most of a failure's text that is kept.
 const MAX_MESSAGE: usize = 4096;
 
