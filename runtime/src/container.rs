@@ -128,18 +128,7 @@ impl Runtime {
         };
         let mut volumes = Vec::new();
         let mounts = self.mounts(container, config, owner.as_ref(), &mut volumes).await?;
-        let of_pod = pod::options(&sandbox.config);
-        let host_ipc = of_pod.ipc == cri::NamespaceMode::Node as i32;
-        let files = pod::PodFiles::of(&sandbox.id);
-        let shm = if host_ipc { PathBuf::from("/dev/shm") } else { files.path("shm") };
-        let mut pod_file =
-            |name: &str, path: &Path| mounts::pod_file(&folder, name, path, owner.is_some(), &mut volumes);
-        let pod_files = spec::PodFiles {
-            hostname: pod_file("hostname", &files.path("hostname")),
-            hosts: pod_file("hosts", &files.path("hosts")),
-            resolv_conf: pod_file("resolv.conf", &files.path("resolv.conf")),
-            shm: pod_file("shm", &shm),
-        };
+        let pod_files = pod_files(sandbox, &folder, owner.is_some(), &mut volumes);
         mounts::write_plan(&folder, &volumes)
             .map_err(|error| internal("write the container's mounts", &error))?;
         let input = spec::Input {
@@ -196,6 +185,25 @@ impl Runtime {
             }
         };
         compiled.map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+}
+
+/// Where the pod's files are for the container.
+fn pod_files(
+    sandbox: &SandboxRecord,
+    container_folder: &Path,
+    mapped: bool,
+    volumes: &mut Vec<mounts::Volume>,
+) -> spec::PodFiles {
+    let files = pod::PodFiles::of(&sandbox.id);
+    let host_ipc = pod::options(&sandbox.config).ipc == cri::NamespaceMode::Node as i32;
+    let shm = if host_ipc { PathBuf::from("/dev/shm") } else { files.path("shm") };
+    let mut of = |name: &str, path: &Path| mounts::pod_file(container_folder, name, path, mapped, volumes);
+    spec::PodFiles {
+        hostname: of("hostname", &files.path("hostname")),
+        hosts: of("hosts", &files.path("hosts")),
+        resolv_conf: of("resolv.conf", &files.path("resolv.conf")),
+        shm: of("shm", &shm),
     }
 }
 

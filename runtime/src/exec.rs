@@ -17,7 +17,8 @@ use crate::launch::{self, Request, launch};
 use crate::runtime::{Runtime, folder, internal};
 use crate::state::{self, Phase};
 
-/// The most output of one exec that is kept, both streams together: an answer with it stays below the 16 MiB that CRI's clients take.
+/// The most output of one exec that is kept, both streams together: an answer with it stays below the 16 MiB
+/// that CRI's clients take.
 const MAX_OUTPUT: usize = (16 << 20) - (64 << 10);
 /// The most output of all execs that is kept at once; probes of many pods may print without end.
 const MAX_ALL_OUTPUT: usize = 64 << 20;

@@ -18,7 +18,8 @@ const ATTACH_BACKLOG: usize = 64;
 /// What is read from a pipe at once.
 pub const CHUNK: usize = 16 << 10;
 
-/// How long output may keep coming after a process has ended: whatever it has started may hold its pipes open for ever.
+/// How long output may keep coming after a process has ended: whatever it has started may hold its pipes open
+/// for ever.
 pub const DRAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The runtime's side of the streams.

@@ -179,8 +179,8 @@ impl Runtime {
         launched.starting.stay().await.map_err(|error| internal("keep a pause process", &error))
     }
 
-    /// Sees to it that a sandbox whose pause process has ended is not ready: nothing can be started in its pid namespace any more, so somebody has to make
-    /// another one.
+    /// Sees to it that a sandbox whose pause process has ended is not ready: nothing can be started in its
+    /// pid namespace any more, so somebody has to make another one.
     pub(crate) fn watch_pause(&self, sandbox: &Arc<Sandbox>, key: Key, pidfd: Option<Arc<AsyncFd<OwnedFd>>>) {
         let (exit, exits, sandbox) = (self.exits.wait(key, pidfd), self.exits.clone(), Arc::clone(sandbox));
         tokio::spawn(async move {

@@ -1,8 +1,9 @@
 //! What is known of a sandbox or a container, in memory and on file.
 //!
-//! What is about to be made is on file first ([`Kept::update`]), so that whoever comes after a kill can undo it. What has happened
-//! already, or is to go, is so whatever the file system says ([`Kept::declare`]): it is told from memory, and the file follows
-//! as soon as there is room. So nothing that ends, is stopped or is removed waits for room.
+//! What is about to be made is on file first ([`Kept::update`]), so that whoever comes after a kill can undo
+//! it. What has happened already, or is to go, is so whatever the file system says ([`Kept::declare`]): it is
+//! told from memory, and the file follows as soon as there is room. So nothing that ends, is stopped or is
+//! removed waits for room.
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -105,7 +106,8 @@ impl<T: Clone + Serialize> Kept<T> {
 }
 
 impl<T: Clone + Serialize + Send + 'static> Kept<T> {
-    /// Declares a change, and sees to it that the file follows; returns what is told now, and whether the file follows already.
+    /// Declares a change, and sees to it that the file follows; returns what is told now, and whether the
+    /// file follows already.
     pub(crate) fn declare_and_follow(self: &Arc<Self>, change: impl FnOnce(&mut T)) -> (T, bool) {
         let declared = self.declare(change);
         if let Err(error) = &declared {

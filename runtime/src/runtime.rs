@@ -100,8 +100,8 @@ impl Sandbox {
             .map_err(|error| internal(&format!("record the sandbox {}", self.record().id), &error))
     }
 
-    /// Changes what is told, whether or not there is room for it on file, which follows: for what has happened already, and for
-    /// what is to go. Returns whether it is on file.
+    /// Changes what is told, whether or not there is room for it on file, which follows: for what has
+    /// happened already, and for what is to go. Returns whether it is on file.
     pub(crate) fn declare(&self, change: impl FnOnce(&mut SandboxRecord)) -> (SandboxRecord, bool) {
         self.record.declare_and_follow(change)
     }
@@ -151,8 +151,8 @@ impl Container {
             .map_err(|error| internal(&format!("record the container {}", self.record().id), &error))
     }
 
-    /// Changes what is told, whether or not there is room for it on file, which follows: for what has happened already, and for
-    /// what is to go. Returns whether it is on file.
+    /// Changes what is told, whether or not there is room for it on file, which follows: for what has
+    /// happened already, and for what is to go. Returns whether it is on file.
     pub(crate) fn declare(&self, change: impl FnOnce(&mut ContainerRecord)) -> (ContainerRecord, bool) {
         self.record.declare_and_follow(change)
     }

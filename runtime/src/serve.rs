@@ -22,8 +22,8 @@ use crate::transfer::{self, Transfer};
 /// The largest request that is read; CRI's own clients use the same.
 const MAX_MESSAGE: usize = 16 << 20;
 
-/// Folders below [`paths::RUNTIME_RUN`], which is the first one. Processes that launch containers of a pod with a user namespace come to what is theirs as users of
-/// that; nobody else has anything to look for there.
+/// Folders below [`paths::RUNTIME_RUN`], which is the first one. Processes that launch containers of a pod
+/// with a user namespace come to what is theirs as users of that; nobody else has anything to look for there.
 const FOLDERS: [(&str, u32); 8] = [
     ("", ALL_MAY_PASS),
     ("sandboxes", CLOSED),

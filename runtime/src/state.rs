@@ -1,5 +1,6 @@
 //! What the runtime knows of sandboxes and containers, one file each on the tmpfs below `/run/pintle/runtime`. A record is written before
-//! what it speaks of is made (see [`crate::record`]), and replaced atomically; after a reboot there is none, and nothing runs either.
+//! what it speaks of is made (see [`crate::record`]), and replaced atomically; after a reboot there is none,
+//! and nothing runs either.
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -100,9 +101,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Makes a folder with those above it, and gives it this mode, whatever it had and whatever the umask. Environments and commands of
-/// containers hold secrets: what lies below the runtime's folder is closed to everybody else, and only to be gone through where a
-/// pod's own users must.
+/// Makes a folder with those above it, and gives it this mode, whatever it had and whatever the umask.
+/// Environments and commands of containers hold secrets: what lies below the runtime's folder is closed to
+/// everybody else, and only to be gone through where a pod's own users must.
 ///
 /// # Errors
 /// As mkdir(2) and chmod(2).

@@ -229,8 +229,12 @@ impl Runtime {
             let _ = machine.remove(&format!("container/{}", record.id)).await;
         }
         if !on_file {
-            container.on_file().await;
-            self.exits.acknowledge((record.pid, record.start_time));
+            // Nobody waits for room.
+            let (exits, container) = (self.exits.clone(), Arc::clone(container));
+            tokio::spawn(async move {
+                container.on_file().await;
+                exits.acknowledge((record.pid, record.start_time));
+            });
         }
     }
 }

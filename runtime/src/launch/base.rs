@@ -172,7 +172,8 @@ pub(super) fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }
 
-/// The mount that must come along for `path` to be there: what is mounted right there, or the pod's mount that it lies on.
+/// The mount that must come along for `path` to be there: what is mounted right there, or the pod's mount
+/// that it lies on.
 fn carrier(path: &Path, is_mounted: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let pods = crate::runtime::folder("sandboxes", "");
     let of_pod = |place: &&Path| *place == path || (place.starts_with(&pods) && **place != *pods);

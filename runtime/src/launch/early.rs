@@ -201,8 +201,8 @@ impl Early {
     }
 }
 
-/// Makes the folder that the container's process begins in, where there is none, as runc does: root's, which is the owner of the root folder where the pod
-/// has users of its own.
+/// Makes the folder that the container's process begins in, where there is none, as runc does: root's, which
+/// is the owner of the root folder where the pod has users of its own.
 ///
 /// # Errors
 /// Names the folder; also when there is something else.
@@ -233,8 +233,8 @@ fn open(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 /// How many links that lead to nothing are followed.
 const MAX_LINKS: usize = 8;
 
-/// The place at `path` in the root, made if there is none: where a link leads, if there is a link that leads to nothing. Folders on the way are the owner's, or
-/// root's.
+/// The place at `path` in the root, made if there is none: where a link leads, if there is a link that leads
+/// to nothing. Folders on the way are the owner's, or root's.
 fn place(
     root: &OwnedFd,
     path: &Path,

@@ -1,5 +1,6 @@
-//! What libcontainer says of its failures. Its errors name the kind of step and no more (`failed to unix syscall`); operation, path and errno go to its log, mostly in
-//! a process that it has forked. So the log's errors are kept in a file in memory that all of them share.
+//! What libcontainer says of its failures. Its errors name the kind of step and no more (`failed to unix
+//! syscall`); operation, path and errno go to its log, mostly in a process that it has forked. So the log's
+//! errors are kept in a file in memory that all of them share.
 use std::fmt::{Debug, Write as _};
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -32,7 +33,8 @@ impl Faults {
         Ok(kept)
     }
 
-    /// All of them, from the innermost on: what failed, of what, and why. Which of them has the errno is different from step to step.
+    /// All of them, from the innermost on: what failed, of what, and why. Which of them has the errno is
+    /// different from step to step.
     pub fn told(&self) -> Option<String> {
         let mut bytes = vec![0; MAX_ALL];
         let length = self.0.read_at(&mut bytes, 0).ok()?;

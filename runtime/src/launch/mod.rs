@@ -39,8 +39,8 @@ pub enum Request {
     /// Makes a further process in a container, as the file `process` (OCI's `process`) describes it; it runs its program once the reply is sent. Descriptors:
     /// stdin, stdout and stderr, unless it has a terminal.
     Exec { cgroup: PathBuf, first: First, process: PathBuf, seccomp: Option<PathBuf>, enter: Option<Enter> },
-    /// Starts a pause process in a new pid namespace, and in those that are pinned in `pins`, with the folder `root` as the place of an empty root; it ends
-    /// unless it is told to stay. No descriptors.
+    /// Starts a pause process in a new pid namespace, and in those that are pinned in `pins`, with the folder
+    /// `root` as the place of an empty root; it ends unless it is told to stay. No descriptors.
     Pause { root: PathBuf, pins: PathBuf },
 }
 

@@ -1,8 +1,9 @@
 //! The pause process: pid 1 of a pod whose containers share a pid namespace. It reaps what is left to it, and owns nothing.
 //!
-//! The pod's containers see it, and one that may trace it can become it. So it is nothing that they are not: it is in the pod's namespaces and
-//! cgroup, sees an empty root and no mount of the node, and has neither capabilities nor system calls but those of its loop. It
-//! stays out of the AppArmor profile of containers: that one lets its processes trace and signal each other, and nobody outside.
+//! The pod's containers see it, and one that may trace it can become it. So it is nothing that they are not:
+//! it is in the pod's namespaces and cgroup, sees an empty root and no mount of the node, and has neither
+//! capabilities nor system calls but those of its loop. It stays out of the AppArmor profile of containers:
+//! that one lets its processes trace and signal each other, and nobody outside.
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -27,12 +28,13 @@ use super::namespaces::become_root;
 /// The pod's namespaces that it joins, by the names under which they are pinned.
 const JOINED: [(&str, CloneFlags); 3] =
     [("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS), ("net", CloneFlags::CLONE_NEWNET)];
-/// And those that are its own. It makes its mount namespace itself: what it does to its root must not be done to its maker's.
+/// And those that are its own. It makes its mount namespace itself: what it does to its root must not be done
+/// to its maker's.
 const OWN: CloneFlags = CloneFlags::CLONE_NEWPID.union(CloneFlags::CLONE_NEWCGROUP);
 
-/// Starts it in a new pid namespace of the pod whose namespaces are pinned in `pins`, with the folder `root` to put its empty root on; returns its pid. What is
-/// not pinned there is the host's for the whole pod. It ends with `socket` unless it is told there to stay: until it is on record, nobody
-/// else would end it.
+/// Starts it in a new pid namespace of the pod whose namespaces are pinned in `pins`, with the folder `root`
+/// to put its empty root on; returns its pid. What is not pinned there is the host's for the whole pod. It
+/// ends with `socket` unless it is told there to stay: until it is on record, nobody else would end it.
 ///
 /// # Errors
 /// As setns(2), unshare(2) and execve(2), with the namespace.
@@ -126,8 +128,8 @@ fn run(signals: &SignalFd) -> ExitCode {
         {
         }
         match signals.read_signal() {
-            // Those who are outside of its pid namespace have no pid in it, and only they may end it: for a container of the pod it would be
-            // the end of all of them.
+            // Those who are outside of its pid namespace have no pid in it, and only they may end it: for a
+            // container of the pod it would be the end of all of them.
             Ok(Some(signal)) if signal.ssi_signo != Signal::SIGCHLD as u32 && signal.ssi_pid == 0 => {
                 return ExitCode::SUCCESS;
             }

@@ -1,6 +1,7 @@
-//! Where a log lies. Whoever has the folder of logs mounted can put something else there: a FIFO that holds up whoever opens it, a link
-//! or a hard link that leads writes to another file, a device. So a log is opened from folder to folder by descriptor, and what is no plain
-//! file of one name alone is removed, and the log made anew.
+//! Where a log lies. Whoever has the folder of logs mounted can put something else there: a FIFO that holds
+//! up whoever opens it, a link or a hard link that leads writes to another file, a device. So a log is opened
+//! from folder to folder by descriptor, and what is no plain file of one name alone is removed, and the log
+//! made anew.
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -11,7 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fchmod, fstat, mkdirat, open, openat, unlinkat};
 use rustix::io::Errno;
 
-/// How often something else may come in the way before it is an error: whoever puts it there can go on doing so.
+/// How often something else may come in the way before it is an error: whoever puts it there can go on doing
+/// so.
 const ATTEMPTS: usize = 8;
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const WRITE: OFlags = OFlags::RDWR.union(OFlags::APPEND).union(OFlags::CLOEXEC);

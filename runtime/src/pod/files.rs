@@ -1,6 +1,7 @@
-//! A pod's own files: /etc/hostname, /etc/hosts and /etc/resolv.conf as its containers see them, and /dev/shm. Containers may
-//! write to them without any privilege, so they lie on small file systems of the pod's own and never on the node's /run:
-//! however much is written, the node loses nothing but that, and the memory is the writer's as the cgroup counts it.
+//! A pod's own files: /etc/hostname, /etc/hosts and /etc/resolv.conf as its containers see them, and
+//! /dev/shm. Containers may write to them without any privilege, so they lie on small file systems of the
+//! pod's own and never on the node's /run: however much is written, the node loses nothing but that, and the
+//! memory is the writer's as the cgroup counts it.
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};

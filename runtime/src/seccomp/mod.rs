@@ -120,7 +120,8 @@ fn compile_default(capabilities: &BTreeSet<String>) -> Result<Vec<u8>, Error> {
     export(&filter)
 }
 
-/// What a pause process does once it is one: read signals and a word, reap, and end; and what memory that takes.
+/// What a pause process does once it is one: read signals and a word, reap, and end; and what memory that
+/// takes.
 const PAUSE: &str = "brk clock_nanosleep close dup2 dup3 exit exit_group futex madvise mmap mprotect mremap munmap read restart_syscall rt_sigprocmask rt_sigreturn sigaltstack \
     wait4 waitid";
 

@@ -70,7 +70,8 @@ pub fn own_dev<'a>(input: &Input<'a>) -> Option<&'a cri::Mount> {
     input.mounts.iter().find(|mount| is_dev(mount))
 }
 
-/// All of them, but for [`own_dev`]; whoever wants them, what lies deeper comes later, so that nothing hides what lies below it.
+/// All of them, but for [`own_dev`]; whoever wants them, what lies deeper comes later, so that nothing hides
+/// what lies below it.
 pub fn build(input: &Input<'_>) -> Vec<Value> {
     let own: Vec<&cri::Mount> = input.mounts.iter().filter(|mount| !is_dev(mount)).collect();
     let taken = |destination: &Value| {

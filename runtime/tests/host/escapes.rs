@@ -242,7 +242,8 @@ pub async fn the_launchers_executable_stays_as_it_is(ring: &mut Ring) -> Outcome
         done) 2>/dev/null; done"#;
     let watcher = ring.create(&pod, "watcher", &["sh", "-c", script], ptrace).await?;
     ring.begin(&watcher).await?;
-    // It waits for a word on its stdin, once it has given up what it may. What it is linked with, the attacker brings along.
+    // It waits for a word on its stdin, once it has given up what it may. What it is linked with, the
+    // attacker brings along.
     let own = |config: &mut cri::ContainerConfig| {
         crate::mounts::privileged(config);
         config.stdin = true;

@@ -47,7 +47,8 @@ pub async fn fast_output_survives_kills_whole_and_once(ring: &mut Ring) -> Outco
 /// Counts to 150 within three seconds or more.
 const OTHER: &str = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo $i; sleep 0.02; done; exit 7";
 
-/// The runtime is killed where it is about to write a chunk to a log that it has taken out of the container's pipe.
+/// The runtime is killed where it is about to write a chunk to a log that it has taken out of the container's
+/// pipe.
 pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outcome {
     let path = "/var/log/pods/between/main.log";
     let pod = ring.sandbox("between", NamespaceMode::Container).await?;
@@ -80,8 +81,8 @@ pub async fn a_kill_between_pipe_and_log_loses_nothing(ring: &mut Ring) -> Outco
 /// Names the process and the file to [`killer`].
 pub const KILLER: &str = "PINTLE_HOST_RING_KILL_AT_A_WRITE";
 
-/// Has this program, in a process of its own, kill another at a write to a file; returns how long that was by then. Our PID 1 must not be the tracer: it
-/// would hear of each stop as of an end.
+/// Has this program, in a process of its own, kill another at a write to a file; returns how long that was by
+/// then. Our PID 1 must not be the tracer: it would hear of each stop as of an end.
 async fn killed_at_a_write(process: u32, file: &str) -> Result<u64, String> {
     let mut killer = std::process::Command::new(std::env::current_exe().map_err(text)?)
         .env(KILLER, format!("{process} {file}"))
@@ -108,8 +109,8 @@ pub fn killer(what: &str) -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
 }
 
-/// Stops each thread of a process at its system calls, and kills the process at the entrance to one that would write to the file; returns how long that
-/// was by then.
+/// Stops each thread of a process at its system calls, and kills the process at the entrance to one that
+/// would write to the file; returns how long that was by then.
 fn kill_at_a_write(process: i32, file: &Path) -> Result<u64, String> {
     use nix::sys::ptrace;
     use nix::sys::signal::{Signal, kill};
@@ -159,7 +160,8 @@ fn kill_at_a_write(process: i32, file: &Path) -> Result<u64, String> {
     Err("the runtime has not written to the log within 20 s".into())
 }
 
-/// Somebody with the folder of logs mounted has put something else in a log's place. It neither holds the runtime up nor leads its writes away.
+/// Somebody with the folder of logs mounted has put something else in a log's place. It neither holds the
+/// runtime up nor leads its writes away.
 pub async fn what_lies_in_a_logs_place_leads_nowhere(ring: &mut Ring) -> Outcome {
     let folder = Path::new("/var/log/pods/planted");
     fs::create_dir_all(folder).map_err(text)?;

@@ -1,4 +1,5 @@
-//! The pause process of a pod whose containers share a pid namespace: it is the pod's, and worth nothing to it.
+//! The pause process of a pod whose containers share a pid namespace: it is the pod's, and worth nothing to
+//! it.
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The node's own tmpfs: no container can fill it, and when somebody else has, what ends is told and what is to go goes.
+//! The node's own tmpfs: no container can fill it, and when somebody else has, what ends is told and what is
+//! to go goes.
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,8 @@ async fn until(what: &str, condition: impl Fn() -> bool) -> Outcome {
     Err(format!("waited for {what}"))
 }
 
-/// Whatever a container writes to what the runtime mounts into it. Each file may be smaller than what is written, and is none of the node's.
+/// Whatever a container writes to what the runtime mounts into it. Each file may be smaller than what is
+/// written, and is none of the node's.
 pub async fn no_container_fills_the_nodes_tmpfs(ring: &mut Ring) -> Outcome {
     move_to_small(ring).await?;
     let outcome = write_everywhere(ring).await;
