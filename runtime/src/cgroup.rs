@@ -9,6 +9,9 @@ use machine::cri::LinuxContainerResources;
 /// Where cgroup2 is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
 
+/// How long a killed process may take to be gone.
+pub const KILL_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Why a cgroup could not be changed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} {}: {source}", path.display())]

@@ -22,7 +22,6 @@ use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
 use crate::user_namespace::UserNamespace;
 
 pub(crate) use mounts::undo as unmount;
-pub(crate) use stop::KILL_DEADLINE;
 
 impl Runtime {
     /// Makes a container that can be started.

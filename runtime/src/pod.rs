@@ -12,7 +12,7 @@ use tonic::Status;
 
 mod files;
 
-use crate::container::KILL_DEADLINE;
+use crate::cgroup::KILL_DEADLINE;
 use crate::exits::Key;
 use crate::launch::{Request, launch};
 use crate::network::{Dns, PodRequest, PortMapping, Protocol};

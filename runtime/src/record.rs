@@ -6,12 +6,11 @@
 //! removed waits for room.
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::runtime::lock;
 use crate::state;
 
 /// Between two attempts to write a record; each pause is twice the one before, up to the longest.
@@ -39,7 +38,8 @@ impl<T: Clone + Serialize> Kept<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
-        lock(&self.inner)
+        // Whole after every statement, so that a panic elsewhere does not matter.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads something of it.

@@ -3,7 +3,7 @@ use std::io::ErrorKind;
 
 use super::mounts;
 use super::start::{give_word, limit, runs};
-use super::stop::KILL_DEADLINE;
+use crate::cgroup::KILL_DEADLINE;
 use crate::pod;
 use crate::runtime::{Container, Runtime, folder};
 use crate::state::Phase;

@@ -9,7 +9,7 @@ use machine::cri;
 use tonic::Status;
 
 use super::mounts;
-use super::stop::KILL_DEADLINE;
+use crate::cgroup::KILL_DEADLINE;
 use crate::exits::Exit;
 use crate::io::{ContainerIo, DRAIN, Ours, Pipes, open_log};
 use crate::launch::{self, Failure, Launched, Request};

@@ -4,12 +4,10 @@ use std::time::Duration;
 use machine::cri;
 use tonic::Status;
 
+use crate::cgroup::KILL_DEADLINE;
 use crate::pod;
 use crate::runtime::{Container, Runtime, folder, internal, lock};
 use crate::state::{ContainerRecord, Phase};
-
-/// How long a killed process may take to be gone.
-pub(crate) const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Runtime {
     /// Ends a container: its stop signal, after `grace` everything of it is killed.

@@ -175,9 +175,14 @@ pub(super) fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
 /// The mount that must come along for `path` to be there: what is mounted right there, or the pod's mount
 /// that it lies on.
 fn carrier(path: &Path, is_mounted: impl Fn(&Path) -> bool) -> Option<PathBuf> {
-    let pods = crate::runtime::folder("sandboxes", "");
-    let of_pod = |place: &&Path| *place == path || (place.starts_with(&pods) && **place != *pods);
+    let pods = pods();
+    let of_pod = |place: &&Path| *place == path || (place.starts_with(&pods) && **place != pods);
     path.ancestors().take_while(of_pod).find(|place| is_mounted(place)).map(Path::to_owned)
+}
+
+/// Where each sandbox has a folder.
+fn pods() -> PathBuf {
+    Path::new(machine::paths::RUNTIME_RUN).join("sandboxes")
 }
 
 /// Whether something is mounted right there.
@@ -221,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_file_of_a_pod_comes_along_with_what_it_lies_on() {
-        let files = crate::runtime::folder("sandboxes", "1").join("files");
+        let files = pods().join("1/files");
         let mounted =
             |path: &Path| path == files || path == Path::new("/c/mounts/0") || path == Path::new("/");
         let carrier = |path: &Path| carrier(path, mounted);

@@ -5,6 +5,7 @@ use libcontainer::capabilities::drop_privileges;
 use libcontainer::oci_spec::runtime::LinuxCapabilities;
 use libcontainer::syscall::syscall::create_syscall;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl;
 use nix::unistd::{Gid, Uid};
 
 use super::{Enter, Failure};
@@ -53,4 +54,12 @@ impl Entrance {
         drop_privileges(&self.capabilities, create_syscall().as_ref())
             .map_err(|error| failed("drop capabilities", &error))
     }
+}
+
+/// With all capabilities that are permitted, as they are dropped one by one later.
+pub(super) fn become_user(uid: Uid, gid: Gid) -> nix::Result<()> {
+    prctl::set_keepcaps(true)?;
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    prctl::set_keepcaps(false)
 }

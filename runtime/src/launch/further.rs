@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid};
 
-use super::enter::Entrance;
+use super::enter::{Entrance, become_user};
 use super::executor::Program;
 use super::worker::send;
 use super::{Failure, First, Reply};
@@ -167,14 +167,6 @@ fn prepare(process: &Process, stdio: Vec<OwnedFd>, console: Option<UnixStream>) 
         Ok(folder) => Err(Failure::other(format!("{} is outside of the container", folder.display()))),
         Err(error) => Err(failed("find the working folder in the container", &error)),
     }
-}
-
-/// With all capabilities that are permitted, as they are dropped one by one later.
-pub(super) fn become_user(uid: Uid, gid: Gid) -> nix::Result<()> {
-    prctl::set_keepcaps(true)?;
-    nix::unistd::setresgid(gid, gid, gid)?;
-    nix::unistd::setresuid(uid, uid, uid)?;
-    prctl::set_keepcaps(false)
 }
 
 /// The standard streams.

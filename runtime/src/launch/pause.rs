@@ -22,7 +22,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid};
 use serde_json::json;
 
-use super::further::become_user;
+use super::enter::become_user;
 use super::namespaces::become_root;
 
 /// The pod's namespaces that it joins, by the names under which they are pinned.
