@@ -31,14 +31,16 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Finds it, and makes its folders. Below the folder of pods' logs no link is followed.
+    /// Finds it, and makes its folders. Below the folder that holds that of pods' logs no link is followed: who
+    /// has it mounted may also have put something in the place of that.
     ///
     /// # Errors
     /// As openat(2) and mkdirat(2), with the path.
     pub(super) fn find(path: &Path) -> io::Result<Self> {
-        let base = Path::new(machine::paths::POD_LOGS);
-        let base = if path.starts_with(base) { base } else { path.parent().unwrap_or(path) };
-        Self::below(base, path).map_err(|error| named("find the place of the log", path, &error))
+        let pods = Path::new(machine::paths::POD_LOGS);
+        let base = if path.starts_with(pods) { pods.parent() } else { path.parent() };
+        Self::below(base.unwrap_or(path), path)
+            .map_err(|error| named("find the place of the log", path, &error))
     }
 
     fn below(base: &Path, path: &Path) -> io::Result<Self> {
