@@ -4,21 +4,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use ctl::client::{Client, connect};
 use ctl::generate::ClientConfig;
 use machine::api;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
 
+use crate::cli_apply::{Mode, apply};
 use crate::cli_errors::explain;
 use crate::cli_health::health;
+use crate::cli_import::import;
 use crate::cli_processes::processes;
 use crate::cli_rows::{Output, Rows};
 use crate::cli_service::{Service, service};
-
-/// Bytes of an image sent at once.
-const CHUNK: usize = 256 << 10;
 
 #[derive(Args)]
 pub struct Target {
@@ -35,14 +33,6 @@ pub struct Target {
 pub struct Format {
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Mode {
-    Auto,
-    NoReboot,
-    Reboot,
-    Staged,
 }
 
 #[derive(Subcommand)]
@@ -328,57 +318,6 @@ async fn services(client: &mut Client, node: &str, rows: &mut Rows) -> Result<()
         );
     }
     Ok(())
-}
-
-async fn apply(
-    client: &mut Client,
-    node: &str,
-    file: &PathBuf,
-    dry_run: bool,
-    mode: Mode,
-    rows: &mut Rows,
-) -> Result<()> {
-    let yaml = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
-    let mode = match mode {
-        Mode::Auto => api::apply_config_request::Mode::Auto,
-        Mode::NoReboot => api::apply_config_request::Mode::NoReboot,
-        Mode::Reboot => api::apply_config_request::Mode::Reboot,
-        Mode::Staged => api::apply_config_request::Mode::Staged,
-    };
-    let request = api::ApplyConfigRequest { yaml, mode: mode.into(), dry_run };
-    let result = client.apply_config(request).await.map_err(explain)?.into_inner();
-    for warning in &result.warnings {
-        eprintln!("{node}: warning: {warning}");
-    }
-    for f in &result.faults {
-        eprintln!("{}:{}:{}: {}: {}; {}", file.display(), f.line, f.column, f.field, f.message, f.remedy);
-    }
-    if !result.faults.is_empty() {
-        bail!("the config has {} fault(s); nothing was changed", result.faults.len());
-    }
-    let text = format!("{}{}", result.action, if dry_run { " (dry run)" } else { "" });
-    rows.say(node, &text, json!({"action": result.action, "dryRun": dry_run}));
-    Ok(())
-}
-
-async fn import(client: &mut Client, archive: &PathBuf) -> Result<Vec<String>> {
-    let mut file = tokio::fs::File::open(archive).await.context("open the archive")?;
-    let (send, receive) = tokio::sync::mpsc::channel(4);
-    let reader = async move {
-        loop {
-            let mut data = vec![0_u8; CHUNK];
-            let length = file.read(&mut data).await?;
-            data.truncate(length);
-            if length == 0 || send.send(api::Data { data: data.into() }).await.is_err() {
-                return Ok::<(), std::io::Error>(());
-            }
-        }
-    };
-    let call = client.image_import(tokio_stream::wrappers::ReceiverStream::new(receive));
-    let (read, answer) = tokio::join!(reader, call);
-    let names = answer.map_err(explain)?.into_inner().names;
-    read.context("read the archive")?;
-    Ok(names)
 }
 
 async fn copy(mut stream: tonic::Streaming<api::Data>) -> Result<()> {

@@ -3,9 +3,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod cli_apply;
 mod cli_errors;
 mod cli_gen;
 mod cli_health;
+mod cli_import;
 mod cli_node;
 mod cli_processes;
 mod cli_rows;
