@@ -3,6 +3,7 @@ mod artifacts;
 mod bench;
 mod boot;
 mod campaign;
+mod checks;
 mod cni;
 mod conformance;
 mod critest;

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 pub use machines::HostilePods;
 
 use crate::artifacts::cargo;
-use crate::{cni, fuzz, heavy, host, imports};
+use crate::checks::CHECKS;
+use crate::{cni, fuzz, heavy, host};
 
 /// Arguments of `test`.
 #[derive(Debug, Default, Clone, clap::Args)]
@@ -173,7 +174,9 @@ fn checks() -> Result<Counts> {
             counts.failed += 1;
         }
     };
-    check("import directions", imports::check());
+    for (name, run) in CHECKS {
+        check(name, run());
+    }
     check("formatting", succeed(cargo().args(["fmt", "--all", "--check"])));
     let mut lints = Compiler::Clippy.cargo()?;
     lints.args(["test", "--quiet", "--locked", "--workspace", "--all-targets", "--no-run"]);
