@@ -1,7 +1,7 @@
 //! CNI, seen from both sides of it: what a plugin may print, and what it may be told.
 use std::net::IpAddr;
 
-use runtime::fuzzing::{AddResult, Attachment, NetworkConfig, Phase, attachment_request};
+use pod_network::fuzzing::{AddResult, Attachment, NetworkConfig, Phase, attachment_request};
 use serde_json::{Map, Value};
 
 /// A pod on a network, as it goes on record.

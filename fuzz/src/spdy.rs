@@ -1,6 +1,6 @@
 //! SPDY frames written again.
 use bytes::{Bytes, BytesMut};
-use runtime::fuzzing::{Encoder, Frame};
+use streams::fuzzing::{Encoder, Frame};
 
 /// Which frames a client can send that writes with our encoder.
 #[must_use]

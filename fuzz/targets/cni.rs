@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use fuzz::cni::{attachment, is_error, listed, requests};
-use runtime::fuzzing::{AddResult, Attachment, NetworkConfig, Version, parse_list, parse_single, reason};
+use pod_network::fuzzing::{AddResult, Attachment, NetworkConfig, Version, parse_list, parse_single, reason};
 use serde_json::Value;
 
 /// What a message repeats of somebody else's words is cut long before.

@@ -2,7 +2,7 @@
 #![cfg_attr(feature = "libfuzzer", no_main)]
 use bytes::BytesMut;
 use fuzz::spdy::{join, writable, write};
-use runtime::fuzzing::{Decoder, Frame, FrameError, MAX_CONTROL};
+use streams::fuzzing::{Decoder, Frame, FrameError, MAX_CONTROL};
 
 fn read(stream: &[u8], step: usize) -> (Vec<Frame>, Result<(), FrameError>) {
     let (mut decoder, mut buffer, mut frames) = (Decoder::default(), BytesMut::new(), Vec::new());

@@ -9,17 +9,19 @@ pub mod paths;
 pub mod pki;
 
 /// The container runtime interface, generated from Kubernetes' own `api.proto` (k8s.io/cri-api v0.37.2).
-#[cfg(feature = "grpc")]
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, rustdoc::all)]
 pub mod cri {
     include!("proto/runtime.v1.rs");
+    #[cfg(feature = "grpc")]
+    include!("proto/runtime.v1.services.rs");
 }
 
 /// The machine API that `pintle` speaks to a node (mTLS gRPC, port [`paths::API_PORT`]).
-#[cfg(feature = "grpc")]
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, rustdoc::all)]
 pub mod api {
     include!("proto/pintle.machine.v1.rs");
+    #[cfg(feature = "grpc")]
+    include!("proto/pintle.machine.v1.services.rs");
 }
 
 /// The machine socket between PID 1 and the services (length-prefixed prost messages at [`paths::MACHINE_SOCKET`]).

@@ -11,7 +11,7 @@ use crate::io::{CHUNK, DRAIN, read, watch, write_all};
 use crate::logs::Stream;
 use crate::port_forward::{self, Forwards};
 use crate::runtime::{Runtime, folder, lock};
-use crate::streaming::{Duplex, Input, Output, StreamBackend, StreamError, Streams, TermSize};
+use streams::{Duplex, Input, Output, StreamBackend, StreamError, Streams, TermSize};
 
 /// The runtime, seen from the streaming server.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> StreamError {
     StreamError(format!("{what}: {error}"))
 }
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl StreamBackend for Backend {
     async fn exec(
         &self,

@@ -6,7 +6,7 @@
 //!
 //! [`cri`] takes requests apart; [`runtime`] is the centre, with a file per verb's object: [`pod`], [`container`], [`exec`], [`restore`], [`stats`].
 //! [`spec`] and [`seccomp`] decide what a container is, [`launch`] makes it, [`io`] and [`logs`] carry its output, [`exits`] tells how it ended.
-//! [`network`] and [`streaming`] know nothing of containers, nor does the crate `images`.
+//! The crates `images`, `pod-network` and `streams` know nothing of containers, nor of gRPC.
 
 pub mod apparmor;
 pub mod backend;
@@ -24,7 +24,6 @@ pub mod logs;
 pub mod machine_socket;
 pub mod metrics;
 pub mod namespaces;
-pub mod network;
 mod peers;
 pub mod pod;
 mod port_forward;
@@ -37,7 +36,6 @@ pub mod settings;
 pub mod spec;
 pub mod state;
 pub mod stats;
-pub mod streaming;
 pub mod transfer;
 pub mod user_namespace;
 

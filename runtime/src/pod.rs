@@ -15,10 +15,10 @@ mod files;
 use crate::cgroup::KILL_DEADLINE;
 use crate::exits::Key;
 use crate::launch::{Request, launch};
-use crate::network::{Dns, PodRequest, PortMapping, Protocol};
 use crate::runtime::{Runtime, Sandbox, folder, internal, lock};
 use crate::state::{self, SandboxRecord};
 use crate::{namespaces, user_namespace};
+use pod_network::{Dns, PodRequest, PortMapping, Protocol};
 
 pub(crate) use files::PodFiles;
 

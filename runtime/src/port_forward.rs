@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::runtime::lock;
-use crate::streaming::Duplex;
+use streams::Duplex;
 
 /// The most forwarded connections of one pod sandbox at once.
 pub const PER_SANDBOX: usize = 256;

@@ -16,13 +16,13 @@ use crate::exits::Exits;
 use crate::io::ContainerIo;
 use crate::launch::base::Base;
 use crate::machine_socket::MachineSocket;
-use crate::network::PodNetwork;
 use crate::record::Kept;
 use crate::seccomp;
 use crate::spec::Pid;
 use crate::state::{ContainerRecord, Phase, SandboxRecord};
 use crate::stats::LastCpu;
 use crate::transfer::Transfer;
+use pod_network::PodNetwork;
 
 /// Events a slow listener may lag behind.
 const EVENT_BACKLOG: usize = 1024;

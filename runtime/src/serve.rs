@@ -12,12 +12,12 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::backend::Backend;
 use crate::cri::Service;
 use crate::machine_socket::MachineSocket;
-use crate::network::PodNetwork;
-use crate::network::cni::Places;
 use crate::runtime::Runtime;
 use crate::state::{ALL_MAY_PASS, CLOSED};
-use crate::streaming::Server;
 use crate::transfer::{self, Transfer};
+use pod_network::Places;
+use pod_network::PodNetwork;
+use streams::Server;
 
 /// The largest request that is read; CRI's own clients use the same.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -76,7 +76,7 @@ pub async fn run() -> anyhow::Result<()> {
     runtime.restore().await;
 
     let streams = streams(Arc::new(Backend::new(Arc::clone(&runtime)))).await?;
-    tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?));
+    tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?, crate::peers::admits));
     tokio::spawn(crate::import::serve(listen(paths::IMPORT_SOCKET)?, store.clone()));
     let service =
         RuntimeServiceServer::new(Service { runtime, streams }).max_decoding_message_size(MAX_MESSAGE);

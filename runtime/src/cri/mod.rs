@@ -1,69 +1,25 @@
 //! CRI's RuntimeService over [`Runtime`]: requests checked and taken apart, answers put together; nothing is decided here.
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use machine::cri;
 use machine::cri::runtime_service_server::RuntimeService;
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 pub mod convert;
 pub mod images;
 mod lists;
+mod service;
 mod status;
 
-use crate::runtime::{Container, Runtime, Sandbox, internal};
-use crate::state::Phase;
-use crate::streaming::Server;
+use crate::runtime::internal;
 use lists::batches;
+pub use service::Service;
+use service::{Answer, Streamed, answer, not_registered, whole};
 use status::info_of;
 
 /// The one runtime handler besides the default.
 pub const HANDLER: &str = "pintle";
-
-/// The service.
-#[derive(Debug, Clone)]
-pub struct Service {
-    pub runtime: Arc<Runtime>,
-    pub streams: Server,
-}
-
-type Answer<T> = Result<Response<T>, Status>;
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-fn answer<T>(message: T) -> Answer<T> {
-    Ok(Response::new(message))
-}
-
-impl Service {
-    fn running(&self, id: &str) -> Result<Arc<Container>, Status> {
-        let container = self.runtime.container(id)?;
-        match container.phase() {
-            Phase::Running => Ok(container),
-            other => Err(Status::failed_precondition(format!("container {id} is not running but {other:?}"))),
-        }
-    }
-
-    fn ready(&self, id: &str) -> Result<Arc<Sandbox>, Status> {
-        let sandbox = self.runtime.sandbox(id)?;
-        if sandbox.record().ready {
-            Ok(sandbox)
-        } else {
-            Err(Status::failed_precondition(format!("pod sandbox {id} is not ready")))
-        }
-    }
-}
-
-/// Runs a change to its end although the client may go away in the middle.
-async fn whole<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Status>> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(error) => Err(internal("a task of the runtime failed", &error)),
-    }
-}
 
 #[tonic::async_trait]
 impl RuntimeService for Service {
@@ -252,13 +208,13 @@ impl RuntimeService for Service {
     async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
         let mut request = request.into_inner();
         request.container_id = self.running(&request.container_id)?.record().id;
-        answer(cri::ExecResponse { url: self.streams.register_exec(request)? })
+        answer(cri::ExecResponse { url: self.streams.register_exec(request).map_err(not_registered)? })
     }
 
     async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
         let mut request = request.into_inner();
         request.container_id = self.running(&request.container_id)?.record().id;
-        answer(cri::AttachResponse { url: self.streams.register_attach(request)? })
+        answer(cri::AttachResponse { url: self.streams.register_attach(request).map_err(not_registered)? })
     }
 
     async fn port_forward(
@@ -267,7 +223,9 @@ impl RuntimeService for Service {
     ) -> Answer<cri::PortForwardResponse> {
         let mut request = request.into_inner();
         request.pod_sandbox_id = self.ready(&request.pod_sandbox_id)?.record().id;
-        answer(cri::PortForwardResponse { url: self.streams.register_port_forward(request)? })
+        answer(cri::PortForwardResponse {
+            url: self.streams.register_port_forward(request).map_err(not_registered)?,
+        })
     }
 
     async fn container_stats(

@@ -7,8 +7,10 @@ use crate::artifacts::cargo;
 
 /// A crate of ours, and the crates that must not be among its dependencies or theirs.
 const WALLS: &[(&str, &[&str])] = &[
-    // The store of images knows no gRPC.
+    // Of the runtime only its CRI server speaks gRPC.
     ("images", &["tonic"]),
+    ("pod-network", &["tonic"]),
+    ("streams", &["tonic"]),
 ];
 
 /// Asks cargo what each crate of [`WALLS`] stands on, for itself alone.

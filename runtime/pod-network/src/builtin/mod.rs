@@ -195,6 +195,7 @@ impl Builtin {
     }
 
     /// The addresses of a connected pod.
+    #[cfg(test)]
     pub async fn addresses(&self, sandbox_id: &str) -> Option<PodAddresses> {
         self.state
             .lock()

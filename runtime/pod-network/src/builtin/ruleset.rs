@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::record::Record;
 use super::{BRIDGE, PortMapping, ipam};
-use crate::network::Protocol;
+use crate::Protocol;
 
 /// The whole table, which replaces an older one in a single transaction. `node` are the ranges of this node's pods, `cluster` those of
 /// all pods: traffic between pods keeps its addresses, traffic from pods to elsewhere gets the node's.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Error;
 use super::bandwidth;
-use crate::network::{Dns, PodRequest, PortMapping};
+use crate::{Dns, PodRequest, PortMapping};
 
 /// Annotations with which a pod asks for addresses of its own choice; what comes of it is the plugins' decision, and only those that declare the
 /// capability learn of it.
@@ -90,7 +90,7 @@ fn dns(dns: &Dns) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Protocol;
+    use crate::Protocol;
 
     #[test]
     fn names_go_into_the_environment_and_cannot_add_pairs() {

@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(reason(error, b"log"), "pool is empty: 10.0.0.0/30, code 11 (try again later)");
         assert_eq!(reason(b"", b"panic:\n\x1b[1m no link\n"), "panic: [1m no link");
         assert_eq!(reason(b"", b" "), "it did not say why");
-        assert_eq!(reason(&[b'x'; 9000], b"").len(), crate::network::cni::foreign::MAX_WORDS);
+        assert_eq!(reason(&[b'x'; 9000], b"").len(), crate::cni::foreign::MAX_WORDS);
     }
 
     proptest! {

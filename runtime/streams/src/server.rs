@@ -11,11 +11,11 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use machine::cri;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tonic::Status;
 
 use super::connection::keep_alive;
+use super::error::RegisterError;
 use super::negotiate::{Upgrade, negotiate, refuse};
 use super::session::session;
 use super::token::Tokens;
@@ -57,16 +57,15 @@ impl Server {
         Self(Arc::new(Inner { backend, tokens: Tokens::default(), base, connections }))
     }
 
-    fn register(&self, kind: &str, request: Request) -> Result<String, Status> {
+    fn register(&self, kind: &str, request: Request) -> Result<String, RegisterError> {
         Ok(format!("{}/{kind}/{}", self.0.base, self.0.tokens.put(request)?))
     }
 
     /// The URL for an exec.
     ///
     /// # Errors
-    /// `InvalidArgument` for a request without a container or with streams that do not go together; `ResourceExhausted` when too many
-    /// wait.
-    pub fn register_exec(&self, request: cri::ExecRequest) -> Result<String, Status> {
+    /// For a request without a container or with streams that do not go together; when too many wait.
+    pub fn register_exec(&self, request: cri::ExecRequest) -> Result<String, RegisterError> {
         check(&request.container_id, request.tty, [request.stdin, request.stdout, request.stderr])?;
         self.register("exec", Request::Exec(request))
     }
@@ -75,7 +74,7 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::register_exec`].
-    pub fn register_attach(&self, request: cri::AttachRequest) -> Result<String, Status> {
+    pub fn register_attach(&self, request: cri::AttachRequest) -> Result<String, RegisterError> {
         check(&request.container_id, request.tty, [request.stdin, request.stdout, request.stderr])?;
         self.register("attach", Request::Attach(request))
     }
@@ -83,19 +82,19 @@ impl Server {
     /// The URL for a port-forward.
     ///
     /// # Errors
-    /// `InvalidArgument` without a sandbox; `ResourceExhausted` when too many wait.
-    pub fn register_port_forward(&self, request: cri::PortForwardRequest) -> Result<String, Status> {
+    /// Without a sandbox; when too many wait.
+    pub fn register_port_forward(&self, request: cri::PortForwardRequest) -> Result<String, RegisterError> {
         if request.pod_sandbox_id.is_empty() {
-            return Err(Status::invalid_argument("missing required pod_sandbox_id"));
+            return Err(RegisterError::Invalid("missing required pod_sandbox_id"));
         }
         self.register("portforward", Request::PortForward(request))
     }
 
-    /// Serves a unix socket for good.
+    /// Serves a unix socket for good; those whom `admits` turns away are hung up on unread.
     ///
     /// # Errors
     /// None yet; what a listener tells is waited out.
-    pub async fn serve_unix(self, listener: UnixListener) -> io::Result<()> {
+    pub async fn serve_unix(self, listener: UnixListener, admits: fn(&UnixStream) -> bool) -> io::Result<()> {
         loop {
             let slot = self.0.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
             let stream = match listener.accept().await {
@@ -105,7 +104,7 @@ impl Server {
                     continue;
                 }
             };
-            if !crate::peers::admits(&stream) {
+            if !admits(&stream) {
                 continue;
             }
             let server = self.clone();
@@ -199,17 +198,15 @@ async fn not_accepted(error: &io::Error) {
     }
 }
 
-fn check(container: &str, tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<(), Status> {
+fn check(container: &str, tty: bool, [stdin, stdout, stderr]: [bool; 3]) -> Result<(), RegisterError> {
     if container.is_empty() {
-        return Err(Status::invalid_argument("missing required container_id"));
+        return Err(RegisterError::Invalid("missing required container_id"));
     }
     if tty && stderr {
-        return Err(Status::invalid_argument(
-            "tty and stderr cannot both be true: a terminal has one output",
-        ));
+        return Err(RegisterError::Invalid("tty and stderr cannot both be true: a terminal has one output"));
     }
     if !stdin && !stdout && !stderr {
-        return Err(Status::invalid_argument("one of stdin, stdout, or stderr must be set"));
+        return Err(RegisterError::Invalid("one of stdin, stdout, or stderr must be set"));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::network::{PodRequest, PortMapping, Protocol};
+use crate::{PodRequest, PortMapping, Protocol};
 
 /// A node's folders, and the network on it.
 struct Node {

@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use super::INTERFACE;
-use crate::network::Traffic;
+use crate::Traffic;
 
 /// Enters the namespace pinned at `netns` for as long as it takes to read one file.
 pub async fn traffic(netns: &Path) -> Option<Traffic> {

@@ -12,12 +12,15 @@ use ipnet::IpNet;
 use machine::config::PodNetworkKind;
 use serde::{Deserialize, Serialize};
 
-pub mod builtin;
-pub mod cni;
+mod builtin;
+mod cni;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod traffic;
 
 use builtin::Builtin;
 use cni::Cni;
+pub use cni::Places;
 pub use traffic::Traffic;
 
 /// What can go wrong; each names what was tried.
@@ -105,7 +108,7 @@ impl PodNetwork {
     ///
     /// # Errors
     /// When the records cannot be read or no netlink socket can be had.
-    pub fn restore(kind: PodNetworkKind, volatile: &Path, places: cni::Places) -> Result<Self, Error> {
+    pub fn restore(kind: PodNetworkKind, volatile: &Path, places: Places) -> Result<Self, Error> {
         Ok(Self { kind, builtin: Builtin::restore(volatile)?, cni: Arc::new(Cni::restore(places)?) })
     }
 

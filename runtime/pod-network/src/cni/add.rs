@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::record::{Attachment, Phase};
 use super::result::AddResult;
 use super::{Cni, Error, Failure, INTERFACE, Pod, arguments, failed, lock, request};
-use crate::network::{PodAddresses, PodRequest};
+use crate::{PodAddresses, PodRequest};
 
 impl Cni {
     /// Connects a pod to the network of the configuration in force. When it fails, what was done is undone; what cannot be undone stays on record for

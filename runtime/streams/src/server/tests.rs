@@ -7,8 +7,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
-use crate::streaming::remote::Version;
-use crate::streaming::{Duplex, StreamError, Streams, spdy};
+use crate::remote::Version;
+use crate::{Duplex, StreamError, Streams, spdy};
 
 /// Echoes standard input to standard output, says something on standard error, and exits with the code that the command names.
 #[derive(Default)]
@@ -16,7 +16,7 @@ struct Echo {
     sizes: Mutex<Vec<(u16, u16)>>,
 }
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl StreamBackend for Echo {
     async fn exec(&self, _: &str, cmd: &[String], _: bool, mut streams: Streams) -> Result<i32, StreamError> {
         let broken = |e: io::Error| StreamError(e.to_string());
@@ -168,7 +168,7 @@ impl Drop for Running {
     }
 }
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl StreamBackend for Endless {
     async fn exec(&self, _: &str, _: &[String], _: bool, _streams: Streams) -> Result<i32, StreamError> {
         *self.0.lock().unwrap() += 1;
@@ -233,7 +233,7 @@ fn in_own_process(name: &str) -> bool {
 #[test]
 fn listeners_survive_that_no_descriptor_is_left() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if !in_own_process("streaming::server::tests::listeners_survive_that_no_descriptor_is_left") {
+    if !in_own_process("server::tests::listeners_survive_that_no_descriptor_is_left") {
         return;
     }
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -241,7 +241,7 @@ fn listeners_survive_that_no_descriptor_is_left() {
         let server = Server::new(Arc::new(Echo::default()));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let unix = tokio::spawn(server.clone().serve_unix(UnixListener::bind(&path).unwrap()));
+        let unix = tokio::spawn(server.clone().serve_unix(UnixListener::bind(&path).unwrap(), |_| true));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tcp = tokio::spawn(server.serve_tcp(listener));

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::Request;
+use super::error::RegisterError;
 
 /// How long a token waits for its one use.
 const LIFE: Duration = Duration::from_secs(60);
@@ -22,25 +23,23 @@ impl Tokens {
     ///
     /// # Errors
     /// When too many requests wait for their client already, or the kernel gives no random bytes.
-    pub fn put(&self, request: Request) -> Result<String, tonic::Status> {
+    pub fn put(&self, request: Request) -> Result<String, RegisterError> {
         let mut bytes = [0_u8; 16];
-        std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes)).map_err(|error| {
-            tonic::Status::internal(format!("stream token: reading /dev/urandom: {error}"))
-        })?;
+        std::fs::File::open("/dev/urandom")
+            .and_then(|mut f| f.read_exact(&mut bytes))
+            .map_err(RegisterError::NoRandomBytes)?;
         let token = hex::encode(bytes);
         self.put_at(Instant::now(), token.clone(), request)?;
         Ok(token)
     }
 
-    fn put_at(&self, now: Instant, token: String, request: Request) -> Result<(), tonic::Status> {
+    fn put_at(&self, now: Instant, token: String, request: Request) -> Result<(), RegisterError> {
         let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if waiting.len() >= MOST {
             waiting.retain(|_, (born, _)| now.duration_since(*born) < LIFE);
         }
         if waiting.len() >= MOST {
-            return Err(tonic::Status::resource_exhausted(format!(
-                "{MOST} streams were asked for in the last minute and not opened; try again later"
-            )));
+            return Err(RegisterError::TooManyWait(MOST));
         }
         waiting.insert(token, (now, request));
         Ok(())

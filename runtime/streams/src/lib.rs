@@ -6,6 +6,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 mod connection;
+mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod idle;
 mod negotiate;
 mod pipe;
@@ -13,10 +16,11 @@ mod portforward;
 mod remote;
 mod server;
 mod session;
-pub(crate) mod spdy;
+mod spdy;
 mod token;
 mod websocket;
 
+pub use error::RegisterError;
 pub use server::Server;
 
 /// What a token stands for.
@@ -80,7 +84,7 @@ pub struct StreamError(pub String);
 
 /// What runs behind the streams. A future is dropped when the client's connection is gone, so an exec'd process that must not outlive
 /// its client is ended by a guard inside of it.
-#[tonic::async_trait]
+#[async_trait::async_trait]
 pub trait StreamBackend: Send + Sync + 'static {
     /// Runs `cmd` in the container; returns its exit status (128 + n after signal n) once it has ended and its output is written.
     async fn exec(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::network::Protocol;
+use crate::Protocol;
 
 /// A node: a network namespace, the pods' namespaces and the records.
 struct Node {
