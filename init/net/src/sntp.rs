@@ -5,7 +5,7 @@ use std::time::Duration;
 use rsntp::{AsyncSntpClient, Config};
 use tokio::sync::mpsc;
 
-use crate::net::messages::{Clock, Report};
+use machine::net::{Clock, Report};
 
 /// Pause after an answer: short until the clock has been set once and checked, then long.
 const EARLY: Duration = Duration::from_secs(64);
