@@ -25,6 +25,7 @@ mod socket;
 mod stage1;
 mod stage2;
 pub mod task;
+mod tmpfs;
 
 pub use modules::{Modules, requested as requested_module};
 pub use stage1::run as run_stage1;

@@ -65,8 +65,7 @@ fn mount_early() -> Result<()> {
         Err(error) if error.errno() == Some(nix::libc::EBUSY) => {}
         other => other?,
     }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    sys::mount::mount("tmpfs", "/run", "tmpfs", flags, "mode=0755")?;
+    crate::tmpfs::RUN.mount()?;
     Ok(())
 }
 
