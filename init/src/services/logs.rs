@@ -137,6 +137,8 @@ fn write_all(mut receiver: mpsc::Receiver<Message>) {
                 if let Err(error) = fs::create_dir_all(paths::SERVICE_LOGS) {
                     tracing::warn!("create {}: {error}", paths::SERVICE_LOGS);
                 }
+                // What was open may lie below a volume that is mounted now.
+                files = None;
                 let opened = files.get_or_insert_default();
                 for (service, bytes) in early.drain(..) {
                     append(opened, service, &bytes);

@@ -13,6 +13,7 @@ mod power_button;
 mod signals;
 mod state;
 mod sysctls;
+mod volumes;
 mod watchdog;
 
 pub use identity::save_seed;
