@@ -33,7 +33,6 @@ pub mod env;
 pub mod event_sender;
 pub mod events;
 pub mod eviction;
-pub mod folder;
 pub mod hooks;
 pub mod image_gc;
 pub mod images;
@@ -69,6 +68,7 @@ use std::sync::Arc;
 use context::ApiHandle;
 use cri::Cri;
 use events::Recorder;
+use node_kit::tasks::essential;
 use objects::Objects;
 use parts::Parts;
 use pods::PodStore;
@@ -110,21 +110,24 @@ pub async fn run() -> anyhow::Result<()> {
     let (first_pass, passed) = watch::channel(false);
     let (ends_tx, ends) = mpsc::channel(64);
     tokio::spawn(ready(passed));
-    tokio::spawn(credentials::client::run(settings.clone(), node_name.clone(), api_tx));
-    tokio::spawn(credentials::serving::run(settings, node_name.clone(), api.clone(), ctx.serving.clone()));
-    tokio::spawn(event_sender::run(api, node_name, happenings));
-    tokio::spawn(sources::mirror::run(ctx.clone(), static_pods.clone(), api_pods.clone()));
-    tokio::spawn(node::run::run(ctx.clone(), node_inputs));
-    tokio::spawn(node::lease::run(ctx.clone()));
-    tokio::spawn(server::run(ctx.clone(), parts.probes.clone()));
-    tokio::spawn(log_rotation::run(ctx.clone()));
-    tokio::spawn(routes(ctx.clone()));
+    essential("API client", credentials::client::run(settings.clone(), node_name.clone(), api_tx));
+    essential(
+        "serving certificate",
+        credentials::serving::run(settings, node_name.clone(), api.clone(), ctx.serving.clone()),
+    );
+    essential("events", event_sender::run(api, node_name, happenings));
+    essential("mirror pods", sources::mirror::run(ctx.clone(), static_pods.clone(), api_pods.clone()));
+    essential("node status", node::run::run(ctx.clone(), node_inputs));
+    essential("lease", node::lease::run(ctx.clone()));
+    essential("port 10250", server::run(ctx.clone(), parts.probes.clone()));
+    essential("log rotation", log_rotation::run(ctx.clone()));
+    essential("routes", routes(ctx.clone()));
     let collector = image_gc::Collector::new(ctx.clone());
-    tokio::spawn(evictions(ctx.clone(), pressure_tx, ends_tx.clone(), collector.clone()));
-    tokio::spawn(image_gc::run(collector));
-    tokio::spawn(shutdown::run(ctx.clone(), ends_tx, down_tx));
+    essential("evictions", evictions(ctx.clone(), pressure_tx, ends_tx.clone(), collector.clone()));
+    essential("image collection", image_gc::run(collector));
+    essential("shutdown", shutdown::run(ctx.clone(), ends_tx, down_tx));
     let inputs = manager::Inputs { static_pods, api_pods, probes, ends, shutting_down };
-    tokio::spawn(manager::run(ctx, parts, inputs, first_pass));
+    essential("pods", manager::run(ctx, parts, inputs, first_pass));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     terminate.recv().await;
     tracing::info!("told to end; pods keep running");
@@ -251,7 +254,7 @@ fn parts(
             agent.serialize_image_pulls,
             images::pulled::Pulled::open(images::pulled::folder()),
         ),
-        allocations: allocation::Allocations::new(format!("{}/allocations", machine::paths::KUBELET)),
+        allocations: allocation::Allocations::open(format!("{}/allocations", machine::paths::KUBELET))?,
         allocatable: allocatable.clone(),
     };
     let inputs = node::run::Inputs { hardware, facts, allocatable, pressure, shutting_down };

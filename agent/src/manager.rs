@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use node_kit::tasks::essential;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -78,7 +79,7 @@ pub async fn run(ctx: Context, parts: Parts, mut inputs: Inputs, first_pass: wat
     };
     let again = manager.again.clone();
     let (events_tx, mut events) = mpsc::channel::<Option<String>>(256);
-    tokio::spawn(follow_runtime(ctx, events_tx));
+    essential("runtime events", follow_runtime(ctx, events_tx));
     let mut relist = tokio::time::interval(RELIST);
     let mut looks = JoinSet::new();
     relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

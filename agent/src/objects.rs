@@ -10,6 +10,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::watcher;
 use kube::{Api, Resource};
+use node_kit::tasks::restarting;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -226,7 +227,15 @@ where
         held.retain(|_, entry| !entry.users.is_empty());
         for key in wanted {
             let entry = held.entry(key.clone()).or_insert_with(|| {
-                let task = tokio::spawn(follow(key.clone(), api.clone(), self.clone()));
+                let (followed, api, cache) = (key.clone(), api.clone(), self.clone());
+                let again = move || {
+                    let following = follow(followed.clone(), api.clone(), cache.clone());
+                    async move {
+                        following.await;
+                        Ok::<(), std::convert::Infallible>(())
+                    }
+                };
+                let task = tokio::spawn(restarting("watch of a ConfigMap or Secret", again));
                 Held { users: Vec::new(), object: None, task }
             });
             if !entry.users.iter().any(|user| user == uid) {

@@ -68,24 +68,10 @@ impl Exec for CriExec {
 /// An error with its causes, in one line. What a cause's wrapper has said already is not said twice, and of a refusal by the API server only its message.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        let (mut said, below) = match cause.downcast_ref() {
-            Some(kube::Error::Api(status)) => (format!("{} ({})", status.message, status.code), None),
-            _ => (cause.to_string(), cause.source()),
-        };
-        // What ends in its cause's words leaves them to the cause.
-        if let Some(own) = below.and_then(|below| said.strip_suffix(&below.to_string())) {
-            said.truncate(own.trim_end_matches([':', ' ']).len());
-        }
-        if !said.is_empty() && !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&said);
-        next = below;
-    }
-    text
+    node_kit::errors::chain(error, |cause| match cause.downcast_ref() {
+        Some(kube::Error::Api(status)) => (format!("{} ({})", status.message, status.code), None),
+        _ => (cause.to_string(), cause.source()),
+    })
 }
 
 type ServiceMap = BTreeMap<(String, String), Arc<Service>>;

@@ -6,9 +6,10 @@ use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
 use machine::config::{Cluster, MachineConfig, NodeAgent, Role};
 use machine::network::NodeNetwork;
+use node_kit::tasks::essential;
 use tokio::sync::watch;
 
-use crate::folder;
+use node_kit::folder::Folder;
 
 /// One consistent reading of machine config and network.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -94,10 +95,14 @@ fn tenth(range: &IpNet) -> Option<String> {
 /// # Errors
 /// When the first reading fails, or the folder cannot be watched.
 pub fn follow() -> anyhow::Result<watch::Receiver<Arc<Settings>>> {
-    let mut changes = folder::Watch::new(machine::paths::RUN.as_ref())?;
+    let mut changes = Folder::watch(machine::paths::RUN);
     let (tx, rx) = watch::channel(Arc::new(Settings::read()?));
-    tokio::spawn(async move {
-        while changes.changed().await.is_ok() && !tx.is_closed() {
+    essential("settings", async move {
+        loop {
+            changes.changed().await;
+            if tx.is_closed() {
+                return;
+            }
             match Settings::read() {
                 Ok(new) => {
                     tx.send_if_modified(|old| {

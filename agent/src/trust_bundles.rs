@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
+use node_kit::tasks::essential;
 use tokio::sync::watch;
 
 use crate::context::ApiHandle;
@@ -37,7 +38,7 @@ impl TrustBundles {
     /// When the API server has not listed them in 15 s.
     pub async fn get(&self) -> Result<Arc<Vec<TrustBundle>>, String> {
         if !self.begun.swap(true, Ordering::Relaxed) {
-            tokio::spawn(follow(self.api.clone(), self.known.clone()));
+            essential("watch of trust bundles", follow(self.api.clone(), self.known.clone()));
         }
         let mut known = self.known.subscribe();
         let listed = tokio::time::timeout(FIRST_LIST, known.wait_for(Option::is_some)).await;

@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use base64::Engine;
 
 use crate::certificates::{self, Wanted};
-use crate::files::write_changed;
 use crate::input::Input;
 use crate::layout::{self, Layout};
 use crate::membership::InitialCluster;
 use crate::{kubeconfig, pods};
+use node_kit::files::{Durability, replace_changed};
 
 /// Makes the files say what the input says; returns the paths that were written or removed. While the API server has not answered
 /// since boot, there is no manifest of a pod that only ends without it ([`pods::needs_api_server`]).
@@ -58,7 +58,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn write(&mut self, path: String, content: &[u8], mode: u32) -> Result<()> {
-        if write_changed(&self.layout.at(&path), content, mode)? {
+        if replace_changed(&self.layout.at(&path), content, mode, Durability::PowerCut)? {
             self.changed.push(path);
         }
         Ok(())

@@ -5,12 +5,12 @@ use anyhow::{Context, Result};
 use machine::network::NodeNetwork;
 use machine::paths;
 
-use crate::files::write_changed;
 use crate::input::Input;
 use crate::layout::Layout;
 use crate::reconcile::reconcile;
-use crate::watch::Watch;
 use crate::{cluster, guard, machine_socket};
+use node_kit::files::{Durability, replace_changed};
+use node_kit::folder::Folder;
 
 /// How long the service waits for its input before it ends, so that its failure shows and init starts it again.
 const INPUT_DEADLINE: Duration = Duration::from_secs(300);
@@ -23,12 +23,12 @@ const CERTIFICATES: Duration = Duration::from_secs(6 * 3600);
 /// When the input stays unusable, or the files cannot be written.
 pub async fn run() -> Result<()> {
     let layout = Layout::new("/");
-    let watch = Watch::new(paths::RUN)?;
-    let mut input = first_input(&watch).await?;
+    let mut watch = Folder::watch(paths::RUN);
+    let mut input = first_input(&mut watch).await?;
     loop {
         tokio::select! {
             passed = guard::pass(&layout, &input) => break passed?,
-            next = next_input(&watch, &input) => input = next?,
+            next = next_input(&mut watch, &input) => input = next?,
         }
     }
     let mut announced = false;
@@ -45,16 +45,16 @@ pub async fn run() -> Result<()> {
         input = tokio::select! {
             ready = cluster::ready(&layout, &input), if !answered => {
                 ready?;
-                write_changed(&layout.at(paths::API_SERVER_ANSWERED), b"", 0o600)?;
+                replace_changed(&layout.at(paths::API_SERVER_ANSWERED), b"", 0o600, Durability::Process)?;
                 continue;
             }
             () = cluster::run(&layout, &input), if answered => continue,
-            next = next_input(&watch, &input) => next?,
+            next = next_input(&mut watch, &input) => next?,
         };
     }
 }
 
-async fn first_input(watch: &Watch) -> Result<Input> {
+async fn first_input(watch: &mut Folder) -> Result<Input> {
     let deadline = tokio::time::Instant::now() + INPUT_DEADLINE;
     let mut said = String::new();
     loop {
@@ -71,19 +71,19 @@ async fn first_input(watch: &Watch) -> Result<Input> {
             tracing::info!(reason = text, "waiting for the machine config and the network");
             said = text;
         }
-        watch.changed(left).await?;
+        watch.changed_within(left).await;
     }
 }
 
 /// The next input that differs, or the same one when the certificates are to be looked at.
-async fn next_input(watch: &Watch, current: &Input) -> Result<Input> {
+async fn next_input(watch: &mut Folder, current: &Input) -> Result<Input> {
     let until = tokio::time::Instant::now() + CERTIFICATES;
     loop {
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         if left.is_zero() {
             return Ok(current.clone());
         }
-        watch.changed(left).await?;
+        watch.changed_within(left).await;
         match read() {
             Ok(input) if input != *current => return Ok(input),
             Ok(_) => {}

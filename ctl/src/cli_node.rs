@@ -312,9 +312,9 @@ async fn services(client: &mut Client, node: &str, rows: &mut Rows) -> Result<()
     for s in list.services {
         rows.add(
             node,
-            &["NODE", "SERVICE", "STATE", "PID", "RESTARTS", "REASON"],
-            &["service", "state", "pid", "restarts", "reason"],
-            &[s.name, s.state, s.pid.to_string(), s.restarts.to_string(), s.reason],
+            &["NODE", "SERVICE", "STATE", "PID", "RESTARTS", "HANGS", "REASON"],
+            &["service", "state", "pid", "restarts", "hangs", "reason"],
+            &[s.name, s.state, s.pid.to_string(), s.restarts.to_string(), s.hangs.to_string(), s.reason],
         );
     }
     Ok(())

@@ -9,6 +9,11 @@ pub fn value(cmdline: &str, key: &str) -> Option<String> {
     })
 }
 
+/// Whether the word stands there.
+pub fn has(cmdline: &str, wanted: &str) -> bool {
+    words(cmdline).any(|word| word == wanted)
+}
+
 fn words(cmdline: &str) -> impl DoubleEndedIterator<Item = &str> {
     let mut quoted = false;
     let split = cmdline.split(move |c: char| {
@@ -33,5 +38,6 @@ mod tests {
         assert_eq!(value(line, "a").as_deref(), Some("3"));
         assert_eq!(value(line, "pintle.config").as_deref(), Some("http://x/y z"));
         assert_eq!(value(line, "quiet"), None);
+        assert!(has(line, "quiet") && !has(line, "a"));
     }
 }

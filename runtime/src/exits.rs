@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use crate::machine_socket::{ExitStream, MachineSocket};
+use node_kit::machine_socket::{Client as MachineSocket, ExitStream};
+use node_kit::tasks::essential;
 
 /// A process, named for good.
 pub type Key = (i32, u64);
@@ -101,7 +102,7 @@ impl Exits {
     /// Starts listening.
     pub fn start(&self) {
         if self.machine.is_some() {
-            tokio::spawn(listen(self.clone()));
+            essential("exit ledger", listen(self.clone()));
         } else if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
             tracing::error!(%error, "become the subreaper of containers; exit codes will be missing");
         }

@@ -21,7 +21,6 @@ mod import;
 pub mod io;
 pub mod launch;
 pub mod logs;
-pub mod machine_socket;
 pub mod metrics;
 pub mod namespaces;
 mod peers;

@@ -136,7 +136,7 @@ mod tests {
 
     /// Where a record is written first, so that it cannot be.
     fn block(folder: &tempfile::TempDir) -> PathBuf {
-        let path = folder.path().join("record.new");
+        let path = folder.path().join(".record.json.new0");
         fs::create_dir(&path).unwrap();
         path
     }

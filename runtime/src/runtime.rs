@@ -15,13 +15,13 @@ use crate::cgroup::Cgroup;
 use crate::exits::Exits;
 use crate::io::ContainerIo;
 use crate::launch::base::Base;
-use crate::machine_socket::MachineSocket;
 use crate::record::Kept;
 use crate::seccomp;
 use crate::spec::Pid;
 use crate::state::{ContainerRecord, Phase, SandboxRecord};
 use crate::stats::LastCpu;
 use crate::transfer::Transfer;
+use node_kit::machine_socket::Client as MachineSocket;
 use pod_network::PodNetwork;
 
 /// Events a slow listener may lag behind.

@@ -7,14 +7,15 @@ use images::{Images, Store};
 use machine::cri::image_service_server::ImageServiceServer;
 use machine::cri::runtime_service_server::RuntimeServiceServer;
 use machine::paths;
+use node_kit::tasks::essential;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::backend::Backend;
 use crate::cri::Service;
-use crate::machine_socket::MachineSocket;
 use crate::runtime::Runtime;
 use crate::state::{ALL_MAY_PASS, CLOSED};
 use crate::transfer::{self, Transfer};
+use node_kit::machine_socket::Client as MachineSocket;
 use pod_network::Places;
 use pod_network::PodNetwork;
 use streams::Server;
@@ -76,8 +77,9 @@ pub async fn run() -> anyhow::Result<()> {
     runtime.restore().await;
 
     let streams = streams(Arc::new(Backend::new(Arc::clone(&runtime)))).await?;
-    tokio::spawn(streams.clone().serve_unix(listen(paths::STREAM_SOCKET)?, crate::peers::admits));
-    tokio::spawn(crate::import::serve(listen(paths::IMPORT_SOCKET)?, store.clone()));
+    let socket = listen(paths::STREAM_SOCKET)?;
+    essential("streams", streams.clone().serve_unix(socket, crate::peers::admits));
+    essential("imports", crate::import::serve(listen(paths::IMPORT_SOCKET)?, store.clone()));
     let service =
         RuntimeServiceServer::new(Service { runtime, streams }).max_decoding_message_size(MAX_MESSAGE);
     let image_service =
@@ -118,7 +120,7 @@ async fn streams(backend: Arc<Backend>) -> anyhow::Result<Server> {
         format!("listen for streams at {address}; streamPort of the Runtime document says which port")
     })?;
     let server = Server::with_base(backend, format!("http://{address}"));
-    tokio::spawn(server.clone().serve_tcp(listener));
+    essential("streams over TCP", server.clone().serve_tcp(listener));
     Ok(server)
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use machine::cri;
+use node_kit::files::{Durability, replace};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Where a container is in its life.
@@ -94,11 +95,7 @@ pub fn new_id() -> io::Result<String> {
 /// # Errors
 /// When it cannot be written; the file is as it was then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    write_private(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
-        // What there is of it takes room that others lack.
-        let _ = fs::remove_file(&temporary);
-    })
+    Ok(replace(path, bytes, 0o600, Durability::Process)?)
 }
 
 /// Makes a folder with those above it, and gives it this mode, whatever it had and whatever the umask.

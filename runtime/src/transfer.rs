@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
+use node_kit::tasks::essential_thread;
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -242,7 +243,7 @@ impl Writer {
         let way = Arc::new(Mutex::new(way));
         let (jobs, mut waiting) = mpsc::channel::<Job>(WAITING);
         let ours = Arc::clone(&way);
-        std::thread::Builder::new().name("logs".into()).stack_size(256 << 10).spawn(move || {
+        essential_thread("logs", std::thread::Builder::new().stack_size(256 << 10), move || {
             while let Some(job) = waiting.blocking_recv() {
                 job(&mut ours.lock().unwrap_or_else(PoisonError::into_inner));
             }

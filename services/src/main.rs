@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use node_kit::heartbeat::alongside;
 use sys::service::run;
 
 /// The socket between init and `pintle-net`.
@@ -18,12 +19,12 @@ fn main() -> Result<()> {
         "pintle-net" => {
             let socket = sys::inherited::take(NET_SOCKET)
                 .context("take over descriptor 3; pintle-net is started by init only")?;
-            run(2, init::net::service::run(UnixStream::from(socket)))
+            run(2, alongside("net", init::net::service::run(UnixStream::from(socket))))
         }
-        "pintle-api" => run(2, init::api::run()),
-        "pintle-runtime" => run(8, runtime::run()),
-        "pintle-agent" => run(64, agent::run()),
-        "pintle-control-plane" => run(8, control_plane::run()),
+        "pintle-api" => run(2, alongside("api", init::api::run())),
+        "pintle-runtime" => run(8, alongside("runtime", runtime::run())),
+        "pintle-agent" => run(64, alongside("agent", agent::run())),
+        "pintle-control-plane" => run(8, alongside("control-plane", control_plane::run())),
         other => bail!(
             "{other:?} is none of pintle-net, pintle-api, pintle-runtime, pintle-agent and pintle-control-plane, which init starts"
         ),

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use machine::config::{ImagePullCredentialsVerificationPolicy as Policy, NodeAgent};
 use machine::cri::AuthConfig;
+use node_kit::files::{Durability, make_folder, replace};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -341,14 +342,8 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
 
 /// After a power cut the file is the old or the new one.
 fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    std::fs::create_dir_all(folder)?;
-    let next = folder.join(".next");
-    let mut file = std::fs::File::create(&next)?;
-    io::Write::write_all(&mut file, text)?;
-    file.sync_all()?;
-    std::fs::rename(&next, path)?;
-    std::fs::File::open(folder)?.sync_all()
+    make_folder(path.parent().ok_or(io::ErrorKind::InvalidInput)?, 0o755)?;
+    Ok(replace(path, text, 0o600, Durability::PowerCut)?)
 }
 
 #[cfg(test)]

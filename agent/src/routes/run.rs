@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::watcher::{self, Event};
 use machine::config::PodNetworkKind;
+use node_kit::tasks::essential;
 use rtnetlink::Handle;
 use tokio::sync::watch;
 
@@ -50,7 +51,7 @@ type Peers = BTreeMap<String, Peer>;
 fn peers(ctx: &Context) -> watch::Receiver<Option<Peers>> {
     let (sender, receiver) = watch::channel(None);
     let api = ctx.api.clone();
-    tokio::spawn(async move {
+    essential("watch of nodes", async move {
         let (mut peers, mut listing, mut complete) = (Peers::new(), Peers::new(), false);
         watching::objects(api, "nodes for routes", Api::<Node>::all, watcher::Config::default(), |event| {
             let taken = take(event, &mut peers, &mut listing);

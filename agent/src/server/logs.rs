@@ -2,7 +2,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{Mode, fstatat};
-use tokio::io::unix::AsyncFd;
+use node_kit::folder::Folder;
 use tokio::sync::mpsc;
 
 use super::log_line::{Formatter, LogOptions};
@@ -36,7 +35,7 @@ pub(super) async fn send(
 ) -> io::Result<()> {
     // The watch comes first, so that nothing written after the first reading is missed.
     let place = Arc::new(blocking(move || Place::open(&path)).await?);
-    let watch = if options.follow { Some(Watch::new(&place)?) } else { None };
+    let mut watch = options.follow.then(|| Folder::watch_writes(place.path()));
     let mut reader = Reader::open(&place, options.tail).await?;
     let mut formatter = Formatter::new(options);
     let mut ended = std::pin::pin!(ended);
@@ -53,9 +52,9 @@ pub(super) async fn send(
             reader = Reader::open(&place, None).await?;
             continue;
         }
-        let Some(watch) = watch.as_ref().filter(|_| !over) else { return Ok(()) };
+        let Some(watch) = watch.as_mut().filter(|_| !over) else { return Ok(()) };
         tokio::select! {
-            changed = watch.changed() => changed?,
+            () = watch.changed() => {}
             () = &mut ended => over = true,
             () = output.closed() => return Ok(()),
         }
@@ -98,6 +97,11 @@ impl Place {
             .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
         Ok(Self { folder: openat2(AT_FDCWD, folder, how)?, name: name.to_owned() })
+    }
+
+    /// The open folder: the link in procfs stands for it, whatever lies at its path by now.
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.folder.as_raw_fd()).into()
     }
 
     fn file(&self) -> io::Result<File> {
@@ -206,44 +210,4 @@ fn tail_offset(file: &File, lines: u64) -> io::Result<u64> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
-}
-
-/// Tells of writes to a log and of files that come and go beside it.
-struct Watch(AsyncFd<Fd>);
-
-struct Fd(Inotify);
-
-impl AsFd for Fd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Fd {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-impl Watch {
-    // Deprecated for types whose descriptor can change while registered; this one owns its inotify and never changes it.
-    #[allow(deprecated)]
-    fn new(place: &Place) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-        // The link in procfs stands for exactly the folder that is open.
-        inotify.add_watch(format!("/proc/self/fd/{}", place.folder.as_raw_fd()).as_str(), flags)?;
-        Ok(Self(AsyncFd::new(Fd(inotify))?))
-    }
-
-    async fn changed(&self) -> io::Result<()> {
-        loop {
-            let mut guard = self.0.readable().await?;
-            match guard.get_inner().0.read_events() {
-                Ok(_) => return Ok(()),
-                Err(Errno::EAGAIN) => guard.clear_ready(),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
 }

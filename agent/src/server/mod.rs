@@ -94,7 +94,7 @@ pub async fn serve(
     });
     let places = Places::default();
     loop {
-        let (stream, address) = accept(&listener).await?;
+        let (stream, address) = accept(&listener).await;
         let place = places.enter(address);
         let (shared, acceptor) = (shared.clone(), tls.acceptor());
         tokio::spawn(async move {
@@ -120,7 +120,7 @@ pub async fn serve_healthz(listener: TcpListener) -> std::io::Result<()> {
     let places = Arc::new(Semaphore::new(MAX_HEALTHZ_CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-        let (stream, _) = accept(&listener).await?;
+        let (stream, _) = accept(&listener).await;
         tokio::spawn(async move {
             let service = service_fn(|request| async move {
                 Ok::<_, std::convert::Infallible>(handle::healthz_only(&request))
@@ -136,26 +136,14 @@ pub async fn serve_healthz(listener: TcpListener) -> std::io::Result<()> {
     }
 }
 
-async fn accept(listener: &TcpListener) -> std::io::Result<(TcpStream, IpAddr)> {
-    loop {
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                // Exec and logs are many small writes that somebody waits for.
-                let _ = stream.set_nodelay(true);
-                if let Err(error) = notice_death(&stream) {
-                    tracing::debug!("keepalive of {address}: {error}");
-                }
-                return Ok((stream, address.ip()));
-            }
-            // The client has gone again (accept(2)).
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
-            Err(error) if matches!(error.raw_os_error(), Some(23 | 24)) => {
-                tracing::warn!("accept: {error}; trying again in a second");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            Err(error) => return Err(error),
-        }
+async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
+    let (stream, address) = node_kit::accept::tcp(listener).await;
+    // Exec and logs are many small writes that somebody waits for.
+    let _ = stream.set_nodelay(true);
+    if let Err(error) = notice_death(&stream) {
+        tracing::debug!("keepalive of {address}: {error}");
     }
+    (stream, address.ip())
 }
 
 /// A client that is switched off or cut off says nothing; its streams and logs would be kept for ever.

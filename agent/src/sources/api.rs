@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
+use node_kit::tasks::essential;
 use tokio::sync::watch;
 
 use crate::context::ApiHandle;
@@ -19,7 +20,7 @@ pub type ApiPods = Option<Arc<BTreeMap<String, Arc<Pod>>>>;
 pub fn pods(api: ApiHandle, node: &str) -> watch::Receiver<ApiPods> {
     let (tx, rx) = watch::channel(None);
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    tokio::spawn(async move {
+    essential("watch of pods", async move {
         let mut listing = BTreeMap::new();
         let keep = |mut pod: Pod| {
             pod.metadata.managed_fields = None;
@@ -54,7 +55,7 @@ pub fn pods(api: ApiHandle, node: &str) -> watch::Receiver<ApiPods> {
 
 /// Follows all Services, for the environment of containers.
 pub fn services(api: ApiHandle, services: Services) {
-    tokio::spawn(async move {
+    essential("watch of services", async move {
         let mut current: BTreeMap<(String, String), Arc<Service>> = BTreeMap::new();
         let key = |s: &Service| (s.namespace().unwrap_or_default(), s.name_any());
         let slim = |mut s: Service| {
@@ -96,7 +97,7 @@ pub fn services(api: ApiHandle, services: Services) {
 pub fn node(api: ApiHandle, name: &str) -> watch::Receiver<Option<Arc<Node>>> {
     let (tx, rx) = watch::channel(None);
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    tokio::spawn(async move {
+    essential("watch of the node", async move {
         let mut seen = false;
         watching::objects(api, "node", Api::all, config, |event: Event<Node>| match event {
             Event::Init => seen = false,

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
+use node_kit::tasks::essential;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use crate::folder;
 use crate::settings::Settings;
+use node_kit::folder::Folder;
 
 /// Static pods by uid.
 pub type StaticPods = Arc<BTreeMap<String, Arc<Pod>>>;
@@ -164,7 +165,7 @@ pub fn follow(
     node: Arc<str>,
 ) -> anyhow::Result<watch::Receiver<StaticPods>> {
     std::fs::create_dir_all(folder)?;
-    let mut changes = folder::Watch::new(folder)?;
+    let mut changes = Folder::watch(folder);
     let folder = folder.to_owned();
     let look = move |settings: &Settings, told: &mut Vec<String>| -> StaticPods {
         let (pods, faults) = read(&folder, settings, &node);
@@ -177,10 +178,10 @@ pub fn follow(
     let mut told = Vec::new();
     let first = look(&settings.borrow_and_update().clone(), &mut told);
     let (tx, rx) = watch::channel(first);
-    tokio::spawn(async move {
+    essential("static pods", async move {
         loop {
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { break },
+                () = changes.changed() => {}
                 changed = settings.changed() => if changed.is_err() { break },
                 () = tx.closed() => break,
             }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
+
+use node_kit::files::{Durability, replace};
 
 use super::Volumes;
 
@@ -39,14 +40,8 @@ impl Volumes {
         }
         let range = free(&taken).ok_or_else(|| io::Error::other("every range of user ids has a pod"))?;
         let folder = self.pod_dir(uid);
-        let new = folder.join(format!("{FILE}.new"));
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        io::Write::write_all(&mut file, range.to_string().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(new, folder.join(FILE))?;
         // After a power cut its files must not belong to another range.
-        fs::File::open(&folder)?.sync_all()?;
+        replace(&folder.join(FILE), range.to_string().as_bytes(), 0o600, Durability::PowerCut)?;
         Ok(range * IDS)
     }
 

@@ -23,7 +23,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::pki;
-use super::strangers::{Stay, Strangers};
+use node_kit::accept;
+use node_kit::strangers::{Stay, Strangers};
 
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -75,11 +76,7 @@ impl<I: Clone + Send + Sync + 'static> Listener<I> {
             let strangers = Strangers::new(self.door.strangers, self.door.strangers_per_address);
             let open = Arc::new(Semaphore::new(self.door.connections));
             loop {
-                let Ok((stream, peer)) = self.socket.accept().await else {
-                    // Out of descriptors, or the client went away.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                };
+                let (stream, peer) = accept::tcp(&self.socket).await;
                 let arriving = Arriving {
                     stream,
                     peer,

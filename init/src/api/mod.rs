@@ -14,7 +14,6 @@ mod logs;
 pub(crate) mod pki;
 mod rate;
 mod service;
-mod strangers;
 
 use anyhow::{Context, Result};
 use machine::api::machine_server::MachineServer;

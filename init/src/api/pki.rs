@@ -1,13 +1,14 @@
 //! The files that the API process may read. PID 1 writes them: the API process may hold no CA's key.
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, chown, fchown};
 use std::path::Path;
 
 use machine::config::{MachineConfig, Role};
 use machine::network::NodeNetwork;
 use machine::paths::API_UID;
 use machine::pki::{Leaf, Usage};
+use node_kit::files::{self, Durability};
 
 /// The machine CA's certificate, which client certificates are checked against.
 pub const CA: &str = "ca.crt";
@@ -40,10 +41,7 @@ impl Files<'_> {
         }
         match self.join_token {
             Some(token) => write(&folder.join(JOIN_TOKEN), token, owner)?,
-            None => match fs::remove_file(folder.join(JOIN_TOKEN)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            },
+            None => files::remove(&folder.join(JOIN_TOKEN), Durability::Process)?,
         }
         write(&folder.join(KEY), self.key, owner)?;
         write(&folder.join(CA), self.ca, owner)?;
@@ -52,15 +50,9 @@ impl Files<'_> {
 }
 
 fn write(path: &Path, content: &str, group: Option<u32>) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let _ = fs::remove_file(&temporary);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&temporary)?;
-    file.set_permissions(fs::Permissions::from_mode(0o640))?;
-    if group.is_some() {
-        chown(&temporary, Some(0), group)?;
-    }
-    file.write_all(content.as_bytes())?;
-    fs::rename(&temporary, path)
+    let give = |file: &fs::File| if group.is_some() { fchown(file, Some(0), group) } else { Ok(()) };
+    files::replace_if(path, content.as_bytes(), 0o640, Durability::Process, give)?;
+    Ok(())
 }
 
 /// What the serving certificate speaks for: the node's names and addresses, and on control-plane machines the cluster's endpoint.

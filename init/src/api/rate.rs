@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use node_kit::strangers::network;
+
 /// Calls that an address may make at once.
 const BURST: u32 = 20;
 /// One more for each of these.
@@ -37,17 +39,6 @@ impl Rate {
         }
         *left -= 1;
         true
-    }
-}
-
-/// A host has a whole /64 of IPv6 to itself.
-pub fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => v4.into(),
-            None => std::net::Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-        },
-        v4 => v4,
     }
 }
 

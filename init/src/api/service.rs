@@ -14,6 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::identity::{Role, authorize};
+use node_kit::machine_socket::Stream;
+
 use super::init_client::{self, call, descriptor};
 use super::{kmsg, logs};
 
@@ -161,7 +163,7 @@ impl Machine for MachineApi {
         let actor = authorize(&request, "Events", Role::Reader, "")?;
         let api::EventsRequest { after_sequence, follow } = request.into_inner();
         let watch = Call::WatchEvents(socket::WatchEvents { after_sequence });
-        let events = init_client::Stream::open(&actor, watch).await?;
+        let events = Stream::open(&actor, watch).await.map_err(init_client::status)?;
         let (out, stream) = mpsc::channel(QUEUE);
         tokio::spawn(send_events(events, follow, out));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -231,11 +233,7 @@ async fn shut_down(actor: &str, reboot: bool, force: bool) -> Result<(), Status>
 }
 
 /// Events that are there, and with `follow` those to come. init sends old ones at once, so a pause ends them.
-async fn send_events(
-    mut events: init_client::Stream,
-    follow: bool,
-    out: mpsc::Sender<Result<api::Event, Status>>,
-) {
+async fn send_events(mut events: Stream, follow: bool, out: mpsc::Sender<Result<api::Event, Status>>) {
     loop {
         let pause = if follow { Duration::from_secs(86_400) } else { Duration::from_millis(500) };
         let next = tokio::select! {
@@ -253,7 +251,7 @@ async fn send_events(
             }),
             Ok(Some(_)) => continue,
             Ok(None) => return,
-            Err(status) => Err(status),
+            Err(error) => Err(init_client::status(error)),
         };
         let last = item.is_err();
         if out.send(item).await.is_err() || last {
@@ -317,6 +315,7 @@ fn service(s: socket::Service) -> api::Service {
         pid: s.pid,
         restarts: s.restarts,
         since_unix_ms: s.since_unix_ms,
+        hangs: s.hangs,
     }
 }
 

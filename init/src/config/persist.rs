@@ -1,18 +1,18 @@
 //! Writing configs so that a power cut leaves the old or the new one.
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use machine::config::Role;
 use machine::paths;
+use node_kit::files::{self, Durability};
 
 use crate::node::{ActiveConfig, Machine};
 
-/// Replaces a file: all of it is on disk under its name when this returns.
+/// Replaces a file: all of it is on disk under its name when this returns. Its folder is made where it is missing.
 ///
 /// # Errors
 /// When the folder cannot be made or written.
@@ -22,29 +22,12 @@ pub fn write_atomically(path: &str, bytes: &[u8], mode: u32) -> Result<()> {
 
 /// As [`write_atomically`]; `commits` is asked, when all is on disk, whether the file takes its name.
 fn replace(path: &Path, bytes: &[u8], mode: u32, commits: impl FnOnce() -> bool) -> Result<()> {
-    /// Two who write the same file at once each have a file of their own.
-    static NEXT: AtomicU64 = AtomicU64::new(0);
     let folder = path.parent().context("a file has a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let mut name = path.file_name().context("a file has a name")?.to_os_string();
-    name.push(format!(".new{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-    let fresh = folder.join(name);
-    let write = || -> std::io::Result<()> {
-        // A file that a power cut left may have another mode.
-        let _ = fs::remove_file(&fresh);
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        if !commits() {
-            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it was given up"));
-        }
-        fs::rename(&fresh, path)?;
-        File::open(folder)?.sync_all()
+    files::make_folder(folder, 0o755)?;
+    let commits = |_: &fs::File| {
+        if commits() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::TimedOut, "it was given up")) }
     };
-    write().with_context(|| format!("write {}", path.display())).inspect_err(|_| {
-        // A full disk gets its room back.
-        let _ = fs::remove_file(&fresh);
-    })
+    Ok(files::replace_if(path, bytes, mode, Durability::PowerCut, commits)?)
 }
 
 /// A file's replacement that somebody waits for: either it is given up and the old file stays, or it happens, however long it takes.
@@ -169,30 +152,6 @@ mod tests {
         assert_eq!((read(&place).as_deref(), read(&previous).as_deref()), (Some("two"), Some("one")));
         keep_at(&place, &previous, "three", &Attempt::default()).unwrap();
         assert_eq!(read(&previous).as_deref(), Some("two"));
-    }
-
-    #[test]
-    fn two_who_replace_a_file_at_once_each_leave_it_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let name = folder.path().join("config.yaml").display().to_string();
-        let turn = std::sync::Barrier::new(2);
-        std::thread::scope(|scope| {
-            for byte in [b'a', b'b'] {
-                let (name, turn) = (&name, &turn);
-                scope.spawn(move || {
-                    for _ in 0..50 {
-                        turn.wait();
-                        let text = vec![byte; 100_000];
-                        let written = write_atomically(name, &text, 0o600);
-                        turn.wait();
-                        assert!(written.is_ok(), "{written:?}");
-                        let found = fs::read(name).unwrap();
-                        assert!(found.len() == text.len() && found.iter().all(|b| *b == found[0]));
-                    }
-                });
-            }
-        });
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]

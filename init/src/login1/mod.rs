@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use node_kit::accept::{self, Seldom};
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -33,8 +34,6 @@ const LOGIN1_PATH: &str = "/org/freedesktop/login1";
 const MANAGER: &str = "org.freedesktop.login1.Manager";
 /// Clients of each service at once, and of all pods together.
 const SHARE: usize = 16;
-/// Those who are turned away are spoken of once in this time.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// A client that does not introduce itself in this time is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -122,32 +121,24 @@ impl Login1 {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        let (mut next, mut said) = (0_u64, None::<Instant>);
+        let (mut next, seldom) = (0_u64, Seldom::new());
         loop {
-            let turned_away = match listener.accept().await {
-                Ok((stream, _)) => match self.admit(&stream) {
-                    Ok((peer, place)) => {
-                        next += 1;
-                        let (login1, number) = (self.clone(), next);
-                        tokio::spawn(async move {
-                            let _place = place;
-                            if let Err(error) = login1.client(stream, peer, number).await {
-                                tracing::debug!(%error, "D-Bus client");
-                            }
-                        });
-                        continue;
-                    }
-                    Err(error) => error,
-                },
-                Err(error) => {
-                    // Out of descriptors, most likely: that passes.
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    error
+            let stream = accept::unix(&listener).await;
+            match self.admit(&stream) {
+                Ok((peer, place)) => {
+                    next += 1;
+                    let (login1, number) = (self.clone(), next);
+                    tokio::spawn(async move {
+                        let _place = place;
+                        if let Err(error) = login1.client(stream, peer, number).await {
+                            tracing::debug!(%error, "D-Bus client");
+                        }
+                    });
                 }
-            };
-            if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-                tracing::warn!("D-Bus client turned away: {turned_away}");
-                said = Some(Instant::now());
+                Err(turned_away) if seldom.may_say() => {
+                    tracing::warn!("D-Bus client turned away: {turned_away}");
+                }
+                Err(_) => {}
             }
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use machine::socket::{Empty, request::Call};
+use node_kit::machine_socket::Stream;
 use prost::Message;
 use sys::framed::FramedSocket;
 use tokio::sync::mpsc;
@@ -26,7 +27,7 @@ const MAX_REPORTS: usize = 64;
 pub async fn run(socket: UnixStream) -> Result<()> {
     let mut socket = FramedSocket::new(socket, MAX_FRAME).context("set up the socket to init")?;
     // A process that hangs before this line is one that init shall know of.
-    crate::api::init_client::call("", Call::Ready(Empty {})).await.context("tell init that net is ready")?;
+    Stream::call("", Call::Ready(Empty {})).await.context("tell init that net is ready")?;
     let (reports, mut outgoing) = mpsc::channel(MAX_REPORTS);
     let mut work =
         Work { reports, tasks: JoinSet::new(), dhcp: BTreeMap::new(), hints: BTreeMap::new(), ntp: None };

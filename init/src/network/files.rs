@@ -1,12 +1,11 @@
 //! What other programs read of the network: /etc/resolv.conf, /etc/hosts, /etc/hostname (links into /run/pintle/etc) and network.json.
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use machine::network::{NodeAddress, NodeNetwork};
+use node_kit::files::{Durability, replace_changed};
 
 use super::observed::Observed;
 use super::spec::Spec;
@@ -82,13 +81,8 @@ pub fn write(run: &Path, spec: &Spec, network: &NodeNetwork) -> io::Result<()> {
 
 /// Leaves a file that is right already alone, so that nobody who watches it wakes for nothing.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    if std::fs::read(path).is_ok_and(|old| old == bytes) {
-        return Ok(());
-    }
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-    file.write_all(bytes)?;
-    std::fs::rename(&temporary, path)
+    replace_changed(path, bytes, mode, Durability::Process)?;
+    Ok(())
 }
 
 #[cfg(test)]

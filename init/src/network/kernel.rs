@@ -38,17 +38,22 @@ pub fn connect() -> std::io::Result<(Handle, Changes)> {
 }
 
 /// Waits for a change of a link that is ours: pods come and go on links of their own, which do not concern us.
-pub async fn changed(changes: &mut Changes, ours: &BTreeSet<u32>) {
+///
+/// # Errors
+/// When the connection is gone; whoever begins anew opens another.
+pub async fn changed(changes: &mut Changes, ours: &BTreeSet<u32>) -> std::io::Result<()> {
     loop {
         match changes.next().await {
             Some((message, _)) if concerns(&message, ours) => break,
             Some(_) => {}
-            // The connection is gone; the caller's retry opens no new one, so wait for its other reasons to look.
-            None => std::future::pending().await,
+            None => {
+                return Err(std::io::Error::other("the netlink connection that tells of changes is gone"));
+            }
         }
     }
     // What is there already belongs to the same look.
     while changes.try_recv().is_ok() {}
+    Ok(())
 }
 
 fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>, ours: &BTreeSet<u32>) -> bool {
@@ -236,5 +241,19 @@ fn tolerate(codes: &[i32], result: Result<(), rtnetlink::Error>) -> Result<(), r
     match result {
         Err(rtnetlink::Error::NetlinkError(error)) if codes.contains(&-error.raw_code()) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_connection_fails_instead_of_waiting_for_ever() {
+        let (sender, mut changes) = futures::channel::mpsc::unbounded();
+        drop(sender);
+        let ours = BTreeSet::new();
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(60), changed(&mut changes, &ours));
+        assert!(waited.await.expect("it waits for what cannot come").is_err());
     }
 }

@@ -97,7 +97,7 @@ pub async fn run(
         tokio::select! {
             changed = config.changed() => if changed.is_err() { return Ok(()) },
             changed = leases.changed() => if changed.is_err() { return Ok(()) },
-            () = kernel::changed(&mut changes, &ours) => {}
+            changed = kernel::changed(&mut changes, &ours) => changed?,
             () = tokio::time::sleep(RETRY), if !settled => {}
         }
     }

@@ -1,5 +1,6 @@
 //! The services that PID 1 supervises: what they are, when they start, how they are kept running, where their logs go.
 mod definition;
+mod heartbeat;
 mod logs;
 mod state;
 mod supervisor;

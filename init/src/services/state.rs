@@ -7,6 +7,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// A run of this length makes the next failure count as the first.
 const HEALTHY_RUN: Duration = Duration::from_secs(60);
+const HANGS: &str = "it gave no sign of life and was ended";
 
 /// Where a service is in its life. `Stopping` records what is to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub enum Event {
         reason: String,
     },
     SaidReady,
+    /// It gives no sign of life any more.
+    Hangs,
     Ended(String),
     Start,
     Stop,
@@ -62,6 +65,8 @@ pub enum Event {
 pub enum Effect {
     Spawn,
     Terminate(i32),
+    /// It does not do what it is asked.
+    Kill(i32),
     KillCgroup,
 }
 
@@ -71,7 +76,11 @@ pub struct Life {
     pub state: State,
     pub reason: String,
     pub restarts: u32,
+    /// How often it gave no sign of life.
+    pub hangs: u32,
     failures: u32,
+    /// Its process is ended because it hangs.
+    hung: bool,
     /// When the state was entered.
     since: Instant,
     deadline: Option<Instant>,
@@ -84,7 +93,9 @@ impl Life {
             state: State::Waiting,
             reason: String::new(),
             restarts: 0,
+            hangs: 0,
             failures: 0,
+            hung: false,
             since: now,
             deadline: None,
         }
@@ -144,11 +155,18 @@ impl Life {
             (State::Running { pid, .. }, Event::SaidReady) => {
                 self.enter(State::Ready { pid }, String::new(), None, now);
             }
+            (State::Running { pid, .. } | State::Ready { pid }, Event::Hangs) => {
+                self.hangs += 1;
+                self.hung = true;
+                self.reason = HANGS.into();
+                return Some(Effect::Kill(pid));
+            }
             (State::Running { .. } | State::Ready { .. }, Event::Ended(how)) => {
                 if now.duration_since(self.since) >= HEALTHY_RUN {
                     self.failures = 0;
                 }
-                self.back_off(format!("ended: {how}"), now);
+                let how = if std::mem::take(&mut self.hung) { HANGS.into() } else { format!("ended: {how}") };
+                self.back_off(how, now);
             }
             (State::Running { pid, .. } | State::Ready { pid }, Event::Stop) => {
                 return self.stopping(definition, pid, Then::Stay, now);
@@ -244,6 +262,25 @@ mod tests {
         now += HEALTHY_RUN;
         life.step(&SERVICES[2], Event::Ended("exit code 1".into()), now);
         assert_eq!(life.deadline().unwrap() - now, FIRST_BACKOFF);
+    }
+
+    #[test]
+    fn a_service_that_hangs_is_killed_and_starts_again_and_says_why() {
+        let now = Instant::now();
+        let mut life = running(now);
+        life.step(&SERVICES[2], Event::SaidReady, now);
+        assert_eq!(life.step(&SERVICES[2], Event::Hangs, now), Some(Effect::Kill(7)));
+        life.step(&SERVICES[2], Event::Ended("killed by SIGKILL".into()), now);
+        assert_eq!((life.name(), life.reason.as_str(), life.hangs), ("BackOff", HANGS, 1));
+        let later = life.deadline().unwrap();
+        assert_eq!(life.step(&SERVICES[2], NOTHING, later), Some(Effect::Spawn));
+        life.step(&SERVICES[2], Event::Spawned(8), later);
+        life.step(&SERVICES[2], Event::Ended("exit code 1".into()), later);
+        assert_eq!(life.reason, "ended: exit code 1", "this one did not hang");
+        // Somebody stops it already.
+        let mut life = running(now);
+        life.step(&SERVICES[2], Event::Stop, now);
+        assert_eq!(life.step(&SERVICES[2], Event::Hangs, now), None);
     }
 
     #[test]

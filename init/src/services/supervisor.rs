@@ -12,17 +12,23 @@ use sys::spawn::Program;
 use tokio::sync::{mpsc, watch};
 
 use super::definition::{Definition, Facts, SERVICES};
+use super::heartbeat::Heartbeat;
 use super::logs::LogSink;
 use super::state::{Effect, Event, Life};
 use crate::children::Children;
+use crate::cmdline;
 use crate::events::{Events, unix_ms};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// Between two looks at the services' signs of life.
+const TICK: Duration = Duration::from_secs(1);
 
 /// What others ask of the supervisor.
 #[derive(Debug)]
 enum Command {
     Event(usize, Event),
+    /// The process of this pid gives a sign of life.
+    Alive(usize, i32),
     /// Ends every service of these names in this order of the list; none starts again.
     Retire,
 }
@@ -41,6 +47,7 @@ pub struct SupervisorHandle {
 #[derive(Debug)]
 pub struct Supervisor {
     lives: Vec<(Life, i64)>,
+    heartbeats: Vec<Heartbeat>,
     commands: mpsc::Receiver<Command>,
     sender: mpsc::Sender<Command>,
     facts: watch::Receiver<Facts>,
@@ -93,6 +100,13 @@ impl SupervisorHandle {
         self.send(name, Event::SaidReady).await;
     }
 
+    /// The named service's process gives a sign of life. Unknown names are passed over.
+    pub async fn alive(&self, name: &str, pid: i32) {
+        if let Some(index) = SERVICES.iter().position(|s| s.name == name) {
+            let _ = self.commands.send(Command::Alive(index, pid)).await;
+        }
+    }
+
     /// Starts, stops or restarts a service; false when there is none of that name.
     pub async fn act(&self, name: &str, action: socket::service_action::Action) -> bool {
         use socket::service_action::Action;
@@ -139,6 +153,7 @@ impl Supervisor {
         let (net_started, net_started_receiver) = watch::channel(0);
         let net_channel = Arc::new(Mutex::new(None));
         let lives = SERVICES.iter().map(|_| (Life::new(Instant::now()), unix_ms())).collect();
+        let heartbeats = vec![Heartbeat::default(); SERVICES.len()];
         let handle = SupervisorHandle {
             commands: sender.clone(),
             facts: facts_sender,
@@ -148,6 +163,7 @@ impl Supervisor {
         };
         let supervisor = Self {
             lives,
+            heartbeats,
             commands,
             sender,
             facts,
@@ -162,8 +178,11 @@ impl Supervisor {
         (supervisor, handle)
     }
 
-    /// Runs as long as anybody holds a handle.
-    pub async fn run(mut self) {
+    /// Runs as long as anybody holds a handle. Called again after a panic it goes on with the services as they are.
+    pub async fn run(&mut self) {
+        let mut seconds = tokio::time::interval(TICK);
+        // What PID 1 slept through is no time in which a service was silent.
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.tick();
             self.publish();
@@ -173,11 +192,16 @@ impl Supervisor {
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(Command::Event(index, event)) => self.apply(index, event),
+                    Some(Command::Alive(index, pid)) if self.lives[index].0.pid() == pid => {
+                        self.heartbeats[index].sign();
+                    }
+                    Some(Command::Alive(..)) => {}
                     Some(Command::Retire) => self.retired = true,
                     None => return,
                 },
                 changed = self.facts.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(sleep) => {}
+                _ = seconds.tick() => self.listen(),
             }
         }
     }
@@ -194,6 +218,22 @@ impl Supervisor {
         }
     }
 
+    /// Ends services of which nothing is heard.
+    fn listen(&mut self) {
+        for (index, Definition { name, .. }) in SERVICES.iter().enumerate() {
+            if self.lives[index].0.pid() != 0 && self.heartbeats[index].tick() {
+                let pid = self.lives[index].0.pid();
+                let before = self.lives[index].0.hangs;
+                self.apply(index, Event::Hangs);
+                if self.lives[index].0.hangs != before {
+                    let text =
+                        format!("{name} (pid {pid}) gives no sign of life; it is ended and starts again");
+                    self.events.note(name, "HeartbeatLost", &text);
+                }
+            }
+        }
+    }
+
     fn apply(&mut self, index: usize, event: Event) {
         let definition = &SERVICES[index];
         let ended = match &event {
@@ -205,10 +245,14 @@ impl Supervisor {
         match effect {
             Some(Effect::Spawn) => {
                 let outcome = self.spawn(index);
+                self.heartbeats[index] = Heartbeat::default();
                 self.lives[index].0.step(definition, outcome, Instant::now());
             }
             Some(Effect::Terminate(pid)) => {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            }
+            Some(Effect::Kill(pid)) => {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             Some(Effect::KillCgroup) => kill_cgroup(definition),
             None => {}
@@ -265,10 +309,7 @@ impl Supervisor {
         let (pid, ended) = self.children.start(Program {
             path,
             arguments: Vec::new(),
-            environment: vec![
-                ("PINTLE_SERVICE".into(), definition.name.into()),
-                ("PATH".into(), super::PATH.into()),
-            ],
+            environment: environment(definition.name),
             cgroup_procs: Some(cgroup.join("cgroup.procs")),
             user: definition.user,
             capabilities: definition.capabilities.to_vec(),
@@ -299,6 +340,7 @@ impl Supervisor {
                 reason: life.reason.clone(),
                 pid: life.pid(),
                 restarts: life.restarts,
+                hangs: life.hangs,
                 since_unix_ms: *since,
             })
             .collect();
@@ -308,6 +350,15 @@ impl Supervisor {
             changed
         });
     }
+}
+
+fn environment(service: &str) -> Vec<(String, String)> {
+    let mut variables = vec![("PINTLE_SERVICE".into(), service.into()), ("PATH".into(), super::PATH.into())];
+    // The command line is the image's builder's word, as the image is.
+    if cmdline::has(&cmdline::read(), "pintle.test-hooks") {
+        variables.push((node_kit::hooks::VARIABLE.into(), "1".into()));
+    }
+    variables
 }
 
 /// Ends everything in the service's cgroup, its children included.

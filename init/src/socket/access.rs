@@ -69,6 +69,7 @@ impl Caller {
             "api" => matches!(
                 call,
                 Call::Ready(_)
+                    | Call::Alive(_)
                     | Call::ListServices(_)
                     | Call::ListProcesses(_)
                     | Call::ServiceAction(_)
@@ -86,7 +87,7 @@ impl Caller {
                     | Call::Cancel(_)
                     | Call::SignServing(_)
             ),
-            "net" => matches!(call, Call::Ready(_) | Call::Version(_)),
+            "net" => matches!(call, Call::Ready(_) | Call::Alive(_)),
             // The others are root: what they may not ask for they could do.
             _ => self.user.is_none(),
         }
@@ -127,7 +128,8 @@ mod tests {
         assert!(!api.may(&Call::FdList(Empty {})));
         assert!(!api.may(&Call::WatchExits(Empty {})));
         let net = caller(NET_UID, "/system/net").unwrap();
-        assert!(net.may(&Call::Ready(Empty {})) && !net.may(&Call::GetConfig(GetConfig::default())));
+        assert!(net.may(&Call::Ready(Empty {})) && net.may(&Call::Alive(Empty {})));
+        assert!(!net.may(&Call::GetConfig(GetConfig::default())) && !net.may(&Call::Version(Empty {})));
     }
 
     #[test]

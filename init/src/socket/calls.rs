@@ -29,6 +29,10 @@ pub async fn answer(
             machine.supervisor.said_ready(caller.service).await;
             done()
         }
+        Call::Alive(_) => {
+            machine.supervisor.alive(caller.service, caller.pid).await;
+            done()
+        }
         Call::ReportCondition(condition) => {
             machine.report(caller.service, condition);
             done()

@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use machine::paths;
 use machine::socket::{Error, MAX_FRAME, Reply, Request, error::Code, reply, request};
+use node_kit::accept::{self, Seldom};
 use prost::Message;
 use sys::framed::FramedSocket;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::Instant;
 
 use crate::node::Machine;
 use crate::places::{Place, Places};
@@ -27,10 +27,6 @@ const SHARE: usize = 32;
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a request may take from its first byte on.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Before accepting is tried again, out of descriptors most likely.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// Those who are turned away are spoken of once in this time.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a call yields: a result with descriptors, or what went wrong.
 type Outcome = Result<(reply::Result, Vec<OwnedFd>), Error>;
@@ -45,7 +41,7 @@ pub async fn serve(machine: Machine) -> Result<()> {
         .with_context(|| format!("listen on {}", paths::MACHINE_SOCKET))?;
     // Two of the services have users of their own. Who is no service is turned away whatever its user is.
     std::fs::set_permissions(paths::MACHINE_SOCKET, std::fs::Permissions::from_mode(0o666))?;
-    accept(listener, Caller::of, move |caller, stream, place| {
+    let_in(listener, Caller::of, move |caller, stream, place| {
         let machine = machine.clone();
         tokio::spawn(async move {
             let _place = place;
@@ -58,33 +54,26 @@ pub async fn serve(machine: Machine) -> Result<()> {
 }
 
 /// Lets in whom `identify` knows and who has a place.
-async fn accept(
+async fn let_in(
     listener: UnixListener,
     identify: impl Fn(&UnixStream) -> std::io::Result<Caller>,
     serve: impl Fn(Caller, UnixStream, Place),
 ) -> Result<()> {
-    let places = Places::new(SHARE);
-    let mut said: Option<Instant> = None;
+    let (places, seldom) = (Places::new(SHARE), Seldom::new());
     loop {
-        let turned_away = match listener.accept().await {
-            Ok((stream, _)) => match identify(&stream) {
-                Ok(caller) => match places.take(caller.service) {
-                    Some(place) => {
-                        serve(caller, stream, place);
-                        continue;
-                    }
-                    None => format!("{caller} has {SHARE} connections already"),
-                },
-                Err(error) => error.to_string(),
+        let stream = accept::unix(&listener).await;
+        let turned_away = match identify(&stream) {
+            Ok(caller) => match places.take(caller.service) {
+                Some(place) => {
+                    serve(caller, stream, place);
+                    continue;
+                }
+                None => format!("{caller} has {SHARE} connections already"),
             },
-            Err(error) => {
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-                format!("accept a connection: {error}")
-            }
+            Err(error) => error.to_string(),
         };
-        if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+        if seldom.may_say() {
             tracing::warn!("machine socket: turned away: {turned_away}");
-            said = Some(Instant::now());
         }
     }
 }

@@ -151,7 +151,7 @@ async fn a_stranger_is_turned_away_without_a_byte_read_and_a_service_keeps_its_s
         1..=33 => Ok(Caller::known(paths::API_UID, 1, "/system/api").unwrap()),
         _ => Ok(Caller::known(0, 1, "/system/agent").unwrap()),
     };
-    tokio::spawn(accept(listener, identify, move |caller, stream, place| {
+    tokio::spawn(let_in(listener, identify, move |caller, stream, place| {
         served.send((caller.service, stream, place)).unwrap();
     }));
     let mut stranger = UnixStream::connect(&path).await.unwrap();

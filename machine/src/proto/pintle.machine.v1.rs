@@ -154,6 +154,8 @@ pub struct Service {
     pub restarts: u32,
     #[prost(int64, tag = "6")]
     pub since_unix_ms: i64,
+    #[prost(uint32, tag = "7")]
+    pub hangs: u32,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -9,7 +9,7 @@ pub struct Request {
     pub actor: ::prost::alloc::string::String,
     #[prost(
         oneof = "request::Call",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 33, 34, 35"
+        tags = "10, 28, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 33, 34, 35"
     )]
     pub call: ::core::option::Option<request::Call>,
 }
@@ -21,6 +21,9 @@ pub mod request {
         /// the calling service is ready
         #[prost(message, tag = "10")]
         Ready(super::Empty),
+        /// the calling service's main loop runs; every 2 s
+        #[prost(message, tag = "28")]
+        Alive(super::Empty),
         /// what `health` shows: "NodeReady", "EtcdReady", ...
         #[prost(message, tag = "11")]
         ReportCondition(super::Condition),
@@ -271,6 +274,9 @@ pub struct Service {
     pub restarts: u32,
     #[prost(int64, tag = "6")]
     pub since_unix_ms: i64,
+    /// How often it gave no sign of life and was ended.
+    #[prost(uint32, tag = "7")]
+    pub hangs: u32,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]

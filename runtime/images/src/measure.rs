@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use node_kit::tasks::essential_thread;
+
 use super::Usage;
 use super::tree::Walk;
 
@@ -103,7 +105,7 @@ impl Measures {
             board.ask(id, Instant::now());
         }
         let (walker, folder) = (shared.clone(), folder.to_owned());
-        std::thread::Builder::new().name("measure".into()).spawn(move || walk_all(&walker, &folder))?;
+        essential_thread("measure", std::thread::Builder::new(), move || walk_all(&walker, &folder))?;
         Ok(Self(shared))
     }
 

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use machine::cri;
+use node_kit::accept;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -25,8 +26,6 @@ use super::{Request, StreamBackend};
 const CONNECTIONS: usize = 1024;
 /// How long a client may take to send its request's head.
 const HEAD: Duration = Duration::from_secs(30);
-/// How long to wait before the listener is asked again after it has failed.
-const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves streams on any number of listeners.
 #[derive(Clone)]
@@ -97,13 +96,7 @@ impl Server {
     pub async fn serve_unix(self, listener: UnixListener, admits: fn(&UnixStream) -> bool) -> io::Result<()> {
         loop {
             let slot = self.0.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    not_accepted(&error).await;
-                    continue;
-                }
-            };
+            let stream = accept::unix(&listener).await;
             if !admits(&stream) {
                 continue;
             }
@@ -121,13 +114,7 @@ impl Server {
     pub async fn serve_tcp(self, listener: TcpListener) -> io::Result<()> {
         loop {
             let slot = self.0.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    not_accepted(&error).await;
-                    continue;
-                }
-            };
+            let (stream, _) = accept::tcp(&listener).await;
             let _ = stream.set_nodelay(true);
             if let Err(error) = keep_alive(&stream) {
                 tracing::debug!(%error, "watch whether a streaming client is there");
@@ -187,14 +174,6 @@ impl Server {
 
     async fn upgraded(&self, upgraded: Upgraded, request: Request, upgrade: Upgrade) {
         session(&*self.0.backend, &request, upgrade, TokioIo::new(upgraded)).await;
-    }
-}
-
-/// A client that has gone again, or that no descriptor is left for now, must not end the listener.
-async fn not_accepted(error: &io::Error) {
-    if error.kind() != io::ErrorKind::ConnectionAborted {
-        tracing::warn!(%error, "accept a streaming client; trying on");
-        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
+use node_kit::files::{Durability, make_folder, replace};
+
 use super::{Desired, Worker};
 use crate::pod::{convert, spec};
 use crate::pods::Source;
@@ -47,10 +49,8 @@ impl Worker {
         self.remembered = Some(self.status.clone());
         let path = memory_of(&self.uid);
         let write = || -> std::io::Result<()> {
-            std::fs::create_dir_all(MEMORY)?;
-            let next = path.with_extension("next");
-            std::fs::write(&next, serde_json::to_vec(&self.status)?)?;
-            std::fs::rename(&next, &path)
+            make_folder(MEMORY.as_ref(), 0o755)?;
+            Ok(replace(&path, &serde_json::to_vec(&self.status)?, 0o600, Durability::Process)?)
         };
         if let Err(error) = write() {
             tracing::debug!("write {}: {error}", path.display());

@@ -84,7 +84,7 @@ fn rig() -> Rig {
             false,
             crate::images::pulled::Pulled::open(folder.path().join("pulled")),
         ),
-        allocations: crate::allocation::Allocations::new(folder.path().join("allocations")),
+        allocations: crate::allocation::Allocations::open(folder.path().join("allocations")).unwrap(),
         allocatable: Arc::default(),
     };
     let pod = json!({

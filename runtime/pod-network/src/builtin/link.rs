@@ -11,6 +11,7 @@ use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteScope};
+use node_kit::tasks::essential_thread;
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::oneshot;
 
@@ -38,7 +39,7 @@ impl Speaker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let handle = runtime.handle().clone();
         let (lives, ended) = oneshot::channel();
-        std::thread::Builder::new().name("netlink".into()).spawn(move || drop(runtime.block_on(ended)))?;
+        essential_thread("netlink", std::thread::Builder::new(), move || drop(runtime.block_on(ended)))?;
         Ok(Self { runtime: handle, _lives: lives })
     }
 

@@ -1,10 +1,11 @@
 //! What the pod network remembers of each pod, on the runtime's tmpfs: it lives as long as the kernel objects it speaks of.
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use node_kit::files::{Durability, replace};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -109,9 +110,7 @@ fn read_or_default<T: DeserializeOwned + Default>(path: &Path) -> T {
 }
 
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    std::fs::File::create(&temporary)?.write_all(bytes)?;
-    std::fs::rename(&temporary, path)
+    Ok(replace(path, bytes, 0o600, Durability::Process)?)
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@
 //! Unlike the built-in network's records these lie on the state volume. Plugins keep state on disks too, such as host-local its addresses: a record lives
 //! as long as what it speaks of, so that after a reboot each attachment of before is still deleted.
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self};
+use std::io::{self};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use node_kit::files::{self, Durability};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -109,17 +110,8 @@ impl Records {
 }
 
 fn replace(path: &Path, bytes: &[u8], lasting: bool) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    if lasting {
-        file.sync_all()?;
-    }
-    fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(folder) if lasting => File::open(folder)?.sync_all(),
-        _ => Ok(()),
-    }
+    let durability = if lasting { Durability::PowerCut } else { Durability::Process };
+    Ok(files::replace(path, bytes, 0o600, durability)?)
 }
 
 #[cfg(test)]

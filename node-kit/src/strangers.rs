@@ -1,11 +1,9 @@
 //! Who has connected and is nobody yet: so many in all, so many of an address. A newcomer always finds a place, at the cost of whoever has had the
 //! longest to say who it is.
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
-
-use super::rate::network;
 
 /// Room for strangers.
 #[derive(Debug)]
@@ -39,6 +37,7 @@ pub struct Stay {
 }
 
 impl Strangers {
+    /// Room for `total` in all, and for `per_address` of one address (of IPv6: of one /64).
     pub fn new(total: usize, per_address: usize) -> Arc<Self> {
         Arc::new(Self { total, per_address, room: Mutex::default() })
     }
@@ -78,6 +77,14 @@ fn who_leaves(there: &[There], newcomer: IpAddr, total: usize, per_address: usiz
     // Of those with equally many the first, whose oldest is the oldest of all.
     let crowd = there.iter().rev().max_by_key(|other| of(other.address))?;
     oldest(crowd.address)
+}
+
+/// What one client may have many of: a host has a whole /64 of IPv6 to itself.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
 }
 
 #[cfg(test)]
