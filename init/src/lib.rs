@@ -4,6 +4,7 @@
 //! network it parses machine configs and nothing else; it never exits and never waits without a bound.
 
 pub mod api;
+mod bounded;
 mod children;
 mod cmdline;
 mod config;
@@ -11,6 +12,7 @@ pub mod console;
 mod disk;
 pub mod events;
 mod fd_store;
+mod leave;
 mod ledger;
 pub mod login1;
 mod modules;
@@ -30,14 +32,3 @@ mod tmpfs;
 pub use modules::{Modules, requested as requested_module};
 pub use stage1::run as run_stage1;
 pub use stage2::run as run_stage2;
-
-/// Reboots or powers off at once, without any order. It does not come back.
-pub fn reboot_now(power_off: bool) -> ! {
-    use nix::sys::reboot::{RebootMode, reboot};
-    let mode = if power_off { RebootMode::RB_POWER_OFF } else { RebootMode::RB_AUTOBOOT };
-    loop {
-        let Err(error) = reboot(mode);
-        console::line(&format!("ERROR reboot(2): {error}; trying again"));
-        std::thread::sleep(std::time::Duration::from_secs(1));
-    }
-}

@@ -39,7 +39,7 @@ pub fn run() -> ! {
         FAILURE_PAUSE.as_secs()
     ));
     std::thread::sleep(FAILURE_PAUSE);
-    crate::reboot_now(false)
+    crate::leave::leave(false)
 }
 
 fn start() -> Result<std::convert::Infallible> {
