@@ -85,7 +85,12 @@ async fn round(machine: &Machine) -> Result<Option<String>> {
     }
     let Some(active) = machine.active_config() else { return Ok(Some(no_config())) };
     keep(machine, &active).await;
-    sysctls::apply(&active.config.sysctls);
+    let parameters = active.config.sysctls.clone();
+    blocking("set kernel parameters", SCAN_DEADLINE, move || {
+        sysctls::apply(&parameters);
+        Ok(())
+    })
+    .await?;
     mount_volumes(machine, &active.config.volumes).await
 }
 
@@ -100,7 +105,7 @@ async fn mount_volumes(machine: &Machine, documents: &[Volume]) -> Result<Option
     if !documents.is_empty() {
         blocking("lay out the volumes", SCAN_DEADLINE, state::make_folders).await?;
         // One of them may be what logs are written to.
-        machine.logs.open().await;
+        machine.logs.open();
     }
     machine.supervisor.set_facts(|facts| facts.volumes_mounted = true);
     Ok(None)

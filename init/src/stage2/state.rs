@@ -77,7 +77,7 @@ pub async fn mount(
     };
     disk::mount_ext4(children, &part, paths::STATE).await?;
     blocking("lay out the state volume", Duration::from_secs(60), lay_out).await?;
-    machine.logs.open().await;
+    machine.logs.open();
     let message = format!("state volume {} is mounted on {}", part.display(), paths::STATE);
     machine.events.note("disk", "StateMounted", &message);
     machine.condition("StateMounted", true, "Mounted", &message);
