@@ -70,11 +70,7 @@ pub fn sound<T: Send + 'static>(
 }
 
 /// The task itself; a panic of it is told before it goes on.
-async fn unless_it_panics<T>(
-    task: &'static str,
-    running: impl Future<Output = T>,
-    tell: fn(Ended),
-) -> T {
+async fn unless_it_panics<T>(task: &'static str, running: impl Future<Output = T>, tell: fn(Ended)) -> T {
     let mut running = pin!(running);
     poll_fn(|context| {
         // Polled no more after a panic, so nobody sees what it leaves half done.
