@@ -10,6 +10,14 @@ pub async fn ready() -> anyhow::Result<()> {
     Client::default().ready().await.context("tell init that the agent is ready")
 }
 
+/// The node's services, as PID 1 knows them.
+///
+/// # Errors
+/// When init does not answer.
+pub async fn services() -> anyhow::Result<Vec<machine::socket::Service>> {
+    Client::default().services().await.context("ask init for the services")
+}
+
 /// Reports whether the node is Ready.
 ///
 /// # Errors

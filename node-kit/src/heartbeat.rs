@@ -16,7 +16,7 @@ const EVERY: Duration = Duration::from_secs(2);
 pub struct EssentialTask(#[from] Arc<Ended>);
 
 /// Runs a service and gives PID 1 a sign of life from the same thread, so that none comes while that hangs. Where there is no PID 1 of ours, as in tests, it
-/// only runs the service.
+/// runs the service and looks for one in vain.
 ///
 /// # Errors
 /// The service's own, and that one of its essential tasks has ended ([`tasks::essential`]).
@@ -27,13 +27,19 @@ pub async fn alongside<E: From<EssentialTask>>(
     tokio::select! {
         ended = service => ended,
         ended = tasks::first_end() => Err(EssentialTask(ended).into()),
-        () = sign() => std::future::pending().await,
+        () = sign(Client::find) => std::future::pending().await,
         () = hooks::obey(name) => std::future::pending().await,
     }
 }
 
-async fn sign() {
-    let Some(client) = Client::find() else { return std::future::pending().await };
+/// Signs for ever. The socket may come later than the service, as that of the first service of a boot.
+async fn sign(mut find: impl FnMut() -> Option<Client>) {
+    let client = loop {
+        match find() {
+            Some(client) => break client,
+            None => tokio::time::sleep(EVERY).await,
+        }
+    };
     let mut lost = false;
     loop {
         match client.alive().await {
@@ -46,5 +52,28 @@ async fn sign() {
             Err(_) => {}
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_is_there_before_the_socket_signs_as_soon_as_it_is_there() {
+        let (found, mut wait) = tokio::sync::mpsc::unbounded_channel();
+        let start = tokio::time::Instant::now();
+        let mut looks = 0;
+        let find = move || {
+            looks += 1;
+            let client = (looks == 3).then(Client::default);
+            if client.is_some() {
+                let _ = found.send(start.elapsed());
+            }
+            client
+        };
+        let signing = tokio::spawn(sign(find));
+        assert_eq!(wait.recv().await, Some(EVERY * 2));
+        signing.abort();
     }
 }

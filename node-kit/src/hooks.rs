@@ -57,7 +57,11 @@ pub(crate) async fn obey(service: &str) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Ok(Some(line)) = files::read_bounded(&path, LONGEST_LINE) else { continue };
-        let _ = std::fs::remove_file(&path);
+        // What stays there would be done again by each process to come.
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!("remove {}: {error}; not done", path.display());
+            continue;
+        }
         match asked(&String::from_utf8_lossy(&line)) {
             Some(Asked::Panic(task)) => drop(victim.send_replace(Some(task))),
             Some(Asked::Block(time)) => std::thread::sleep(time),

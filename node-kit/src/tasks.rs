@@ -1,12 +1,14 @@
 //! Tasks that somebody watches over: those whose end ends the service, those that are begun again, and calls that may hang.
 use std::error::Error;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::hooks;
 
@@ -58,6 +60,28 @@ pub fn essential<T: Outcome>(name: &'static str, task: impl Future<Output = T> +
     });
 }
 
+/// Begins a task that ends when its work is done, and that nobody else would miss: a container's exit that is waited for, its probes. A panic of it ends the
+/// process as the end of an [`essential`] task does, as what it left undone is begun again only by a new process.
+pub fn sound<T: Send + 'static>(
+    name: &'static str,
+    task: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    tokio::spawn(unless_it_panics(name, hooks::watched(name, task), tell))
+}
+
+/// The task itself; a panic of it is told before it goes on.
+async fn unless_it_panics<T>(task: &'static str, running: impl Future<Output = T>, tell: fn(Ended)) -> T {
+    let mut running = pin!(running);
+    poll_fn(|context| {
+        // Polled no more after a panic, so nobody sees what it leaves half done.
+        catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context))).unwrap_or_else(|why| {
+            tell(Ended::Panicked { task, why: said(&*why) });
+            resume_unwind(why)
+        })
+    })
+    .await
+}
+
 /// As [`essential`], for what runs on a thread of its own.
 ///
 /// # Errors
@@ -67,7 +91,7 @@ pub fn essential_thread<T: Outcome>(
     builder: std::thread::Builder,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<()> {
-    let run = move || match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+    let run = move || match catch_unwind(AssertUnwindSafe(run)) {
         Ok(output) => tell(ended(name, output.outcome())),
         Err(why) => tell(Ended::Panicked { task: name, why: said(&*why) }),
     };
@@ -162,7 +186,7 @@ where
     std::thread::Builder::new()
         .name("blocking".into())
         .spawn(move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+            let result = catch_unwind(AssertUnwindSafe(call));
             let _ = sender.send(result);
         })
         .map_err(|why| NotDone::NoThread { what: what(), why })?;
@@ -213,6 +237,27 @@ mod tests {
         essential("later", async {});
         tokio::task::yield_now().await;
         assert_eq!(first_end().await.to_string(), "the task \"panicking\" has panicked: no way");
+    }
+
+    /// The first end of the process belongs to the test above.
+    #[tokio::test]
+    async fn a_task_whose_work_is_done_may_end_and_its_panic_is_told() {
+        static TOLD: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+        fn note(ended: Ended) {
+            TOLD.lock().unwrap().push(ended.to_string());
+        }
+        assert_eq!(tokio::spawn(unless_it_panics("brief", async { 7 }, note)).await.unwrap(), 7);
+        let aborted = tokio::spawn(unless_it_panics("aborted", std::future::pending::<()>(), note));
+        aborted.abort();
+        assert!(aborted.await.unwrap_err().is_cancelled());
+        assert!(TOLD.lock().unwrap().is_empty(), "neither is a fault");
+        let late = async {
+            tokio::task::yield_now().await;
+            assert!(std::hint::black_box(false), "no way");
+        };
+        let panicked = tokio::spawn(unless_it_panics("exit of a container", late, note)).await;
+        assert!(panicked.unwrap_err().is_panic(), "whoever waits for it is told too");
+        assert_eq!(*TOLD.lock().unwrap(), ["the task \"exit of a container\" has panicked: no way"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use node_kit::machine_socket::{Client as MachineSocket, ExitStream};
-use node_kit::tasks::essential;
+use node_kit::tasks::{essential, sound};
 
 /// A process, named for good.
 pub type Key = (i32, u64);
@@ -173,7 +173,7 @@ impl Exits {
     pub fn acknowledge(&self, key: Key) {
         self.lock().claimed.remove(&key);
         let Some(machine) = self.machine.clone() else { return };
-        tokio::spawn(async move {
+        sound("acknowledgement of an exit", async move {
             if let Err(error) = machine.acknowledge(key.0, key.1).await {
                 tracing::warn!(pid = key.0, %error, "acknowledge an exit");
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use node_kit::tasks::sound;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, broadcast, watch};
 
@@ -156,7 +157,7 @@ impl ContainerIo {
             open: watch::Sender::new(outputs.len()),
         });
         for (output, stream) in outputs.into_iter().zip([Stream::Stdout, Stream::Stderr]) {
-            tokio::spawn(Arc::clone(&io).pump(output, stream));
+            sound("output of a container", Arc::clone(&io).pump(output, stream));
         }
         Ok(io)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use machine::cri;
+use node_kit::tasks::sound;
 use tokio::io::unix::AsyncFd;
 use tonic::Status;
 
@@ -183,7 +184,7 @@ impl Runtime {
     /// pid namespace any more, so somebody has to make another one.
     pub(crate) fn watch_pause(&self, sandbox: &Arc<Sandbox>, key: Key, pidfd: Option<Arc<AsyncFd<OwnedFd>>>) {
         let (exit, exits, sandbox) = (self.exits.wait(key, pidfd), self.exits.clone(), Arc::clone(sandbox));
-        tokio::spawn(async move {
+        sound("pause process", async move {
             exit.await;
             if sandbox.record().ready {
                 tracing::warn!(

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use node_kit::tasks::sound;
 use serde::Serialize;
 
 use crate::state;
@@ -113,7 +114,7 @@ impl<T: Clone + Serialize + Send + 'static> Kept<T> {
         if let Err(error) = &declared {
             tracing::error!(folder = %self.folder.display(), %error, "write a record; it is told from memory, and written as soon as it can be");
             let kept = Arc::clone(self);
-            tokio::spawn(async move { kept.on_file().await });
+            sound("record", async move { kept.on_file().await });
         }
         (self.get(), declared.is_ok())
     }

@@ -3,6 +3,8 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use node_kit::tasks::sound;
+
 use crate::io::{ContainerIo, Ours, open_log};
 use crate::runtime::{Container, Runtime, Sandbox, folder, lock};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
@@ -54,12 +56,12 @@ impl Runtime {
             Arc::clone(self).resume_network().await;
         } else {
             // Until the ranges are told no pod is connected, so nobody has to wait.
-            tokio::spawn(Arc::clone(self).resume_network());
+            sound("network", Arc::clone(self).resume_network());
         }
         // CNI plugins may need a daemon that is a pod itself, so nothing waits for them.
         let undoing = Arc::clone(self).undo(half_made);
         if self.network.is_cni() {
-            tokio::spawn(undoing);
+            sound("undo", undoing);
         } else {
             undoing.await;
         }
@@ -133,7 +135,7 @@ impl Runtime {
         }
         let exit = self.exits.wait((record.pid, record.start_time), pidfd);
         let (runtime, watched) = (Arc::clone(self), Arc::clone(container));
-        tokio::spawn(async move { runtime.ended(&watched, exit.await).await });
+        sound("exit of a container", async move { runtime.ended(&watched, exit.await).await });
     }
 
     /// Reads on from the descriptors that were kept.

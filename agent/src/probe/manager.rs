@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use node_kit::tasks::sound;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -134,7 +135,7 @@ impl Manager {
         let worker =
             Worker { manager: self.clone(), target: Arc::new(target), probes: Arc::new(probes), health };
         let task =
-            worker.probes.any().then(|| tokio::spawn(worker.clone().all(initial != Initial::default())));
+            worker.probes.any().then(|| sound("probes", worker.clone().all(initial != Initial::default())));
         running.insert(id, Running { pod_uid, health, about, task });
     }
 

@@ -55,6 +55,8 @@ pub trait Backend: Send + Sync + 'static {
     fn port_forward(&self, request: cri::PortForwardRequest) -> BoxFuture<'_, Result<String, String>>;
     /// Measurements of the node and its pods now.
     fn stats(&self) -> BoxFuture<'_, Result<NodeStats, String>>;
+    /// The node's services; none when PID 1 does not answer.
+    fn services(&self) -> BoxFuture<'_, Vec<machine::socket::Service>>;
     /// Probe counters as Prometheus text.
     fn probe_metrics(&self) -> String;
     /// Whose token it is (TokenReview); `None`: nobody's.

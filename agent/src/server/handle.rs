@@ -87,7 +87,7 @@ async fn dispatch(shared: &Shared, route: Route, request: Request<Incoming>) -> 
             let measured = backend.stats().await.map_err(Problem::internal)?;
             json(&stats::summary(&backend.node_name(), &measured))
         }
-        Route::Metrics => metrics(stats::node_agent_metrics(&backend.pods())),
+        Route::Metrics => metrics(stats::node_agent_metrics(&backend.pods(), &backend.services().await)),
         Route::MetricsResource => {
             let measured = backend.stats().await.map_err(Problem::internal)?;
             metrics(stats::resource_metrics(&measured))

@@ -215,6 +215,16 @@ impl Backend for NodeBackend {
         .boxed()
     }
 
+    fn services(&self) -> BoxFuture<'_, Vec<machine::socket::Service>> {
+        async {
+            crate::machine_socket::services().await.unwrap_or_else(|error| {
+                tracing::warn!("{error:#}");
+                Vec::new()
+            })
+        }
+        .boxed()
+    }
+
     fn probe_metrics(&self) -> String {
         stats::probe_metrics(&self.probes.counts())
     }

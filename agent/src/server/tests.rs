@@ -102,6 +102,9 @@ impl Backend for Fake {
     fn stats(&self) -> BoxFuture<'_, Result<NodeStats, String>> {
         async { read_node("/".as_ref()).map_err(|error| error.to_string()) }.boxed()
     }
+    fn services(&self) -> BoxFuture<'_, Vec<machine::socket::Service>> {
+        async { Vec::new() }.boxed()
+    }
     fn probe_metrics(&self) -> String {
         String::new()
     }

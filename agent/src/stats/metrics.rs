@@ -285,9 +285,9 @@ pub fn probe_metrics(counts: &[ProbeCount]) -> String {
     text.0
 }
 
-/// `/metrics`: what the agent says of itself.
+/// `/metrics`: what the agent says of itself, and what PID 1 counts of the node's services.
 #[must_use]
-pub fn node_agent_metrics(pods: &[ServedPod]) -> String {
+pub fn node_agent_metrics(pods: &[ServedPod], services: &[machine::socket::Service]) -> String {
     let running = |pod: &&ServedPod| {
         pod.pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
     };
@@ -304,6 +304,21 @@ pub fn node_agent_metrics(pods: &[ServedPod]) -> String {
     text.family("kubelet_running_containers", "gauge", "[ALPHA] Number of containers currently running");
     for (state, count) in counts {
         text.sample("kubelet_running_containers", &[("container_state", state)], f64::from(count), None);
+    }
+    type Count = fn(&machine::socket::Service) -> u32;
+    let of_services: [(&str, &str, Count); 2] = [
+        ("pintle_service_restarts_total", "How often the service was started again.", |s| s.restarts),
+        (
+            "pintle_service_heartbeats_lost_total",
+            "How often the service gave no sign of life and was ended for it.",
+            |s| s.hangs,
+        ),
+    ];
+    for (name, help, count) in of_services.into_iter().filter(|_| !services.is_empty()) {
+        text.family(name, "counter", help);
+        for service in services {
+            text.sample(name, &[("service", &*service.name)], f64::from(count(service)), None);
+        }
     }
     let own = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(kib) = super::node::keyed(&own, "VmRSS") {

@@ -97,3 +97,25 @@ fn the_summary_has_the_kubelets_fields() {
     assert_eq!(pod["containers"][0]["cpu"]["usageCoreNanoSeconds"], 1_500_000_000_u64);
     assert_eq!(pod["containers"][0]["startTime"], "2026-01-02T03:04:05Z");
 }
+
+#[test]
+fn services_that_hung_are_counted() {
+    let service = |name: &str, restarts, hangs| machine::socket::Service {
+        name: name.into(),
+        restarts,
+        hangs,
+        ..machine::socket::Service::default()
+    };
+    let text = node_agent_metrics(&[], &[service("net", 0, 0), service("runtime", 3, 2)]);
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("pintle_")).collect();
+    assert_eq!(
+        lines,
+        [
+            "pintle_service_restarts_total{service=\"net\"} 0",
+            "pintle_service_restarts_total{service=\"runtime\"} 3",
+            "pintle_service_heartbeats_lost_total{service=\"net\"} 0",
+            "pintle_service_heartbeats_lost_total{service=\"runtime\"} 2",
+        ]
+    );
+    assert!(!node_agent_metrics(&[], &[]).contains("pintle_"), "PID 1 did not answer");
+}

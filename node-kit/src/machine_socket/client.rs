@@ -2,7 +2,7 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
-use machine::socket::{Condition, Empty, ExitKey, FdName, reply, request::Call};
+use machine::socket::{Condition, Empty, ExitKey, FdName, Service, reply, request::Call};
 use sys::framed::FramedSocket;
 use tokio::sync::Mutex;
 
@@ -93,6 +93,17 @@ impl Client {
     pub async fn names(&self) -> Result<Vec<String>, CallError> {
         match self.call(Call::FdList(Empty {}), &[]).await?.0 {
             reply::Result::FdNames(names) => Ok(names.names),
+            _ => Err(CallError::Unreadable),
+        }
+    }
+
+    /// The services of the machine, with how often each was started again and how often it hung.
+    ///
+    /// # Errors
+    /// When PID 1 does not answer.
+    pub async fn services(&self) -> Result<Vec<Service>, CallError> {
+        match self.call(Call::ListServices(Empty {}), &[]).await?.0 {
+            reply::Result::Services(list) => Ok(list.services),
             _ => Err(CallError::Unreadable),
         }
     }

@@ -1,5 +1,5 @@
-//! The program of the cases' only test image. In a privileged pod it looks into its node (`snapshot`, `cgroups`, `sequence`) and
-//! kills services (`kill`); in a plain pod it is the workload: it prints, eats memory, ends with a code or by a signal, answers and asks; or it is the enemy (`hostile`). Every
+//! The program of the cases' only test image. In a privileged pod it looks into its node (`snapshot`, `cgroups`, `sequence`), kills or stops
+//! services (`kill`, `stop`) and asks them to fail (`hook`); in a plain pod it is the workload: it prints, eats memory, ends with a code or by a signal, answers and asks; or it is the enemy (`hostile`). Every
 //! command that returns text can also be asked over HTTP from `serve`, as `/COMMAND?WORD&WORD`.
 mod archive;
 mod cgroups;
@@ -11,14 +11,16 @@ mod processes;
 mod serve;
 mod workload;
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 /// Where the node's root is mounted in a pod that looks into its node.
 const HOST: &str = "/host";
 
-const USAGE: &str = "usage: node-inspector serve [PORT] | snapshot | rules | kill NAME... | cgroups POD-UID | sequence NAMESPACE POD CONTAINER \
+const USAGE: &str = "usage: node-inspector serve [PORT] | snapshot | rules | kill NAME... | stop NAME... | hook SERVICE WORD... | cgroups POD-UID | sequence NAMESPACE POD CONTAINER \
     | read FILE | append FILE TEXT | fetch URL | resolve NAME | echo | terminal | count PER-SECOND [LINES] | eat MIB [SECONDS] | exit CODE [SECONDS] | terminate SECONDS | hostile WHAT";
 
 fn main() -> ExitCode {
@@ -60,11 +62,26 @@ fn run(words: &[&str]) -> Result<u8> {
     }
 }
 
+/// Asks a service of the node to fail, as `node-kit/src/hooks.rs` reads it.
+fn hook(service: &str, line: &str) -> Result<()> {
+    let folder = format!("{HOST}/run/pintle/test-hooks");
+    let part = format!("{folder}/{service}.part");
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {folder}"))?;
+    // Each service removes its own file, and not all of them are root's.
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))
+        .with_context(|| format!("open {folder} to all"))?;
+    std::fs::write(&part, line).with_context(|| format!("write {part}"))?;
+    // Whole at once: the service looks at any time.
+    std::fs::rename(&part, format!("{folder}/{service}")).with_context(|| format!("rename {part}"))
+}
+
 /// A command whose result is a text.
 fn answer(words: &[&str]) -> Result<String> {
     match words {
         ["snapshot"] => look::snapshot().map(|value| value.to_string()),
-        ["kill", names @ ..] => processes::kill(names),
+        ["kill", names @ ..] => processes::signal(Signal::KILL, names),
+        ["stop", names @ ..] => processes::signal(Signal::STOP, names),
+        ["hook", service, words @ ..] => hook(service, &words.join(" ")).map(|()| String::new()),
         ["cgroups", uid] => cgroups::of_pod(uid).map(|value| value.to_string()),
         ["sequence", namespace, pod, container] => {
             logs::sequence(namespace, pod, container).map(|value| value.to_string())

@@ -34,8 +34,8 @@ pub fn all() -> Result<Vec<Value>> {
     Ok(processes)
 }
 
-/// Kills the services whose executables have these names with SIGKILL, all at once; returns their pids.
-pub fn kill(names: &[&str]) -> Result<String> {
+/// Sends a signal to the services whose executables have these names, all at once; returns their pids.
+pub fn signal(signal: Signal, names: &[&str]) -> Result<String> {
     let processes = all()?;
     let mut victims = Vec::new();
     for name in names {
@@ -49,7 +49,7 @@ pub fn kill(names: &[&str]) -> Result<String> {
         }
     }
     for pid in &victims {
-        kill_process(*pid, Signal::KILL).with_context(|| format!("kill {}", names.join(" or ")))?;
+        kill_process(*pid, signal).with_context(|| format!("signal {}", names.join(" or ")))?;
     }
     let pids: Vec<String> = victims.iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
     Ok(pids.join("\n"))

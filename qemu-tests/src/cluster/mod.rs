@@ -46,6 +46,8 @@ pub struct Layout {
     pub mirror: Option<String>,
     /// Machine configs of nodes that are not to have the one that `pintle gen` makes.
     pub configs: BTreeMap<u8, String>,
+    /// What every machine's kernel command line has besides.
+    pub append: String,
 }
 
 impl Default for Layout {
@@ -60,6 +62,7 @@ impl Default for Layout {
             schedule_on_control_planes: false,
             mirror: None,
             configs: BTreeMap::new(),
+            append: String::new(),
         }
     }
 }
@@ -129,6 +132,7 @@ impl Cluster {
         spec.accel = layout.accel;
         spec.memory = if control_plane { layout.memory } else { layout.memory / 2 };
         spec.processors = layout.processors;
+        spec.append.clone_from(&layout.append);
         spec.config = Some(match layout.configs.get(&number) {
             Some(config) => config.clone(),
             None => config::node_config(&self.folder, number, layout)?,

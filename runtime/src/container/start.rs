@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use machine::cri;
+use node_kit::tasks::sound;
 use tonic::Status;
 
 use super::mounts;
@@ -70,7 +71,8 @@ impl Runtime {
                     }
                 }
                 let (runtime, watched) = (Arc::clone(self), Arc::clone(container));
-                let watcher = tokio::spawn(async move { runtime.ended(&watched, exit.await).await });
+                let ended = async move { runtime.ended(&watched, exit.await).await };
+                let watcher = sound("exit of a container", ended);
                 if begun.is_err() {
                     let _ = tokio::time::timeout(KILL_DEADLINE, watcher).await;
                 }
@@ -231,7 +233,7 @@ impl Runtime {
         if !on_file {
             // Nobody waits for room.
             let (exits, container) = (self.exits.clone(), Arc::clone(container));
-            tokio::spawn(async move {
+            sound("record", async move {
                 container.on_file().await;
                 exits.acknowledge((record.pid, record.start_time));
             });

@@ -24,69 +24,124 @@ const RATE: &str = "50";
 /// Each round kills each service on one node, and runtime and agent together, while pods there print, end in every way and start: no container restarts, every
 /// end is reported once, with the right code, reason and time, no log line is missing or doubled.
 pub fn rounds(stage: &mut Stage) -> Result<Outcome> {
-    stage.namespace(NAMESPACE)?;
-    for vm in stage.nodes() {
-        let spec = manifest::one(&vm.name, &["count", RATE]);
-        stage.apply_in(NAMESPACE, &[manifest::deployment(&format!("count-{}", vm.name), COUNTERS, spec)])?;
-    }
-    for vm in stage.nodes() {
-        stage.wait_ready(NAMESPACE, &format!("app=count-{}", vm.name), COUNTERS)?;
-    }
-    let before = containers(stage)?;
+    let bystanders = Bystanders::start(stage, NAMESPACE)?;
     let mut random = Random::from_clock();
     for round in 0..stage.rounds {
         for services in VICTIMS {
             let vm = &stage.nodes()[random.below(stage.nodes().len())];
-            one(stage, vm, services, round, &mut random)
+            let trial = Trial { stage, namespace: NAMESPACE, vm, services };
+            trial
+                .pass(round, &mut random, |inspector| inspector.ask(&[&["kill"], services].concat()))
                 .with_context(|| format!("round {round}, {} on {}", services.join(" and "), vm.name))?;
         }
     }
-    unchanged(&before, &containers(stage)?)?;
-    for vm in stage.nodes() {
-        whole_logs(stage, vm)?;
-    }
+    bystanders.unharmed(stage)?;
     stage.remove(NAMESPACE)?;
     Ok(Outcome::Passed)
 }
 
-/// Pods that end around the moment of the kill.
-fn one(stage: &Stage, vm: &Vm, services: &[&str], round: usize, random: &mut Random) -> Result<()> {
-    let inspector = stage.inspector(vm)?;
-    let starts = || services.iter().map(|service| running(&inspector, service)).collect::<Result<Vec<_>>>();
-    let old = starts()?;
-    let watch = Watch::start(stage)?;
-    let endings = Ending::several(&format!("end-{round}-{}", services.join("-")), round);
-    for ending in &endings {
-        stage.apply_in(NAMESPACE, &[ending.pod(&vm.name)])?;
+/// Containers that nothing may happen to, among them some of each node that print.
+pub struct Bystanders {
+    namespace: &'static str,
+    before: BTreeMap<String, String>,
+}
+
+impl Bystanders {
+    /// Makes the namespace and the pods that print.
+    pub fn start(stage: &Stage, namespace: &'static str) -> Result<Self> {
+        stage.namespace(namespace)?;
+        for vm in stage.nodes() {
+            let spec = manifest::one(&vm.name, &["count", RATE]);
+            stage.apply_in(
+                namespace,
+                &[manifest::deployment(&format!("count-{}", vm.name), COUNTERS, spec)],
+            )?;
+        }
+        for vm in stage.nodes() {
+            stage.wait_ready(namespace, &format!("app=count-{}", vm.name), COUNTERS)?;
+        }
+        Ok(Self { namespace, before: containers(stage)? })
     }
-    std::thread::sleep(Duration::from_millis(random.below(5000) as u64));
-    inspector.ask(&[&["kill"], services].concat())?;
-    let ended = endings.iter().map(|ending| stage.wait_ended(NAMESPACE, &ending.name));
-    let ended = ended.collect::<Result<Vec<_>>>()?;
-    until(&format!("{} to run again", services.join(" and ")), within(60), || match starts() {
-        Ok(new) if new.iter().zip(&old).all(|(new, old)| new != old) => Ok(Look::Done(())),
-        Ok(_) => Ok(Look::Waiting("one is still the old process".into())),
-        Err(error) => Ok(Look::Waiting(format!("{error:#}"))),
-    })?;
-    for (ending, pod) in endings.iter().zip(&ended) {
-        let said = until(&format!("what {} said", ending.name), within(60), || {
-            // The agent that came back may not serve yet.
-            Ok(match stage.run(NAMESPACE, &["logs", &ending.name]) {
-                Ok(said) => Look::Done(said),
-                Err(error) => Look::Waiting(format!("{error:#}")),
-            })
-        })?;
-        ending.is_told(&pod["status"]["containerStatuses"][0], &said)?;
+
+    /// No container was started again, no line of a log is missing or doubled.
+    pub fn unharmed(&self, stage: &Stage) -> Result<()> {
+        unchanged(&self.before, &containers(stage)?)?;
+        stage.nodes().iter().try_for_each(|vm| whole_logs(stage, self.namespace, vm))
     }
-    watch.ends_once(&endings)?;
-    for ending in &endings {
-        stage.run(NAMESPACE, &["delete", "pod", &ending.name, "--wait=false"])?;
+}
+
+/// Services of a node to which something happens while pods end there.
+pub struct Trial<'a> {
+    pub stage: &'a Stage,
+    pub namespace: &'a str,
+    pub vm: &'a Vm,
+    /// Names of their executables.
+    pub services: &'a [&'a str],
+}
+
+impl Trial<'_> {
+    /// Lets it happen; afterwards each service runs as another process.
+    pub fn pass_alone(&self, act: impl FnOnce(&Inspector) -> Result<String>) -> Result<()> {
+        let inspector = self.stage.inspector(self.vm)?;
+        let old = self.starts(&inspector)?;
+        act(&inspector)?;
+        self.run_again(&inspector, &old)
     }
-    Ok(())
+
+    /// When each service's process was started.
+    fn starts(&self, inspector: &Inspector) -> Result<Vec<u64>> {
+        self.services.iter().map(|service| running(inspector, service)).collect()
+    }
+
+    fn run_again(&self, inspector: &Inspector, old: &[u64]) -> Result<()> {
+        let what = format!("{} to run again", self.services.join(" and "));
+        until(&what, within(60), || match self.starts(inspector) {
+            Ok(new) if new.iter().zip(old).all(|(new, old)| new != old) => Ok(Look::Done(())),
+            Ok(_) => Ok(Look::Waiting("one is still the old process".into())),
+            Err(error) => Ok(Look::Waiting(format!("{error:#}"))),
+        })
+    }
+
+    /// Lets it happen around the moment at which pods end; afterwards each service runs as another process, and every end was told, once.
+    pub fn pass(
+        &self,
+        round: usize,
+        random: &mut Random,
+        act: impl FnOnce(&Inspector) -> Result<String>,
+    ) -> Result<()> {
+        let Self { stage, namespace, vm, services } = *self;
+        let inspector = stage.inspector(vm)?;
+        let old = self.starts(&inspector)?;
+        let watch = Watch::start(stage, namespace)?;
+        let endings = Ending::several(&format!("end-{round}-{}", services.join("-")), round);
+        for ending in &endings {
+            stage.apply_in(namespace, &[ending.pod(&vm.name)])?;
+        }
+        std::thread::sleep(Duration::from_millis(random.below(5000) as u64));
+        act(&inspector)?;
+        let ended = endings.iter().map(|ending| stage.wait_ended(namespace, &ending.name));
+        let ended = ended.collect::<Result<Vec<_>>>()?;
+        self.run_again(&inspector, &old)?;
+        for (ending, pod) in endings.iter().zip(&ended) {
+            let said = until(&format!("what {} said", ending.name), within(60), || {
+                // The agent that came back may not serve yet.
+                Ok(match stage.run(namespace, &["logs", &ending.name]) {
+                    Ok(said) => Look::Done(said),
+                    Err(error) => Look::Waiting(format!("{error:#}")),
+                })
+            })?;
+            ending.is_told(&pod["status"]["containerStatuses"][0], &said)?;
+        }
+        watch.ends_once(&endings)?;
+        for ending in &endings {
+            stage.run(namespace, &["delete", "pod", &ending.name, "--wait=false"])?;
+        }
+        Ok(())
+    }
 }
 
 /// Start time of a service's process: another one is another process.
-fn running(inspector: &Inspector, service: &str) -> Result<u64> {
+pub fn running(inspector: &Inspector, service: &str) -> Result<u64> {
     let snapshot = inspector.json(&["snapshot"])?;
     let executable = format!("/usr/lib/pintle/{service}");
     let processes = snapshot["processes"].as_array().context("processes")?;
@@ -121,12 +176,12 @@ fn unchanged(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>
 }
 
 /// Every counter's log on a node has each number once.
-fn whole_logs(stage: &Stage, vm: &Vm) -> Result<()> {
+fn whole_logs(stage: &Stage, namespace: &str, vm: &Vm) -> Result<()> {
     let inspector = stage.inspector(vm)?;
-    let pods = stage.get(NAMESPACE, &["pods", "--selector", &format!("app=count-{}", vm.name)])?;
+    let pods = stage.get(namespace, &["pods", "--selector", &format!("app=count-{}", vm.name)])?;
     for pod in pods["items"].as_array().context("pods")? {
         let name = pod["metadata"]["name"].as_str().context("the pod's name")?;
-        let seen = inspector.json(&["sequence", NAMESPACE, name, "main"])?;
+        let seen = inspector.json(&["sequence", namespace, name, "main"])?;
         let empty = |field: &str| seen[field].as_array().is_some_and(Vec::is_empty);
         ensure!(
             seen["first"] == 1 && empty("missing") && empty("doubled") && empty("odd"),
@@ -144,10 +199,10 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(stage: &Stage) -> Result<Self> {
+    fn start(stage: &Stage, namespace: &str) -> Result<Self> {
         let output = stage.cluster.folder.join("watch.jsonl");
         let file = std::fs::File::create(&output)?;
-        let mut command: Command = stage.kubectl(NAMESPACE);
+        let mut command: Command = stage.kubectl(namespace);
         command.args([
             "get",
             "pods",

@@ -1,6 +1,7 @@
 //! Stories that share one cluster, from harmless to destructive.
 mod config;
 mod ends;
+mod hangs;
 pub mod inspector;
 mod kills;
 pub mod kubectl;
@@ -38,6 +39,7 @@ pub const STORIES: &[Story] = &[
     Story { name: "only_our_processes_and_the_pods_own_run", run: processes::only },
     Story { name: "thirty_pods_leave_no_trace", run: trace::thirty },
     Story { name: "killed_services_lose_nothing", run: kills::rounds },
+    Story { name: "services_that_hang_or_panic_are_started_again", run: hangs::rounds },
     Story { name: "reboots_and_power_buttons_bring_everything_back", run: power::orderly },
     Story { name: "a_power_cut_brings_everything_back", run: power::cut },
 ];

@@ -64,6 +64,8 @@ impl Stage {
             memory: 2560,
             ports: vec![inspector::PORT],
             mirror: wanted.mirror.clone(),
+            // Stories ask services to fail.
+            append: "pintle.test-hooks".into(),
             ..Layout::default()
         };
         let old = if wanted.reuse { Cluster::load(&wanted.folder, wanted.programs.clone())? } else { None };
