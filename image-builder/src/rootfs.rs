@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use machine::paths::{API_UID, BIN, KUBERNETES_VERSION, NET_UID};
+use machine::paths::{API_UID, BIN, CONFIG_UID, KUBERNETES_VERSION, NET_UID};
 
 use crate::debian::Packages;
 use crate::layout::{GROUP, MERGED, PASSWD, TOOL_NFT, sticky};
@@ -16,7 +16,7 @@ const BINARIES: &[&str] = &["pintle-init", "pintle-launch", SERVICES];
 const SERVICES: &str = "pintle-services";
 /// Its further names, by which it knows what it is to do.
 const SERVICE_NAMES: &[&str] =
-    &["pintle-net", "pintle-api", "pintle-runtime", "pintle-agent", "pintle-control-plane"];
+    &["pintle-net", "pintle-api", "pintle-config", "pintle-runtime", "pintle-agent", "pintle-control-plane"];
 /// Debian's executables and their places.
 const TOOLS: &[(&str, &str)] = &[
     ("usr/sbin/nft", TOOL_NFT),
@@ -124,9 +124,11 @@ fn add_tools(tree: &Tree, packages: &Packages) -> Result<Vec<String>> {
 fn add_settings(tree: &Tree, packages: &Packages) -> Result<()> {
     let passwd = format!(
         "{PASSWD}pintle-api:x:{API_UID}:{API_UID}:machine API:/nonexistent:/sbin/nologin\n\
-         pintle-net:x:{NET_UID}:{NET_UID}:network helper:/nonexistent:/sbin/nologin\n"
+         pintle-net:x:{NET_UID}:{NET_UID}:network helper:/nonexistent:/sbin/nologin\n\
+         pintle-config:x:{CONFIG_UID}:{CONFIG_UID}:reader of machine config:/nonexistent:/sbin/nologin\n"
     );
-    let group = format!("{GROUP}pintle-api:x:{API_UID}:\npintle-net:x:{NET_UID}:\n");
+    let group =
+        format!("{GROUP}pintle-api:x:{API_UID}:\npintle-net:x:{NET_UID}:\npintle-config:x:{CONFIG_UID}:\n");
     let version = env!("CARGO_PKG_VERSION");
     let release = format!(
         "NAME=Pintle\nID=pintle\nVERSION_ID={version}\nPRETTY_NAME=\"Pintle {version} (Kubernetes {KUBERNETES_VERSION})\"\n"

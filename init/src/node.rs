@@ -7,6 +7,7 @@ use machine::socket::{Condition, NetworkStatus};
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
+use crate::config::Reader;
 use crate::events::{Events, unix_ms};
 use crate::fd_store::FdStore;
 use crate::ledger::Ledger;
@@ -24,6 +25,8 @@ pub struct ActiveConfig {
     /// Where it came from: `state`, `image`, `cmdline`, `volume PINTLE-CONFIG`, `fw_cfg`, `api`.
     pub source: String,
     pub config: MachineConfig,
+    /// The text without its secrets.
+    pub redacted: String,
 }
 
 /// A request to end this boot.
@@ -47,6 +50,8 @@ pub struct Machine {
     pub supervisor: SupervisorHandle,
     /// Written by the config task and by apply; `None` while the machine waits for a config.
     pub config: watch::Sender<Option<Arc<ActiveConfig>>>,
+    /// Reads what may become the active config.
+    pub reader: Reader,
     /// Written by the network task.
     pub network: watch::Sender<NetworkStatus>,
     /// The net process: leases, time, fetches.
@@ -74,6 +79,7 @@ impl Machine {
             events,
             ledger,
             fds: FdStore::default(),
+            reader: Reader::new(children.clone()),
             children,
             logs,
             supervisor,

@@ -83,6 +83,8 @@ pub const JOIN_PORT: u16 = 50001;
 pub const API_UID: u32 = (1 << 31) + 100;
 /// uid and gid of pintle-net.
 pub const NET_UID: u32 = (1 << 31) + 101;
+/// uid and gid of pintle-config.
+pub const CONFIG_UID: u32 = (1 << 31) + 102;
 
 /// The image that holds etcd, the control plane, kube-proxy, CoreDNS and kubectl: one binary, told apart by argv[0].
 pub const KUBERNETES_IMAGE: &str = "pintle.dev/kubernetes:v1.37.2";
@@ -113,9 +115,11 @@ mod tests {
     #[test]
     fn no_pod_can_be_given_the_user_of_a_service() {
         // What the API server takes as runAsUser, and images as USER, ends with 31 bits; pods' user namespaces end before that.
-        for uid in [API_UID, NET_UID] {
+        for uid in [API_UID, NET_UID, CONFIG_UID] {
             assert!(uid > i32::MAX as u32 && uid < u32::MAX - 1, "{uid}");
         }
         assert_ne!(API_UID, NET_UID);
+        assert_ne!(API_UID, CONFIG_UID);
+        assert_ne!(NET_UID, CONFIG_UID);
     }
 }

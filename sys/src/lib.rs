@@ -5,6 +5,7 @@ pub mod beneath;
 pub mod block;
 pub mod child;
 pub mod clock;
+pub mod confine;
 pub mod device_filter;
 pub mod dm;
 pub mod entropy;

@@ -11,6 +11,8 @@ use nix::libc;
 
 /// CAP_NET_BIND_SERVICE.
 pub const CAP_NET_BIND_SERVICE: u32 = 10;
+/// CAP_SYS_ADMIN.
+pub const CAP_SYS_ADMIN: u32 = 21;
 /// CAP_NET_RAW.
 pub const CAP_NET_RAW: u32 = 13;
 
@@ -151,7 +153,7 @@ fn become_user(user: u32, capabilities: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
-fn prctl(option: libc::c_int, second: u32, third: u32) -> Result<(), Errno> {
+pub(crate) fn prctl(option: libc::c_int, second: u32, third: u32) -> Result<(), Errno> {
     // SAFETY: every option used in this file takes numbers only.
     let result =
         unsafe { libc::prctl(option, libc::c_ulong::from(second), libc::c_ulong::from(third), 0, 0) };
@@ -159,7 +161,7 @@ fn prctl(option: libc::c_int, second: u32, third: u32) -> Result<(), Errno> {
 }
 
 /// `capset` with version 3 for capabilities below 32, effective, permitted and inheritable alike.
-fn set_capabilities(mask: u32) -> Result<(), Errno> {
+pub(crate) fn set_capabilities(mask: u32) -> Result<(), Errno> {
     let header: [u32; 2] = [0x2008_0522, 0];
     let data: [u32; 6] = [mask, mask, mask, 0, 0, 0];
     // SAFETY: header and data have the layout of __user_cap_header_struct and two __user_cap_data_struct, and outlive the call.

@@ -7,7 +7,7 @@ use machine::socket::apply_config::Mode;
 use machine::socket::service_action::Action;
 use machine::socket::{ApplyConfig, ApplyResult, Error, Fault, error::Code};
 
-use super::{Attempt, Found, LONGEST, activate, keep, parse};
+use super::{Attempt, Found, LONGEST, NotRead, activate, keep};
 use crate::node::{Machine, ShutdownRequest};
 
 /// How long a config waits for the one before it.
@@ -36,11 +36,13 @@ pub async fn apply(machine: &Machine, request: &ApplyConfig) -> Result<ApplyResu
     let Ok(yaml) = String::from_utf8(request.yaml.clone()) else {
         return Err(error(Code::Invalid, "a machine config is UTF-8 text"));
     };
-    let active = match parse(&Found { yaml, source: "api".into() }) {
+    let active = match machine.reader.read(&Found { yaml, source: "api".into() }).await {
         Ok(active) => active,
-        Err(faults) => {
-            return Ok(ApplyResult { faults: faults.into_iter().map(fault).collect(), ..Default::default() });
+        Err(NotRead::Faults(faults)) => {
+            let faults = faults.into_iter().map(Fault::from).collect();
+            return Ok(ApplyResult { faults, ..Default::default() });
         }
+        Err(why) => return Err(error(Code::Unavailable, &format!("{why}; nothing was changed"))),
     };
     let alone = tokio::time::timeout(TURN, machine.applying.lock()).await;
     let _alone = alone.map_err(|_| {
@@ -149,17 +151,6 @@ fn decide(mode: Mode, change: Change) -> Result<&'static str, String> {
     })
 }
 
-fn fault(fault: machine::config::Fault) -> Fault {
-    Fault {
-        file: fault.file,
-        line: fault.line,
-        column: fault.column,
-        field: fault.field,
-        message: fault.message,
-        remedy: fault.remedy,
-    }
-}
-
 fn error(code: Code, message: &str) -> Error {
     Error { code: code.into(), message: message.into() }
 }
@@ -226,9 +217,29 @@ mod tests {
         kept(Attempt::default(), || Ok(())).await.unwrap();
     }
 
+    fn empty(found: &Found) -> crate::node::ActiveConfig {
+        crate::node::ActiveConfig { yaml: found.yaml.clone(), ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn a_config_that_nobody_could_read_changes_nothing_and_says_why() {
+        let mut machine = crate::socket::tests::machine();
+        machine.reader = crate::config::Reader::of(|_| Err(NotRead::Ended("killed by SIGXCPU".into())));
+        let request = ApplyConfig { yaml: b"a".to_vec(), mode: Mode::Auto.into(), dry_run: false };
+        let said = apply(&machine, &request).await.unwrap_err();
+        assert_eq!(said.code(), Code::Unavailable);
+        assert!(
+            said.message.contains("SIGXCPU") && said.message.contains("nothing was changed"),
+            "{}",
+            said.message
+        );
+        assert!(machine.active_config().is_none());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_second_config_waits_for_the_first_and_not_for_ever() {
-        let machine = crate::socket::tests::machine();
+        let mut machine = crate::socket::tests::machine();
+        machine.reader = crate::config::Reader::of(|found| Ok(Arc::new(empty(found))));
         let request = ApplyConfig { yaml: b"---\n".to_vec(), mode: Mode::Auto.into(), dry_run: true };
         let first = machine.applying.lock().await;
         assert_eq!(apply(&machine, &request).await.unwrap_err().code(), Code::Unavailable);

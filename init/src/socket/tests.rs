@@ -203,7 +203,8 @@ async fn a_service_may_be_silent_between_requests_and_who_faces_the_network_not_
 async fn a_config_leaves_pid_1_without_its_secrets_unless_they_are_asked_for() {
     let machine = machine();
     let yaml = "kind: Machine\nhostname: n1\njoinToken: K4\n".to_owned();
-    let active = crate::node::ActiveConfig { yaml, source: "state".into(), ..Default::default() };
+    let redacted = "kind: Machine\nhostname: n1\n".to_owned();
+    let active = crate::node::ActiveConfig { yaml, redacted, source: "state".into(), ..Default::default() };
     machine.config.send_replace(Some(std::sync::Arc::new(active)));
     for with_secrets in [false, true] {
         let (result, _) =

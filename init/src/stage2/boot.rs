@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use machine::config::Volume;
 
 use super::{identity, state, sysctls, volumes};
-use crate::config::{self, Found};
+use crate::config::{self, Found, NotRead};
 use crate::disk::{self, Device};
 use crate::node::{ActiveConfig, Machine};
 use crate::task::blocking;
@@ -126,13 +126,13 @@ async fn kept_config(machine: &Machine) -> Result<bool> {
     let Some(found) = blocking("read the kept config", SCAN_DEADLINE, config::from_state).await? else {
         return Ok(false);
     };
-    if try_config(machine, &found)? {
+    if try_config(machine, &found).await? {
         return Ok(true);
     }
     let Some(previous) = blocking("read the kept config", SCAN_DEADLINE, config::from_previous).await? else {
         return Ok(false);
     };
-    let taken = try_config(machine, &previous)?;
+    let taken = try_config(machine, &previous).await?;
     if taken {
         let said = "the kept config has faults and stays as it is; the one before it is active";
         machine.events.note("init", "ConfigFallback", said);
@@ -144,14 +144,14 @@ async fn kept_config(machine: &Machine) -> Result<bool> {
 /// Asks the image, the command line's URL, labelled volumes and the firmware.
 async fn other_source(machine: &Machine, devices: &[Device]) -> Result<bool> {
     if let Some(found) = blocking("read the image's config", SCAN_DEADLINE, config::from_image).await?
-        && try_config(machine, &found)?
+        && try_config(machine, &found).await?
     {
         return Ok(true);
     }
     if let Some(url) = config::url() {
         match config::fetch(machine, &url).await {
             Ok(found) => {
-                if try_config(machine, &found)? {
+                if try_config(machine, &found).await? {
                     return Ok(true);
                 }
             }
@@ -162,38 +162,43 @@ async fn other_source(machine: &Machine, devices: &[Device]) -> Result<bool> {
     let found =
         blocking("read config volumes", SCAN_DEADLINE, move || config::from_volumes(&devices)).await?;
     if let Some(found) = found
-        && try_config(machine, &found)?
+        && try_config(machine, &found).await?
     {
         return Ok(true);
     }
     if let Some(found) = blocking("read fw_cfg", SCAN_DEADLINE, config::from_firmware).await?
-        && try_config(machine, &found)?
+        && try_config(machine, &found).await?
     {
         return Ok(true);
     }
     match blocking("read SMBIOS", SCAN_DEADLINE, config::from_smbios).await? {
-        Some(found) => try_config(machine, &found),
+        Some(found) => try_config(machine, &found).await,
         None => Ok(false),
     }
 }
 
-/// Activates a config; its faults go to the console and the events, each with its place and remedy.
-fn try_config(machine: &Machine, found: &Found) -> Result<bool> {
-    match config::parse(found) {
-        Ok(active) => config::activate(machine, active).map(|()| true),
-        Err(faults) => {
-            // Each round reads the source anew; the same fault is said once.
-            let said = machine.events.after(0);
-            for fault in faults.iter().map(ToString::to_string) {
-                if !said.iter().any(|event| event.kind == "ConfigFault" && event.message == fault) {
-                    machine.events.note("init", "ConfigFault", &fault);
-                }
-            }
-            let message = format!("{} faults in the config from {}", faults.len(), found.source);
-            machine.condition("ConfigValid", false, "Faults", &message);
-            Ok(false)
+/// Activates a config; its faults go to the console and the events, each with its place and remedy. A text that the reader did not survive is a
+/// fault too: it would not the next time either.
+///
+/// # Errors
+/// When there was nobody to read it, which the next round may change.
+async fn try_config(machine: &Machine, found: &Found) -> Result<bool> {
+    let faults: Vec<String> = match machine.reader.read(found).await {
+        Ok(active) => return config::activate(machine, active).map(|()| true),
+        Err(NotRead::Faults(faults)) => faults.iter().map(ToString::to_string).collect(),
+        Err(why) if why.is_of_the_text() => vec![format!("{}: {why}", found.source)],
+        Err(why) => return Err(why).with_context(|| format!("the machine config from {}", found.source)),
+    };
+    // Each round reads the source anew; the same fault is said once.
+    let said = machine.events.after(0);
+    for fault in &faults {
+        if !said.iter().any(|event| event.kind == "ConfigFault" && event.message == *fault) {
+            machine.events.note("init", "ConfigFault", fault);
         }
     }
+    let message = format!("{} faults in the config from {}", faults.len(), found.source);
+    machine.condition("ConfigValid", false, "Faults", &message);
+    Ok(false)
 }
 
 /// A config from elsewhere survives the next boot on the state volume. Trouble with that does not keep the node from running.

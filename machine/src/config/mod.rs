@@ -1,19 +1,22 @@
 //! Machine config: multi-document YAML, `apiVersion: pintle.dev/v1alpha1`, one Rust type and file per kind. Unknown fields are errors.
-//! The JSON Schema and the reference page are generated from these types; [`parse`] reports every fault with its line and column.
+//! The JSON Schema and the reference page are generated from these types; `parse`, with the feature of that name, reports every fault with its line and column.
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod address;
+#[cfg(feature = "parse")]
 mod check;
 mod cluster;
 mod dhcp;
 mod endpoint;
+mod fault;
 mod install;
 mod link;
 mod machine;
 mod manifest;
 mod names;
 mod node_agent;
+#[cfg(feature = "parse")]
 mod parse;
 mod registry;
 mod resolver;
@@ -23,8 +26,10 @@ mod schema;
 mod static_pod;
 mod sysctl;
 mod time_sync;
+#[cfg(feature = "parse")]
 mod tree;
 mod volume;
+#[cfg(feature = "parse")]
 mod walk;
 mod watchdog;
 
@@ -34,12 +39,14 @@ pub use check::EVICTION_SIGNALS;
 pub use cluster::{Cluster, Component, PodNetworkKind};
 pub use dhcp::Dhcp;
 pub use endpoint::host_and_port;
+pub use fault::Fault;
 pub use install::{DiskSelector, Install};
 pub use link::{Link, LinkMatch};
 pub use machine::{Machine, Role};
 pub use manifest::Manifest;
 pub use node_agent::{ImagePullCredentialsVerificationPolicy, NodeAgent, Taint};
-pub use parse::{Fault, parse, to_yaml};
+#[cfg(feature = "parse")]
+pub use parse::{parse, to_yaml};
 pub use registry::{Registry, RegistryAuth};
 pub use resolver::Resolver;
 pub use route::Route;
@@ -79,7 +86,8 @@ pub enum Document {
 }
 
 /// A whole machine config: what a node is told to be.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MachineConfig {
     pub machine: Machine,
     /// Absent on a machine that joins no cluster.

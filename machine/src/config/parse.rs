@@ -6,36 +6,10 @@ use super::check;
 use super::schema::{KINDS, kind_schema};
 use super::tree::{self, Content, Node, Place};
 use super::walk::{Finding, Walker, nearest};
-use super::{API_VERSION, Document, MachineConfig};
+use super::{API_VERSION, Document, Fault, MachineConfig};
 
 /// The most faults that one parse reports.
 const MAX_FAULTS: usize = 200;
-
-/// One thing wrong with a machine config, said so that its author can mend it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// File, URL or other name of the input.
-    pub file: String,
-    /// 1-based; 0 where no place in the text is to blame.
-    pub line: u32,
-    /// 1-based; 0 where no place in the text is to blame.
-    pub column: u32,
-    /// Such as `Cluster.podCIDRs[0]`.
-    pub field: String,
-    pub message: String,
-    /// What to do about it.
-    pub remedy: String,
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
-        if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
-        }
-        write!(f, "{}; {}", self.message, self.remedy)
-    }
-}
 
 /// Parses and validates a machine config: YAML, kinds and fields, then what the fields mean together.
 ///
