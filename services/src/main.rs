@@ -20,11 +20,11 @@ fn main() -> Result<()> {
             close_memory().context("close the memory of pintle-net")?;
             let socket = sys::inherited::take(NET_SOCKET)
                 .context("take over descriptor 3; pintle-net is started by init only")?;
-            run(2, alongside("net", init::net::service::run(UnixStream::from(socket))))
+            run(2, alongside("net", net::run(UnixStream::from(socket))))
         }
         "pintle-api" => {
             close_memory().context("close the memory of pintle-api")?;
-            run(2, alongside("api", init::api::run()))
+            run(2, alongside("api", api::run()))
         }
         "pintle-runtime" => run(8, alongside("runtime", runtime::run())),
         "pintle-agent" => run(64, alongside("agent", agent::run())),
