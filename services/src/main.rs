@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use node_kit::heartbeat::alongside;
-use sys::service::run;
+use sys::service::{close_memory, run};
 
 /// The socket between init and `pintle-net`.
 const NET_SOCKET: i32 = 3;
@@ -17,11 +17,15 @@ fn main() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match name.as_str() {
         "pintle-net" => {
+            close_memory().context("close the memory of pintle-net")?;
             let socket = sys::inherited::take(NET_SOCKET)
                 .context("take over descriptor 3; pintle-net is started by init only")?;
             run(2, alongside("net", net::run(UnixStream::from(socket))))
         }
-        "pintle-api" => run(2, alongside("api", api::run())),
+        "pintle-api" => {
+            close_memory().context("close the memory of pintle-api")?;
+            run(2, alongside("api", api::run()))
+        }
         "pintle-runtime" => run(8, alongside("runtime", runtime::run())),
         "pintle-agent" => run(64, alongside("agent", agent::run())),
         "pintle-control-plane" => run(8, alongside("control-plane", control_plane::run())),
