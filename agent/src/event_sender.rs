@@ -82,6 +82,13 @@ impl Book {
         }
     }
 
+    /// The event is no more, an hour after its last change: what happens again is told anew.
+    fn gone(&mut self, happening: &Happening) {
+        let key = key(happening);
+        self.sent.remove(&key);
+        self.order.retain(|other| *other != key);
+    }
+
     fn created(&mut self, happening: &Happening, sent: Sent) {
         let key = key(happening);
         self.order.push_back(key.clone());
@@ -130,22 +137,35 @@ async fn send(
     let now = jiff::Timestamp::now();
     match step {
         Step::Drop => Ok(()),
-        Step::Create => {
-            let event = event(node, happening, now);
-            let namespace = event.metadata.namespace.clone().unwrap_or_default();
-            let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
-            let created = events.create(&PostParams::default(), &event).await?;
-            let name = created.metadata.name.unwrap_or_default();
-            book.created(happening, Sent { name, namespace, count: 1 });
-            Ok(())
-        }
+        Step::Create => create(client, node, happening, book).await,
         Step::Count(count) => {
             let Some(sent) = book.sent.get(&key(happening)) else { return Ok(()) };
             let events: Api<Event> = Api::namespaced(client.clone(), &sent.namespace);
             let patch = serde_json::json!({ "count": count, "lastTimestamp": Time(second(now)) });
-            events.patch(&sent.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+            match events.patch(&sent.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Err(kube::Error::Api(answer)) if answer.code == 404 => {
+                    book.gone(happening);
+                    create(client, node, happening, book).await
+                }
+                told => told.map(drop),
+            }
         }
     }
+}
+
+async fn create(
+    client: &kube::Client,
+    node: &str,
+    happening: &Happening,
+    book: &mut Book,
+) -> Result<(), kube::Error> {
+    let event = event(node, happening, jiff::Timestamp::now());
+    let namespace = event.metadata.namespace.clone().unwrap_or_default();
+    let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let created = events.create(&PostParams::default(), &event).await?;
+    let name = created.metadata.name.unwrap_or_default();
+    book.created(happening, Sent { name, namespace, count: 1 });
+    Ok(())
 }
 
 fn second(at: jiff::Timestamp) -> jiff::Timestamp {

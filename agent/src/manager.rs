@@ -23,6 +23,7 @@ use crate::shutdown;
 use crate::sources::api::ApiPods;
 use crate::sources::file::StaticPods;
 
+mod beside;
 mod look;
 mod resize;
 
@@ -55,6 +56,8 @@ struct Manager {
     shutting_down: watch::Receiver<bool>,
     /// Resizes that are not granted, by pod.
     pending: HashMap<String, Pending>,
+    /// Pods that the API server knew as begun at the last look.
+    begun: BTreeMap<String, Arc<Pod>>,
     pods: watch::Receiver<Snapshot>,
     /// Another look at all pods is due: one was ended for another.
     again: Arc<Notify>,
@@ -74,6 +77,7 @@ pub async fn run(ctx: Context, parts: Parts, mut inputs: Inputs, first_pass: wat
         seen: HashMap::new(),
         shutting_down: inputs.shutting_down.clone(),
         pending: HashMap::new(),
+        begun: BTreeMap::new(),
         pods: ctx.pods.watch(),
         again: Arc::default(),
     };
@@ -130,8 +134,14 @@ impl Manager {
             let api = mirror_of(pod);
             self.want(uid, pod, Source::File, api);
         }
+        self.begun = beside::begun(api);
         self.grant_resizes(api);
-        for (uid, pod) in api.into_iter().flatten().filter(|(_, pod)| !spec::is_mirror(pod)) {
+        let mut pods: Vec<_> = api.into_iter().flatten().filter(|(_, pod)| !spec::is_mirror(pod)).collect();
+        // What runs has its place before anything new is admitted, and of the new the older comes first.
+        pods.sort_by_key(|(uid, pod)| {
+            (!self.begun.contains_key(*uid), pod.metadata.creation_timestamp.clone())
+        });
+        for (uid, pod) in pods {
             let granted = self.parts.allocations.get(uid).map_or_else(|| pod.clone(), |a| a.apply(pod));
             self.want(uid, &granted, Source::Api, Some(pod.clone()));
         }
@@ -144,6 +154,21 @@ impl Manager {
                 handle.desired.send_if_modified(|d| !std::mem::replace(&mut d.removed, true));
             }
         }
+    }
+
+    /// As [`beside::beside`].
+    fn beside(&self) -> BTreeMap<String, Arc<Pod>> {
+        let wanted =
+            self.handles.iter().map(|(uid, handle)| (uid.clone(), handle.desired.borrow().pod.clone()));
+        let seen = self.ctx.pods.snapshot();
+        let seen = seen.iter().map(|(uid, entry)| (uid.clone(), entry.pod.clone()));
+        let allocations = &self.parts.allocations;
+        beside::beside(
+            self.begun.clone(),
+            wanted.chain(seen),
+            |uid| self.ended.contains_key(uid),
+            |uid| allocations.get(uid),
+        )
     }
 
     fn want(&mut self, uid: &str, pod: &Arc<Pod>, source: Source, api: Option<Arc<Pod>>) {
@@ -209,10 +234,9 @@ impl Manager {
         if *self.shutting_down.borrow() {
             return Some(self.refuse(pod, shutdown::refusal()));
         }
-        let pods = self.ctx.pods.snapshot();
+        let pods = self.beside();
         let node = self.ctx.node.borrow().clone();
-        let active: Vec<&Pod> =
-            pods.values().map(|entry| &*entry.pod).filter(|p| admission::is_active(p)).collect();
+        let active: Vec<&Pod> = pods.values().map(|pod| &**pod).collect();
         let allocatable = self.parts.node_allocatable();
         let rejection = admission::admit(pod, &active, node.as_deref(), &allocatable)?;
         if spec::is_critical(pod) && rejection.shortage {

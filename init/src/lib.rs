@@ -1,9 +1,8 @@
-//! PID 1 of a Pintle node, and the two helpers of it that face the network.
+//! PID 1 of a Pintle node. Its two helpers that face the network are crates of their own, `net` and `api`: what they tell it are messages.
 //!
 //! `pintle-init` runs twice: [`stage1`] in the initramfs finds and verifies the root; [`stage2`] is the node's PID 1. Of what came over a
 //! network it parses machine configs and nothing else; it never exits and never waits without a bound.
 
-pub mod api;
 mod children;
 mod cmdline;
 mod config;
@@ -14,7 +13,6 @@ mod fd_store;
 mod ledger;
 pub mod login1;
 mod modules;
-pub mod net;
 pub mod network;
 pub mod node;
 mod places;

@@ -4,6 +4,7 @@
 mod authority;
 pub mod bundle;
 pub mod config;
+pub mod net;
 pub mod network;
 pub mod paths;
 pub mod pki;

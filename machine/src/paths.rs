@@ -18,6 +18,17 @@ pub const API_SERVER_ANSWERED: &str = "/run/pintle/api-server-answered";
 /// What the api process may read of the machine CA and its serving certificate (mode 0750, group of [`API_UID`]).
 pub const API_PKI: &str = "/run/pintle/api";
 
+/// Names of files in [`API_PKI`].
+pub mod api_pki {
+    /// The machine CA's certificate, which client certificates are checked against.
+    pub const CA: &str = "ca.crt";
+    /// Written last: whoever sees a new one finds the other files new too.
+    pub const CERTIFICATE: &str = "server.crt";
+    pub const KEY: &str = "server.key";
+    /// What other machines show to have their certificates signed here; there on control-plane machines only.
+    pub const JOIN_TOKEN: &str = "join.token";
+}
+
 /// The cgroups of init and of the services; pods are elsewhere.
 pub const NODE_CGROUPS: [&str; 3] = ["/init", "/system", "/runtime"];
 

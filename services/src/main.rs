@@ -19,9 +19,9 @@ fn main() -> Result<()> {
         "pintle-net" => {
             let socket = sys::inherited::take(NET_SOCKET)
                 .context("take over descriptor 3; pintle-net is started by init only")?;
-            run(2, alongside("net", init::net::service::run(UnixStream::from(socket))))
+            run(2, alongside("net", net::run(UnixStream::from(socket))))
         }
-        "pintle-api" => run(2, alongside("api", init::api::run())),
+        "pintle-api" => run(2, alongside("api", api::run())),
         "pintle-runtime" => run(8, alongside("runtime", runtime::run())),
         "pintle-agent" => run(64, alongside("agent", agent::run())),
         "pintle-control-plane" => run(8, alongside("control-plane", control_plane::run())),

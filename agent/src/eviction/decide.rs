@@ -37,33 +37,30 @@ pub struct ThresholdError {
     pub value: String,
 }
 
-/// Reads `evictionHard`. A threshold of `0%` or `100%` is switched off, as in the kubelet.
-///
-/// # Errors
-/// The first entry that is not understood.
-pub fn thresholds(config: &BTreeMap<String, String>) -> Result<BTreeMap<Signal, Threshold>, ThresholdError> {
-    let mut all = BTreeMap::new();
+/// Reads `evictionHard`. A threshold of `0%` or `100%` is switched off, as in the kubelet. One that is not understood is told, and the others hold without it.
+pub fn thresholds(config: &BTreeMap<String, String>) -> (BTreeMap<Signal, Threshold>, Vec<ThresholdError>) {
+    let (mut all, mut wrong) = (BTreeMap::new(), Vec::new());
     for (name, value) in config {
-        let wrong = || ThresholdError { name: name.clone(), value: value.clone() };
-        let signal = Signal::parse(name).ok_or_else(wrong)?;
-        let threshold = match value.strip_suffix('%') {
-            Some(percent) => {
-                let percent: f64 = percent.parse().map_err(|_| wrong())?;
-                if !(0.0..=100.0).contains(&percent) {
-                    return Err(wrong());
-                }
-                if percent == 0.0 || percent == 100.0 {
-                    continue;
-                }
-                Threshold::Fraction(percent / 100.0)
-            }
-            None => {
-                Threshold::Amount(Amount::parse(value).map_err(|_| wrong())?.value().max(0).unsigned_abs())
-            }
-        };
-        all.insert(signal, threshold);
+        match Signal::parse(name).zip(threshold(value)) {
+            Some((signal, Some(threshold))) => drop(all.insert(signal, threshold)),
+            Some((_, None)) => {}
+            None => wrong.push(ThresholdError { name: name.clone(), value: value.clone() }),
+        }
     }
-    Ok(all)
+    (all, wrong)
+}
+
+/// The threshold that a text says, `Some(None)` for none; `None` when it says nothing.
+fn threshold(value: &str) -> Option<Option<Threshold>> {
+    let Some(percent) = value.strip_suffix('%') else {
+        let amount = Amount::parse(value).ok()?.value().max(0).unsigned_abs();
+        return Some(Some(Threshold::Amount(amount)));
+    };
+    let percent: f64 = percent.parse().ok()?;
+    if !(0.0..=100.0).contains(&percent) {
+        return None;
+    }
+    Some((percent > 0.0 && percent < 100.0).then_some(Threshold::Fraction(percent / 100.0)))
 }
 
 /// Remembers when each threshold was last met.
@@ -97,6 +94,8 @@ impl Decider {
                 Signal::NodefsInodesFree,
                 Signal::ImagefsAvailable,
                 Signal::ImagefsInodesFree,
+                Signal::ContainerfsAvailable,
+                Signal::ContainerfsInodesFree,
             ]),
             pid: active(&[Signal::PidAvailable]),
         };

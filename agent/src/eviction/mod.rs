@@ -3,6 +3,7 @@
 //! `signals` reads what is left, `decide` says which thresholds are met, `rank` which pod has to go; [`run`] does so every ten seconds
 //! and at once when the kernel reports memory pressure.
 mod decide;
+mod local;
 mod rank;
 mod run;
 mod signals;

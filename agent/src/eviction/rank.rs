@@ -2,6 +2,7 @@ use std::cmp::Reverse;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use super::local::Files;
 use super::signals::Signal;
 use crate::cgroup::pod_requests;
 use crate::stats::PodStats;
@@ -21,13 +22,17 @@ pub struct Candidate {
     pub request: u64,
 }
 
-/// The pods that may be evicted, the first one to go first: those that use more than they asked for, then by priority, then by how
+/// The pods that may be evicted, the first one to go first, where `files` says what of the disk each holds beside its writable layers: those that use more than they asked for, then by priority, then by how
 /// much more. Static, critical and ended pods are not among them.
 #[must_use]
-pub fn rank<'a>(signal: Signal, pods: impl IntoIterator<Item = (&'a Pod, &'a PodStats)>) -> Vec<Candidate> {
+pub fn rank<'a>(
+    signal: Signal,
+    pods: impl IntoIterator<Item = (&'a Pod, &'a PodStats)>,
+    files: &Files,
+) -> Vec<Candidate> {
     let evictable = pods.into_iter().filter(|(pod, _)| !is_exempt(pod));
     let mut candidates: Vec<Candidate> =
-        evictable.map(|(pod, stats)| candidate(signal, pod, stats)).collect();
+        evictable.map(|(pod, stats)| candidate(signal, pod, stats, files)).collect();
     candidates.sort_by_key(|candidate| {
         let above = i128::from(candidate.usage) - i128::from(candidate.request);
         // Process ids are not requested, so nobody uses more than that.
@@ -48,16 +53,18 @@ fn is_exempt(pod: &Pod) -> bool {
     is_static || critical || matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn candidate(signal: Signal, pod: &Pod, stats: &PodStats) -> Candidate {
+fn candidate(signal: Signal, pod: &Pod, stats: &PodStats, files: &Files) -> Candidate {
     let requests = pod_requests(pod);
     let request = |name: &str| requests.get(name).map_or(0, |amount| amount.value().max(0).unsigned_abs());
-    let written = || stats.containers.iter().filter_map(|container| container.writable);
+    // Writable layers, and the logs and volumes that lie on the same disk.
+    let own = files.get(&stats.uid).copied();
+    let written = || stats.containers.iter().filter_map(|container| container.writable).chain(own);
     let (usage, request) = match signal {
         Signal::MemoryAvailable => (stats.usage.memory_working_set.unwrap_or(0), request("memory")),
-        Signal::NodefsAvailable | Signal::ImagefsAvailable => {
+        Signal::NodefsAvailable | Signal::ImagefsAvailable | Signal::ContainerfsAvailable => {
             (written().map(|(bytes, _)| bytes).sum(), request("ephemeral-storage"))
         }
-        Signal::NodefsInodesFree | Signal::ImagefsInodesFree => {
+        Signal::NodefsInodesFree | Signal::ImagefsInodesFree | Signal::ContainerfsInodesFree => {
             (written().map(|(_, inodes)| inodes).sum(), 0)
         }
         Signal::PidAvailable => (stats.processes.unwrap_or(0), 0),

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::decide::{Decider, thresholds};
+use super::local::{self, Files};
 use super::rank::{Candidate, rank};
 use super::signals::{Available, Signal, observe};
 use crate::Context;
@@ -50,6 +51,7 @@ pub async fn run(
 ) {
     let mut decider = Decider::default();
     let mut last = Pressures::default();
+    let mut said = Vec::new();
     let stalls = match MemoryStalls::open() {
         Ok(stalls) => Some(stalls),
         Err(error) => {
@@ -65,13 +67,11 @@ pub async fn run(
             () = tokio::time::sleep(EVERY) => {}
             () = wait_for(stalls.as_ref()) => {}
         }
-        let limits = match thresholds(&ctx.now().node_agent().eviction_hard) {
-            Ok(limits) => limits,
-            Err(error) => {
-                tracing::error!("no pod is evicted: {error}");
-                continue;
-            }
-        };
+        let (limits, wrong) = thresholds(&ctx.now().node_agent().eviction_hard);
+        if wrong != said {
+            wrong.iter().for_each(|error| tracing::error!("a threshold is left out: {error}"));
+            said = wrong;
+        }
         // Without a runtime there is no one to evict; memory is looked at again in ten seconds.
         let Ok(stats) = measure().await else { continue };
         let seen = observe(&stats);
@@ -87,7 +87,12 @@ pub async fn run(
         }
         let entries = ctx.pods.snapshot();
         let pods = stats.pods.iter().filter_map(|pod| Some((&*entries.get(&pod.uid)?.pod as &Pod, pod)));
-        let Some(first) = rank(signal, pods).into_iter().next() else { continue };
+        let files = if signal.is_disk() {
+            local::measure(pods.clone().map(|(pod, _)| pod)).await
+        } else {
+            Files::new()
+        };
+        let Some(first) = rank(signal, pods, &files).into_iter().next() else { continue };
         let (Some(limit), Some(available)) = (limits.get(&signal), seen.get(&signal)) else { continue };
         let message = message(signal, limit.of(available.capacity), *available, &first);
         tracing::warn!("evicting pod {}/{}: {message}", first.namespace, first.name);

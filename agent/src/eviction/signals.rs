@@ -10,6 +10,8 @@ pub enum Signal {
     NodefsInodesFree,
     ImagefsAvailable,
     ImagefsInodesFree,
+    ContainerfsAvailable,
+    ContainerfsInodesFree,
     PidAvailable,
 }
 
@@ -23,6 +25,8 @@ impl Signal {
             "nodefs.inodesFree" => Self::NodefsInodesFree,
             "imagefs.available" => Self::ImagefsAvailable,
             "imagefs.inodesFree" => Self::ImagefsInodesFree,
+            "containerfs.available" => Self::ContainerfsAvailable,
+            "containerfs.inodesFree" => Self::ContainerfsInodesFree,
             "pid.available" => Self::PidAvailable,
             _ => return None,
         })
@@ -39,8 +43,10 @@ impl Signal {
     pub fn resource(self) -> &'static str {
         match self {
             Self::MemoryAvailable => "memory",
-            Self::NodefsAvailable | Self::ImagefsAvailable => "ephemeral-storage",
-            Self::NodefsInodesFree | Self::ImagefsInodesFree => "inodes",
+            Self::NodefsAvailable | Self::ImagefsAvailable | Self::ContainerfsAvailable => {
+                "ephemeral-storage"
+            }
+            Self::NodefsInodesFree | Self::ImagefsInodesFree | Self::ContainerfsInodesFree => "inodes",
             Self::PidAvailable => "pids",
         }
     }
@@ -61,15 +67,17 @@ pub fn observe(stats: &NodeStats) -> BTreeMap<Signal, Available> {
         seen.insert(Signal::MemoryAvailable, Available { left, capacity: stats.memory_capacity });
     }
     if let Some(disk) = &stats.disk {
-        // Volumes and images share one file system.
+        // Volumes, images and writable layers share one file system.
         let bytes = Available { left: disk.available, capacity: disk.capacity };
         let inodes = Available { left: disk.inodes_free, capacity: disk.inodes };
         seen.insert(Signal::NodefsAvailable, bytes);
         seen.insert(Signal::ImagefsAvailable, bytes);
+        seen.insert(Signal::ContainerfsAvailable, bytes);
         // A file system that makes inodes as it needs them reports none.
         if disk.inodes > 0 {
             seen.insert(Signal::NodefsInodesFree, inodes);
             seen.insert(Signal::ImagefsInodesFree, inodes);
+            seen.insert(Signal::ContainerfsInodesFree, inodes);
         }
     }
     if stats.max_pid > 0 {

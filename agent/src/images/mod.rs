@@ -1,25 +1,24 @@
 //! Image pulls: the kubelet's policies, back-off and words.
+mod keyring;
 pub mod pulled;
+mod slots;
 #[cfg(test)]
 mod stories;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use base64::Engine as _;
-use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use machine::cri::{AuthConfig, Image, ImageSpec, PodSandboxConfig};
-use tokio::sync::Semaphore;
 
 use crate::context::Context;
 use crate::cri::CriError;
 use crate::events::Kind as Severity;
 use crate::pod::backoff::{Backoff, Nanos, SECOND};
 use crate::pod::spec::{self, Kind};
+use keyring::from_secret;
 use pulled::{Access, End, PullSecret, Pulled};
-
-/// Pulls at once when they are not serialized.
-const PARALLEL: usize = 5;
+use slots::Slots;
 
 /// An image that cannot be had; reason and message of the waiting container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +36,7 @@ type LastFailure = (Backoff, Nanos, String);
 /// The pulls of all pods; clones share back-off and slots.
 #[derive(Debug, Clone)]
 pub struct Images {
-    slots: Arc<Semaphore>,
+    slots: Slots,
     backoff: Arc<Mutex<HashMap<PullKey, LastFailure>>>,
     pulled: Pulled,
 }
@@ -45,8 +44,7 @@ pub struct Images {
 impl Images {
     #[must_use]
     pub fn new(serialize: bool, pulled: Pulled) -> Self {
-        let slots = if serialize { 1 } else { PARALLEL };
-        Self { slots: Arc::new(Semaphore::new(slots)), backoff: Arc::default(), pulled }
+        Self { slots: Slots::new(serialize), backoff: Arc::default(), pulled }
     }
 
     /// Forgets a pod's back-offs.
@@ -145,7 +143,10 @@ impl Images {
 
     /// Whether a pod may use an image that is here.
     async fn may_use(&self, ctx: &Context, pod: &Pod, name: &str, image: &Image) -> bool {
-        match self.pulled.access(name, &image.id, ctx.now().node_agent()) {
+        let (pulled, of, id) = (self.pulled.clone(), name.to_owned(), image.id.clone());
+        let settings = ctx.now();
+        let access = on_disk(move || pulled.access(&of, &id, settings.node_agent())).await;
+        match access.unwrap_or(Access::Denied) {
             Access::Granted => true,
             Access::Denied => false,
             Access::ToSecrets => {
@@ -157,6 +158,7 @@ impl Images {
         }
     }
 
+    /// Pulls on a task of its own: it goes on to its end although the pod may go meanwhile, as with the kubelet, so whose the image is gets on record.
     async fn pull(
         &self,
         ctx: &Context,
@@ -165,31 +167,38 @@ impl Images {
         wanted: &str,
         sandbox: &PodSandboxConfig,
     ) -> Result<Image, CriError> {
-        let _slot = self.slots.acquire().await.ok();
-        let (pulled, image) = (self.pulled.clone(), name.to_owned());
-        let begun = on_disk(move || pulled.begin(&image)).await.and_then(|begun| begun);
-        begun.map_err(|error| CriError {
-            operation: "PullImage",
-            code: tonic::Code::Unknown,
-            message: format!("write down that {name} is pulled: {error}"),
-        })?;
-        let tried = self.try_credentials(ctx, pod, name, wanted, sandbox).await;
-        let image = match &tried {
-            Ok(_) => just_pulled(ctx, name, wanted).await,
-            Err(error) => Err(error.clone()),
-        };
-        let (pulled, name, id) =
-            (self.pulled.clone(), name.to_owned(), image.as_ref().ok().map(|i| i.id.clone()));
-        let _ = on_disk(move || {
-            let how = match (tried, &id) {
-                (Err(_), _) => End::Failed,
-                (Ok(_), None) => End::Unknown,
-                (Ok(secret), Some(image_ref)) => End::Pulled { image_ref, secret },
+        let (images, ctx, pod, sandbox) = (self.clone(), ctx.clone(), pod.clone(), sandbox.clone());
+        let (name, wanted) = (name.to_owned(), wanted.to_owned());
+        let failed =
+            |message: String| CriError { operation: "PullImage", code: tonic::Code::Unknown, message };
+        // Whoever still waits for its turn has not begun.
+        let slot = self.slots.take(registry_of(&name)).await;
+        let pulling = async move {
+            let _slot = slot;
+            let (pulled, image) = (images.pulled.clone(), name.clone());
+            let begun = on_disk(move || pulled.begin(&image)).await.and_then(|begun| begun);
+            begun.map_err(|error| failed(format!("write down that {name} is pulled: {error}")))?;
+            let tried = images.try_credentials(&ctx, &pod, &name, &wanted, &sandbox).await;
+            let image = match &tried {
+                Ok(_) => just_pulled(&ctx, &name, &wanted).await,
+                Err(error) => Err(error.clone()),
             };
-            pulled.end(&name, how);
-        })
-        .await;
-        image
+            let (pulled, id) = (images.pulled.clone(), image.as_ref().ok().map(|i| i.id.clone()));
+            let _ = on_disk(move || {
+                let how = match (tried, &id) {
+                    (Err(_), _) => End::Failed,
+                    (Ok(_), None) => End::Unknown,
+                    (Ok(secret), Some(image_ref)) => End::Pulled { image_ref, secret },
+                };
+                pulled.end(&name, how);
+            })
+            .await;
+            image
+        };
+        match tokio::spawn(pulling).await {
+            Ok(image) => image,
+            Err(panic) => Err(failed(format!("the pull has panicked: {panic}"))),
+        }
     }
 
     /// Pulls with each of the pod's credentials and then without any; answers with the secret of those that were good.
@@ -311,61 +320,6 @@ async fn credentials(ctx: &Context, pod: &Pod, image: &str) -> Vec<(PullSecret, 
     found
 }
 
-/// The credentials of a pull secret that fit an image, the most specific registry path first.
-#[must_use]
-pub fn from_secret(secret: &Secret, image: &str) -> Vec<AuthConfig> {
-    let data = secret.data.as_ref();
-    let modern = data.and_then(|d| d.get(".dockerconfigjson"));
-    let legacy = data.and_then(|d| d.get(".dockercfg"));
-    let parse = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-    let auths = match (modern, legacy) {
-        (Some(bytes), _) => parse(&bytes.0).and_then(|v| v.get("auths").cloned()),
-        (None, Some(bytes)) => parse(&bytes.0),
-        (None, None) => None,
-    };
-    let Some(serde_json::Value::Object(auths)) = auths else { return Vec::new() };
-    let mut fitting: Vec<(usize, AuthConfig)> = auths
-        .iter()
-        .filter(|(server, _)| fits(server, image))
-        .filter_map(|(server, entry)| Some((server.len(), auth(server, entry)?)))
-        .collect();
-    fitting.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
-    fitting.into_iter().map(|(_, auth)| auth).collect()
-}
-
-fn fits(server: &str, image: &str) -> bool {
-    let server = server.trim_start_matches("https://").trim_start_matches("http://");
-    let server = server.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
-    let (host, path) = server.split_once('/').map_or((server, ""), |(host, path)| (host, path));
-    let registry = registry_of(image);
-    let rest = image.strip_prefix(registry).unwrap_or(image).trim_start_matches('/');
-    let host_fits = match host.strip_prefix("*.") {
-        Some(domain) => registry.split_once('.').is_some_and(|(_, parent)| parent == domain),
-        None => host == registry,
-    };
-    host_fits
-        && (path.is_empty()
-            || rest.strip_prefix(path).is_some_and(|r| r.is_empty() || r.starts_with(['/', ':', '@'])))
-}
-
-fn auth(server: &str, entry: &serde_json::Value) -> Option<AuthConfig> {
-    let field = |name: &str| entry.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-    let (mut username, mut password) = (field("username"), field("password"));
-    if username.is_empty() {
-        let decoded = base64::engine::general_purpose::STANDARD.decode(field("auth")).ok()?;
-        let text = String::from_utf8(decoded).ok()?;
-        let (user, secret) = text.split_once(':')?;
-        (username, password) = (user.to_owned(), secret.trim_matches('\0').to_owned());
-    }
-    Some(AuthConfig {
-        username,
-        password,
-        server_address: server.to_owned(),
-        identity_token: field("identitytoken"),
-        ..Default::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,21 +330,5 @@ mod tests {
         assert_eq!(with_default_tag("host:5000/web"), "host:5000/web:latest");
         assert_eq!(with_default_tag("host:5000/web:1"), "host:5000/web:1");
         assert_eq!(with_default_tag("web@sha256:00"), "web@sha256:00");
-    }
-
-    #[test]
-    fn the_most_specific_credential_comes_first() {
-        let config = serde_json::json!({"auths": {
-            "registry.test": {"auth": "YTpi"},
-            "https://registry.test/team": {"username": "t", "password": "p"},
-            "other.test": {"auth": "eDp5"}
-        }});
-        let data =
-            [(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(config.to_string().into_bytes()))];
-        let secret = Secret { data: Some(data.into()), ..Default::default() };
-        let users = |image| from_secret(&secret, image).into_iter().map(|a| a.username).collect::<Vec<_>>();
-        assert_eq!(users("registry.test/team/web:1"), ["t", "a"]);
-        assert_eq!(users("registry.test/web:1"), ["a"]);
-        assert_eq!(users("elsewhere.test/web:1"), Vec::<String>::new());
     }
 }

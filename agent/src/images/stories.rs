@@ -12,6 +12,8 @@ use machine::cri::image_service_server::{ImageService, ImageServiceServer};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
+use base64::Engine as _;
+
 use super::*;
 use crate::context::ApiHandle;
 use crate::events::Happening;

@@ -40,16 +40,10 @@ impl Manager {
 
     fn grant_resize(&mut self, pod: &Pod) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let mut others = self.beside();
+        others.remove(&uid);
         let allocations = &self.parts.allocations;
-        let snapshot = self.ctx.pods.snapshot();
-        let others: Vec<Arc<Pod>> = snapshot
-            .iter()
-            .filter(|(other, entry)| **other != uid && admission::is_active(&entry.pod))
-            .map(|(uid, entry)| {
-                allocations.get(uid).map_or_else(|| entry.pod.clone(), |a| a.apply(&entry.pod))
-            })
-            .collect();
-        let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
+        let others: Vec<&Pod> = others.values().map(|pod| &**pod).collect();
         match admission::shortage(pod, &others, &self.parts.node_allocatable()) {
             None => {
                 allocations.update(&uid, |allocation| allocation.grant(pod));

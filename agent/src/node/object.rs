@@ -140,6 +140,14 @@ pub struct Facts<'a> {
     pub now: Time,
 }
 
+/// What this agent can do of the features that nodes declare (KEP-5328, k8s.io/component-helpers/nodedeclaredfeatures), in the alphabet's order. The scheduler places no pod that
+/// needs another, and the API server takes no such change of a pod that is here. Resizing ordinary init containers is not among them.
+const DECLARED_FEATURES: [&str; 3] = [
+    "ExtendWebSocketsToKubelet",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "RestartAllContainersOnContainerExits",
+];
+
 /// The node's status.
 #[must_use]
 pub fn status(facts: &Facts<'_>) -> NodeStatus {
@@ -158,7 +166,7 @@ pub fn status(facts: &Facts<'_>) -> NodeStatus {
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
         }),
-        declared_features: Some(vec!["ExtendWebSocketsToKubelet".into()]),
+        declared_features: Some(DECLARED_FEATURES.map(String::from).into()),
         features: Some(NodeFeatures {
             supplemental_groups_policy: Some(facts.runtime.supplemental_groups_policy),
         }),
@@ -187,7 +195,7 @@ fn handler(handler: &cri::RuntimeHandler) -> NodeRuntimeHandler {
         name: Some(handler.name.clone()),
         features: Some(NodeRuntimeHandlerFeatures {
             recursive_read_only_mounts: Some(features.is_some_and(|f| f.recursive_read_only_mounts)),
-            user_namespaces: Some(false),
+            user_namespaces: Some(features.is_some_and(|f| f.user_namespaces)),
         }),
     }
 }

@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::{NodeStats, PodStats, Use};
+use super::{ContainerStats, NodeStats, PodStats, Use};
 use crate::probe::ProbeCount;
 use crate::server::ServedPod;
 
@@ -37,118 +37,128 @@ fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
+/// A family of samples: its name, its kind, what it says of itself, and where its value comes from.
+type Family = (&'static str, &'static str, &'static str, fn(&Use) -> Option<f64>);
+
+fn cpu(usage: &Use) -> Option<f64> {
+    usage.cpu_nanos.map(seconds)
+}
+
+fn memory(usage: &Use) -> Option<f64> {
+    usage.memory_working_set.map(|bytes| bytes as f64)
+}
+
+fn swap(usage: &Use) -> Option<f64> {
+    usage.swap_usage.map(|bytes| bytes as f64)
+}
+
+fn swap_limit(usage: &Use) -> Option<f64> {
+    usage.swap_usage.zip(usage.swap_available).map(|(used, free)| (used + free) as f64)
+}
+
+const OF_CONTAINERS: [Family; 4] = [
+    (
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+        cpu,
+    ),
+    (
+        "container_memory_working_set_bytes",
+        "gauge",
+        "[STABLE] Current working set of the container in bytes",
+        memory,
+    ),
+    (
+        "container_swap_usage_bytes",
+        "gauge",
+        "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+        swap,
+    ),
+    (
+        "container_swap_limit_bytes",
+        "gauge",
+        "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems",
+        swap_limit,
+    ),
+];
+
+const OF_NODE: [Family; 3] = [
+    (
+        "node_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+        cpu,
+    ),
+    ("node_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the node in bytes", memory),
+    (
+        "node_swap_usage_bytes",
+        "gauge",
+        "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
+        swap,
+    ),
+];
+
+const OF_PODS: [Family; 3] = [
+    (
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+        cpu,
+    ),
+    ("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes", memory),
+    (
+        "pod_swap_usage_bytes",
+        "gauge",
+        "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
+        swap,
+    ),
+];
+
 /// `/metrics/resource`.
 #[must_use]
 pub fn resource_metrics(stats: &NodeStats) -> String {
-    type Get = fn(&Use) -> Option<f64>;
-    let cpu: Get = |usage| usage.cpu_nanos.map(seconds);
-    let memory: Get = |usage| usage.memory_working_set.map(|bytes| bytes as f64);
-    let swap: Get = |usage| usage.swap_usage.map(|bytes| bytes as f64);
-    let swap_limit: Get =
-        |usage| usage.swap_usage.zip(usage.swap_available).map(|(used, free)| (used + free) as f64);
     let mut text = Text::default();
-    let of_containers: [(&str, &str, &str, Get); 4] = [
-        (
-            "container_cpu_usage_seconds_total",
-            "counter",
-            "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
-            cpu,
-        ),
-        (
-            "container_memory_working_set_bytes",
-            "gauge",
-            "[STABLE] Current working set of the container in bytes",
-            memory,
-        ),
-        (
-            "container_swap_usage_bytes",
-            "gauge",
-            "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
-            swap,
-        ),
-        (
-            "container_swap_limit_bytes",
-            "gauge",
-            "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems",
-            swap_limit,
-        ),
-    ];
-    for (name, kind, help, get) in of_containers {
+    let containers =
+        || stats.pods.iter().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)));
+    let labels = |pod: &PodStats, container: &ContainerStats| {
+        [
+            ("container", container.name.clone()),
+            ("namespace", pod.namespace.clone()),
+            ("pod", pod.name.clone()),
+        ]
+    };
+    let of_container = |text: &mut Text, name, pod, container, value, time| {
+        let labels = labels(pod, container);
+        let labels = labels.each_ref().map(|(name, value)| (*name, &**value));
+        text.sample(name, &labels, value, time);
+    };
+    for (name, kind, help, get) in OF_CONTAINERS {
         text.family(name, kind, help);
-        for pod in &stats.pods {
-            for container in &pod.containers {
-                let labels =
-                    [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
-                if let Some(value) = get(&container.usage) {
-                    text.sample(name, &labels, value, Some(stats.time));
-                }
+        for (pod, container) in containers() {
+            if let Some(value) = get(&container.usage) {
+                of_container(&mut text, name, pod, container, value, Some(stats.time));
             }
         }
     }
-    text.family(
-        "container_start_time_seconds",
-        "gauge",
-        "[STABLE] Start time of the container since unix epoch in seconds",
-    );
-    for pod in &stats.pods {
-        for container in &pod.containers {
-            let labels =
-                [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
-            let value = container.started.as_microsecond() as f64 / 1e6;
-            text.sample("container_start_time_seconds", &labels, value, None);
-        }
+    let started = "container_start_time_seconds";
+    text.family(started, "gauge", "[STABLE] Start time of the container since unix epoch in seconds");
+    for (pod, container) in containers() {
+        let value = container.started.as_microsecond() as f64 / 1e6;
+        of_container(&mut text, started, pod, container, value, None);
     }
-    let of_node: [(&str, &str, &str, Get); 3] = [
-        (
-            "node_cpu_usage_seconds_total",
-            "counter",
-            "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
-            cpu,
-        ),
-        (
-            "node_memory_working_set_bytes",
-            "gauge",
-            "[STABLE] Current working set of the node in bytes",
-            memory,
-        ),
-        (
-            "node_swap_usage_bytes",
-            "gauge",
-            "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
-            swap,
-        ),
-    ];
-    for (name, kind, help, get) in of_node {
+    for (name, kind, help, get) in OF_NODE {
         if let Some(value) = get(&stats.node) {
             text.family(name, kind, help);
             text.sample(name, &[], value, Some(stats.time));
         }
     }
-    let of_pods: [(&str, &str, &str, Get); 3] = [
-        (
-            "pod_cpu_usage_seconds_total",
-            "counter",
-            "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
-            cpu,
-        ),
-        ("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes", memory),
-        (
-            "pod_swap_usage_bytes",
-            "gauge",
-            "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
-            swap,
-        ),
-    ];
-    for (name, kind, help, get) in of_pods {
+    for (name, kind, help, get) in OF_PODS {
         text.family(name, kind, help);
         for pod in &stats.pods {
             if let Some(value) = get(&pod.usage) {
-                text.sample(
-                    name,
-                    &[("namespace", &pod.namespace), ("pod", &pod.name)],
-                    value,
-                    Some(stats.time),
-                );
+                let labels = [("namespace", &*pod.namespace), ("pod", &*pod.name)];
+                text.sample(name, &labels, value, Some(stats.time));
             }
         }
     }
@@ -194,9 +204,9 @@ pub fn cadvisor_metrics(stats: &NodeStats) -> String {
             text.sample(name, &labels, value, Some(stats.time));
         }
         for pod in &stats.pods {
-            let id = format!("/kubepods/pod{}", pod.uid);
+            let id = &pod.cgroup;
             if let Some(value) = get(&pod.usage) {
-                let labels = cadvisor_labels(pod, "", &id, "", "");
+                let labels = cadvisor_labels(pod, "", id, "", "");
                 text.sample(name, &labels, value, Some(stats.time));
             }
             for container in &pod.containers {

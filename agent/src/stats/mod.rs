@@ -37,6 +37,8 @@ pub struct PodStats {
     pub name: String,
     pub namespace: String,
     pub uid: String,
+    /// From the root of cgroup2.
+    pub cgroup: String,
     pub started: Timestamp,
     pub usage: Use,
     pub network: Vec<NetworkUse>,

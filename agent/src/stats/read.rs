@@ -132,6 +132,7 @@ fn pod_stats(sandbox: &cri::PodSandboxStats, pods: &[Arc<Pod>]) -> Option<PodSta
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
         uid: metadata.uid.clone(),
+        cgroup: crate::cgroup::cgroup_parent(pod),
         started: started.unwrap_or_default(),
         usage: usage(linux.cpu.as_ref(), linux.memory.as_ref(), None),
         network: network.unwrap_or_default(),

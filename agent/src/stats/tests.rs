@@ -83,7 +83,7 @@ fn metrics_server_finds_its_series() {
     for line in expected {
         assert!(text.contains(&line), "{line} in\n{text}");
     }
-    assert!(cadvisor_metrics(&stats).contains("id=\"/kubepods/podu/id-c\",image=\"i\""));
+    assert!(cadvisor_metrics(&stats).contains("id=\"/kubepods/besteffort/podu/id-c\",image=\"i\""));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use sys::framed::FramedSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::net::messages::{
+use machine::net::{
     Clock, Command, Fetch, FromNet, Join, Lease, MAX_CONFIG, MAX_FRAME, Report, Target, ToNet, Want,
 };
 
@@ -258,7 +258,7 @@ async fn send(socket: &FramedSocket, command: Command) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::messages::Fetched;
+    use machine::net::Fetched;
 
     async fn said(socket: &mut FramedSocket) -> Command {
         let (frame, _) = socket.recv().await.unwrap().unwrap();
@@ -305,7 +305,7 @@ mod tests {
             let mut theirs = FramedSocket::new(theirs, MAX_FRAME).unwrap();
             let Command::Want(want) = said(&mut theirs).await else { panic!("no want") };
             assert_eq!(want.ntp_servers, ["192.0.2.4"]);
-            let wire = crate::net::messages::WireLease {
+            let wire = machine::net::WireLease {
                 link: "eth0".into(),
                 address: "10.0.2.15/24".into(),
                 server: "10.0.2.2".into(),

@@ -22,8 +22,8 @@ pub mod time;
 
 pub use helper::NetHandle;
 
-use crate::net::messages::{DhcpLink, Want};
 use crate::node::{ActiveConfig, Machine};
+use machine::net::{DhcpLink, Want};
 use observed::Observed;
 use spec::Spec;
 
@@ -120,7 +120,7 @@ impl Controller {
     async fn reconcile(
         &mut self,
         config: &MachineConfig,
-        leases: &std::collections::BTreeMap<String, crate::net::messages::Lease>,
+        leases: &std::collections::BTreeMap<String, machine::net::Lease>,
     ) -> (bool, BTreeSet<u32>) {
         let mut faults = Vec::new();
         let mut observed = match self.observe(config).await {

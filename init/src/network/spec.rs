@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use machine::config::{Dhcp, LinkMatch, MachineConfig};
 
 use super::observed::{Link, Observed};
-use crate::net::messages::Lease;
+use machine::net::Lease;
 
 /// The network that the machine shall have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

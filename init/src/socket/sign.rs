@@ -99,7 +99,7 @@ fn fit(request: &SignServing, reserved: &Reserved) -> Result<(Leaf, Vec<String>)
 
 fn name(text: &str) -> Result<String, String> {
     let name = text.to_lowercase();
-    let good = crate::net::messages::is_dns_name(&name) && name.parse::<IpAddr>().is_err();
+    let good = machine::net::is_dns_name(&name) && name.parse::<IpAddr>().is_err();
     good.then_some(name)
         .ok_or_else(|| format!("{:?} is no host name", text.chars().take(80).collect::<String>()))
 }

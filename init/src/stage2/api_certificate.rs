@@ -11,7 +11,7 @@ use machine::pki::{self, Leaf, SERVING_LIFETIME};
 use machine::socket::NetworkStatus;
 use machine::socket::service_action::Action;
 
-use crate::api::pki::{Files, leaf};
+use super::api_files::{Files, leaf};
 use crate::node::Machine;
 use crate::task::blocking;
 

@@ -3,6 +3,7 @@
 //! Tasks, each started again when it panics: reaper, device events, machine socket, supervisor, boot (config, state volume, volumes), power
 //! button, signals. The last one to act is the shutdown, which this stage's main loop waits for.
 mod api_certificate;
+mod api_files;
 mod boot;
 mod cgroups;
 mod devices;

@@ -30,6 +30,7 @@ mod watchdog;
 
 pub use crate::authority::{CertificateAuthority, KeyPair};
 pub use address::Address;
+pub use check::EVICTION_SIGNALS;
 pub use cluster::{Cluster, Component, PodNetworkKind};
 pub use dhcp::Dhcp;
 pub use endpoint::host_and_port;

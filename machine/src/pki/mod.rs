@@ -8,6 +8,7 @@ mod facts;
 mod leaf;
 mod request;
 mod token;
+#[cfg(feature = "tls")]
 mod unverified;
 
 pub use ca::{new_ca, new_key_pair};
@@ -15,6 +16,7 @@ pub use facts::{Facts, facts, is_key_of, signed_by};
 pub use leaf::{issue, sign_serving};
 pub use request::{Request, new_request, read_request};
 pub use token::{bootstrap_token, ca_hash, is_bootstrap_token, is_join_token, join_token};
+#[cfg(feature = "tls")]
 pub use unverified::AnyCertificate;
 
 /// How long a new CA is valid.

@@ -7,6 +7,8 @@ use crate::artifacts::cargo;
 
 /// A crate of ours, and the crates that must not be among its dependencies or theirs.
 const WALLS: &[(&str, &[&str])] = &[
+    // PID 1 parses nothing that came over a network, and speaks to its helpers in messages.
+    ("init", &["dhcproto", "hyper", "tonic", "rustls"]),
     // Of the runtime only its CRI server speaks gRPC.
     ("images", &["tonic"]),
     ("pod-network", &["tonic"]),

@@ -19,6 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("demo", &[]),
     ("inspector", &[]),
     ("init", &["machine", "sys", "node-kit"]),
+    ("net", &["machine", "sys", "node-kit"]),
+    ("api", &["machine", "sys", "node-kit"]),
     ("images", &["machine", "sys", "node-kit"]),
     ("pod-network", &["machine", "sys", "node-kit"]),
     ("streams", &["machine", "sys", "node-kit"]),
@@ -26,7 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("agent", &["machine", "sys", "node-kit"]),
     ("control-plane", &["machine", "sys", "node-kit"]),
     // One executable for all of them; nothing but their entry points is called.
-    ("services", &["sys", "node-kit", "init", "runtime", "agent", "control-plane"]),
+    ("services", &["sys", "node-kit", "net", "api", "runtime", "agent", "control-plane"]),
     ("image-builder", &["machine", "sys"]),
     ("ctl", &["machine", "sys"]),
     ("qemu-tests", &["machine"]),

@@ -125,7 +125,7 @@ impl Worker {
                 self.answered = Some(Box::new(Pod { metadata, spec: None, status: answer.status }));
             }
             // The pod, or this incarnation of it, is gone: there is nobody to tell.
-            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
+            Err(kube::Error::Api(answer)) if nobody_to_tell(&answer) => {
                 self.posted = Some(status);
                 self.answered = None;
             }
@@ -155,5 +155,42 @@ impl Worker {
     fn keep_sizes(&self) {
         let (actuated, actuated_pod) = (self.memory.actuated.clone(), self.memory.actuated_pod);
         self.parts.allocations.update(&self.uid, |a| Allocation { actuated, actuated_pod, ..a });
+    }
+}
+
+/// Whether the API server says of a status that its pod, or this incarnation of it, is gone: it knows none of the name, or one with another uid, which a patch
+/// cannot change. Any other conflict passes.
+fn nobody_to_tell(answer: &kube::core::Status) -> bool {
+    let causes = answer.details.iter().flat_map(|details| &details.causes);
+    match answer.code {
+        404 => true,
+        409 => answer.message.contains("uid mismatch") || answer.message.contains("UID in precondition"),
+        422 => causes.into_iter().any(|cause| cause.field == "metadata.uid"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::nobody_to_tell;
+
+    #[test]
+    fn a_conflict_is_told_again_unless_the_pod_is_another() {
+        let status = |code, message: &str| Status { code, message: message.into(), ..Status::default() };
+        assert!(nobody_to_tell(&status(404, "pods \"web\" not found")));
+        assert!(nobody_to_tell(&status(
+            409,
+            "Precondition failed: UID in precondition: a, UID in object meta: b"
+        )));
+        assert!(!nobody_to_tell(&status(
+            409,
+            "the object has been modified; please apply your changes to the latest version"
+        )));
+        assert!(!nobody_to_tell(&status(500, "etcdserver: leader changed")));
+        let other = serde_json::json!({"code": 422, "details": {"causes": [{"field": "metadata.uid"}]}});
+        assert!(nobody_to_tell(&serde_json::from_value(other).unwrap()));
+        assert!(!nobody_to_tell(&status(422, "invalid")));
     }
 }

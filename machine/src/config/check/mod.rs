@@ -2,6 +2,7 @@
 use super::names::{is_dns_name, is_label};
 use super::{Document, LinkMatch};
 use crate::pki;
+pub use node::EVICTION_SIGNALS;
 
 mod across;
 mod cluster;

@@ -98,15 +98,52 @@ pub fn registry(registry: &Registry, issues: &mut Vec<Issue>) {
     }
 }
 
-const SIGNALS: [&str; 7] = [
+/// What `evictionHard` may speak of.
+pub const EVICTION_SIGNALS: [&str; 8] = [
     "memory.available",
     "nodefs.available",
     "nodefs.inodesFree",
     "imagefs.available",
     "imagefs.inodesFree",
     "containerfs.available",
+    "containerfs.inodesFree",
     "pid.available",
 ];
+
+/// Whether a text is a quantity of Kubernetes that is not negative (k8s.io/apimachinery/pkg/api/resource): a decimal number with an optional unit or exponent.
+fn is_quantity(text: &str) -> bool {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let exponent = unit.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i8>().is_ok());
+    number.parse::<f64>().is_ok()
+        && (exponent
+            || matches!(
+                unit,
+                "" | "n"
+                    | "u"
+                    | "m"
+                    | "k"
+                    | "M"
+                    | "G"
+                    | "T"
+                    | "P"
+                    | "E"
+                    | "Ki"
+                    | "Mi"
+                    | "Gi"
+                    | "Ti"
+                    | "Pi"
+                    | "Ei"
+            ))
+}
+
+/// Whether a text is a quantity, or a part of the whole such as `10%`.
+fn is_threshold(text: &str) -> bool {
+    match text.strip_suffix('%') {
+        Some(percent) => percent.parse().is_ok_and(|percent: f64| (0.0..=100.0).contains(&percent)),
+        None => is_quantity(text),
+    }
+}
 
 pub fn runtime(runtime: &Runtime, issues: &mut Vec<Issue>) {
     if runtime.stream_port == Some(0) {
@@ -157,12 +194,15 @@ pub fn node_agent(agent: &NodeAgent, issues: &mut Vec<Issue>) {
             "the defaults are 80 and 85",
         ));
     }
-    for signal in agent.eviction_hard.keys().filter(|signal| !SIGNALS.contains(&signal.as_str())) {
-        issues.push(issue(
-            format!("evictionHard.{signal}"),
-            "unknown eviction signal",
-            format!("use one of {}", SIGNALS.join(", ")),
-        ));
+    for (signal, value) in &agent.eviction_hard {
+        let field = || format!("evictionHard.{signal}");
+        if !EVICTION_SIGNALS.contains(&signal.as_str()) {
+            let remedy = format!("use one of {}", EVICTION_SIGNALS.join(", "));
+            issues.push(issue(field(), "unknown eviction signal", remedy));
+        } else if !is_threshold(value) {
+            let remedy = "write what must be left, as a quantity such as 100Mi or as a part such as 10%";
+            issues.push(issue(field(), format!("{value:?} is neither a quantity nor a percentage"), remedy));
+        }
     }
     for (i, taint) in agent.register_with_taints.iter().enumerate() {
         if !matches!(&*taint.effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
@@ -175,7 +215,7 @@ pub fn node_agent(agent: &NodeAgent, issues: &mut Vec<Issue>) {
     }
     for field in [("kubeReserved", &agent.kube_reserved), ("systemReserved", &agent.system_reserved)] {
         for (resource, quantity) in field.1 {
-            if !quantity.starts_with(|c: char| c.is_ascii_digit()) {
+            if !is_quantity(quantity) {
                 issues.push(issue(
                     format!("{}.{resource}", field.0),
                     format!("{quantity:?} is no quantity"),
@@ -244,5 +284,33 @@ pub fn watchdog(watchdog: &Watchdog, issues: &mut Vec<Issue>) {
     }
     if !(5..=3600).contains(&watchdog.timeout_seconds) {
         issues.push(issue("timeoutSeconds", "no usable time", "use 5 to 3600 seconds; the default is 60"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_what_kubernetes_takes_for_one() {
+        for good in ["0", "100Mi", "1.5Gi", "200m", "2e3", "1E"] {
+            assert!(is_quantity(good) && is_threshold(good), "{good}");
+        }
+        for bad in ["", "Mi", "-1", "10 Mi", "10MiB", "lots", "1.2.3", "1e"] {
+            assert!(!is_quantity(bad) && !is_threshold(bad), "{bad}");
+        }
+        assert!(is_threshold("7.5%") && !is_threshold("120%") && !is_threshold("%") && !is_quantity("10%"));
+    }
+
+    #[test]
+    fn a_threshold_that_says_nothing_is_a_fault() {
+        let eviction_hard = [("containerfs.available", "10%"), ("memory.available", "lots")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let agent = NodeAgent { eviction_hard, ..NodeAgent::default() };
+        let mut issues = Vec::new();
+        node_agent(&agent, &mut issues);
+        let fields: Vec<_> = issues.iter().map(|issue| issue.field.clone()).collect();
+        assert_eq!(fields, ["evictionHard.memory.available"]);
     }
 }

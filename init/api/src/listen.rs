@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use super::pki;
+use machine::paths::api_pki;
 use node_kit::accept;
 use node_kit::strangers::{Stay, Strangers};
 
@@ -191,25 +191,27 @@ impl Files {
 
 /// Tells one serving certificate's file from the next.
 fn stamp(folder: &Path) -> Option<(u64, i64, i64)> {
-    let meta = std::fs::metadata(folder.join(pki::CERTIFICATE)).ok()?;
+    let meta = std::fs::metadata(folder.join(api_pki::CERTIFICATE)).ok()?;
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
 fn config(folder: &Path, client_certificates: bool) -> Result<ServerConfig> {
     let path = |name: &str| folder.join(name);
     let read = |name: &str| format!("read {}", path(name).display());
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path(pki::CERTIFICATE))
-        .with_context(|| read(pki::CERTIFICATE))?
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path(api_pki::CERTIFICATE))
+        .with_context(|| read(api_pki::CERTIFICATE))?
         .collect();
-    let key = PrivateKeyDer::from_pem_file(path(pki::KEY)).with_context(|| read(pki::KEY))?;
+    let key = PrivateKeyDer::from_pem_file(path(api_pki::KEY)).with_context(|| read(api_pki::KEY))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("use TLS 1.3")?;
     let builder = if client_certificates {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(path(pki::CA)).with_context(|| read(pki::CA))? {
-            roots.add(certificate.with_context(|| read(pki::CA))?).context("use the machine CA")?;
+        for certificate in
+            CertificateDer::pem_file_iter(path(api_pki::CA)).with_context(|| read(api_pki::CA))?
+        {
+            roots.add(certificate.with_context(|| read(api_pki::CA))?).context("use the machine CA")?;
         }
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
@@ -307,9 +309,11 @@ mod tests {
             ..Leaf::default()
         };
         let own = machine::pki::issue(&ca, &leaf, now).unwrap();
-        for (name, text) in
-            [(pki::CA, &ca.certificate), (pki::CERTIFICATE, &own.certificate), (pki::KEY, &own.key)]
-        {
+        for (name, text) in [
+            (api_pki::CA, &ca.certificate),
+            (api_pki::CERTIFICATE, &own.certificate),
+            (api_pki::KEY, &own.key),
+        ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         (folder, ca)
@@ -353,7 +357,7 @@ mod tests {
     #[tokio::test]
     async fn silent_clients_do_not_keep_an_administrator_out() {
         let (folder, ca) = files();
-        let door = super::super::door(0);
+        let door = crate::door(0);
         let listener = Listener::bind(folder.path(), door).await.unwrap();
         let port = listener.socket.local_addr().unwrap().port();
         let mut connections = Box::pin(listener.connections());

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::Endpoint;
 
-use super::messages::Join;
+use machine::net::Join;
 
 /// The longest that one control-plane machine may take.
 const ATTEMPT: Duration = Duration::from_secs(10);

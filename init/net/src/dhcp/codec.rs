@@ -5,7 +5,7 @@ use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use ipnet::Ipv4Net;
 
-use crate::net::messages::Lease;
+use machine::net::Lease;
 
 /// What a server answered to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,7 @@ fn terms(message: &Message, link: &str) -> Option<Terms> {
         seconds: number(OptionCode::AddressLeaseTime).unwrap_or(3600),
         server,
     };
-    crate::net::messages::usable(message.yiaddr()).then(|| Terms {
+    machine::net::usable(message.yiaddr()).then(|| Terms {
         lease,
         renew: number(OptionCode::Renewal),
         rebind: number(OptionCode::Rebinding),
@@ -243,7 +243,7 @@ mod tests {
             packet[at % length] = byte;
             packet.truncate(cut.max(1));
             if let Some(Reply::Ack(terms) | Reply::Offer(terms)) = read(&packet, "eth0", 7, MAC) {
-                let wire = crate::net::messages::WireLease::from(&terms.lease);
+                let wire = machine::net::WireLease::from(&terms.lease);
                 let _ = Lease::try_from(&wire);
             }
         }

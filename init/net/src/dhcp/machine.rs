@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::codec::{Reply, Say, Terms};
-use crate::net::messages::Lease;
+use machine::net::Lease;
 
 /// The first retransmission; later ones double up to [`SLOWEST`].
 const FIRST: Duration = Duration::from_secs(1);

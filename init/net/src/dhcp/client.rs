@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::codec;
 use super::machine::{Machine, Output};
-use crate::net::messages::{DhcpLink, Report, WireLease};
+use machine::net::{DhcpLink, Report, WireLease};
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;

@@ -7,16 +7,9 @@ use std::path::Path;
 use machine::config::{MachineConfig, Role};
 use machine::network::NodeNetwork;
 use machine::paths::API_UID;
+use machine::paths::api_pki::{CA, CERTIFICATE, JOIN_TOKEN, KEY};
 use machine::pki::{Leaf, Usage};
 use node_kit::files::{self, Durability};
-
-/// The machine CA's certificate, which client certificates are checked against.
-pub const CA: &str = "ca.crt";
-/// Written last: whoever sees a new one finds the other files new too.
-pub const CERTIFICATE: &str = "server.crt";
-pub const KEY: &str = "server.key";
-/// What other machines show to have their certificates signed here; there on control-plane machines only.
-pub const JOIN_TOKEN: &str = "join.token";
 
 /// What the API process gets.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ use tonic::{Request, Response, Status};
 
 use super::init_client::call;
 use super::listen::{Door, Listener};
-use super::pki::JOIN_TOKEN;
 use super::rate::Rate;
+use machine::paths::api_pki::JOIN_TOKEN;
 
 /// The largest message a stranger may send, in bytes.
 const LARGEST: usize = 32 << 10;

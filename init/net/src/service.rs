@@ -12,8 +12,8 @@ use sys::framed::FramedSocket;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::messages::{Command, DhcpLink, Fetch, Fetched, FromNet, Join, MAX_FRAME, Report, ToNet, Want};
 use super::{dhcp, fetch, join, sntp};
+use machine::net::{Command, DhcpLink, Fetch, Fetched, FromNet, Join, MAX_FRAME, Report, ToNet, Want};
 
 /// The most links that ask for leases at once.
 const MAX_LINKS: usize = 64;

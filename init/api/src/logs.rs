@@ -1,8 +1,9 @@
 //! A service's log, from its tail on, across rotation.
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ const CHUNK: usize = 32 << 10;
 /// How often the end of a followed file is looked at again. The file belongs to root and inotify asks for the right to open it, which
 /// this process lacks by design; a look is one read(2).
 const LOOK: Duration = Duration::from_millis(500);
+/// How long one look may take.
+const DISK: Duration = Duration::from_secs(10);
 /// Looks without news between two questions for a rotated file.
 const LOOKS: u32 = 4;
 
@@ -41,12 +44,14 @@ async fn copy(
     out: &Sender<Result<Data, Status>>,
 ) -> Result<(), Status> {
     let failed = |error: io::Error| Status::internal(format!("read the log of {service}: {error}"));
-    let mut file = open(actor, service).await?;
-    let start = if tail < 0 { 0 } else { tail_offset(&mut file, tail.unsigned_abs()).map_err(failed)? };
-    file.seek(SeekFrom::Start(start)).map_err(failed)?;
+    let mut log = open(actor, service).await?;
+    if tail >= 0 {
+        let file = Arc::clone(&log.file);
+        log.at = off_thread(move || tail_offset(&file, tail.unsigned_abs())).await.map_err(failed)?;
+    }
     let mut quiet = 0;
     loop {
-        if drain(&mut file, out).await.map_err(failed)? {
+        if log.drain(out).await.map_err(failed)? {
             quiet = 0;
         }
         if out.is_closed() || !follow {
@@ -59,41 +64,67 @@ async fn copy(
         if quiet >= LOOKS {
             quiet = 0;
             let newest = open(actor, service).await?;
-            if identity(&newest).map_err(failed)? != identity(&file).map_err(failed)? {
+            let (ours, theirs) = (Arc::clone(&log.file), Arc::clone(&newest.file));
+            let same = move || Ok(identity(&ours)? == identity(&theirs)?);
+            if !off_thread(same).await.map_err(failed)? {
                 // What was added between the last look and the rotation comes first.
-                drain(&mut file, out).await.map_err(failed)?;
-                file = newest;
+                log.drain(out).await.map_err(failed)?;
+                log = newest;
             }
         }
     }
 }
 
-async fn open(actor: &str, service: &str) -> Result<File, Status> {
+async fn open(actor: &str, service: &str) -> Result<Log, Status> {
     let call = request::Call::OpenLog(ServiceName { name: service.into() });
     let descriptor: OwnedFd = init_client::descriptor(actor, call).await?;
-    Ok(File::from(descriptor))
+    Ok(Log { file: Arc::new(File::from(descriptor)), at: 0 })
 }
 
 fn identity(file: &File) -> io::Result<(u64, u64)> {
     file.metadata().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Sends everything up to the file's end; true when there was something.
-async fn drain(file: &mut File, out: &Sender<Result<Data, Status>>) -> io::Result<bool> {
-    let mut any = false;
-    loop {
-        let mut chunk = vec![0_u8; CHUNK];
-        let length = file.read(&mut chunk)?;
-        chunk.truncate(length);
-        if length == 0 || out.send(Ok(Data { data: Bytes::from(chunk) })).await.is_err() {
-            return Ok(any);
+/// An open log, and how far it has been sent.
+struct Log {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Log {
+    /// Sends everything up to the file's end; true when there was something.
+    async fn drain(&mut self, out: &Sender<Result<Data, Status>>) -> io::Result<bool> {
+        let mut any = false;
+        loop {
+            let (file, at) = (Arc::clone(&self.file), self.at);
+            let read = move || {
+                let mut chunk = vec![0_u8; CHUNK];
+                let length = file.read_at(&mut chunk, at)?;
+                chunk.truncate(length);
+                Ok(chunk)
+            };
+            let chunk = off_thread(read).await?;
+            self.at += chunk.len() as u64;
+            if chunk.is_empty() || out.send(Ok(Data { data: Bytes::from(chunk) })).await.is_err() {
+                return Ok(any);
+            }
+            any = true;
         }
-        any = true;
+    }
+}
+
+/// Reads from a disk that may be sick, while all other clients are served.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::time::timeout(DISK, tokio::task::spawn_blocking(work)).await {
+        Ok(done) => done.map_err(io::Error::other)?,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer")),
     }
 }
 
 /// Where the last `lines` lines begin.
-fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
+fn tail_offset(file: &File, lines: u64) -> io::Result<u64> {
     let size = file.metadata()?.len();
     if lines == 0 {
         return Ok(size);
@@ -104,8 +135,7 @@ fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
         let length = position.min(CHUNK as u64);
         position -= length;
         let part = &mut chunk[..length as usize];
-        file.seek(SeekFrom::Start(position))?;
-        file.read_exact(part)?;
+        file.read_exact_at(part, position)?;
         for (index, _) in part.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
             let after = position + index as u64 + 1;
             // The newline at the very end closes the last line and opens none.
@@ -122,7 +152,7 @@ fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Seek, SeekFrom, Write};
 
     use super::*;
 
@@ -131,7 +161,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"one\ntwo\nthree\n").unwrap();
         let mut rest = |lines| {
-            let offset = tail_offset(&mut file, lines).unwrap();
+            let offset = tail_offset(&file, lines).unwrap();
             let mut text = String::new();
             file.seek(SeekFrom::Start(offset)).unwrap();
             file.read_to_string(&mut text).unwrap();
@@ -148,6 +178,6 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let long = "x".repeat(CHUNK + 10);
         file.write_all(format!("first\n{long}\n").as_bytes()).unwrap();
-        assert_eq!(tail_offset(&mut file, 1).unwrap(), 6);
+        assert_eq!(tail_offset(&file, 1).unwrap(), 6);
     }
 }

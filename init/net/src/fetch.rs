@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use super::messages::MAX_CONFIG;
+use machine::net::MAX_CONFIG;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// The longest that one attempt may take.

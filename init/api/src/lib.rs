@@ -6,12 +6,11 @@
 //! control-plane machines, where others have their serving certificates signed.
 
 mod identity;
-pub(crate) mod init_client;
+mod init_client;
 mod join;
 mod kmsg;
 mod listen;
 mod logs;
-pub(crate) mod pki;
 mod rate;
 mod service;
 
