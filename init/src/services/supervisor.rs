@@ -274,7 +274,7 @@ impl Supervisor {
             Some(Effect::Kill(pid)) => {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-            Some(Effect::KillCgroup) => kill_cgroup(definition),
+            Some(Effect::KillCgroup) => kill_cgroup(CGROUPS.as_ref(), definition),
             None => {}
         }
         let (after, pid) = (self.lives[index].0.name(), self.lives[index].0.pid());
@@ -384,15 +384,32 @@ fn environment(service: &str) -> Vec<(String, String)> {
     variables
 }
 
+/// Ends every service that an earlier main loop of PID 1 has left: nobody knows of them any more, and each is started again.
+pub fn end_leftovers() {
+    SERVICES.iter().for_each(|definition| kill_cgroup(CGROUPS.as_ref(), definition));
+}
+
 /// Ends everything in the service's cgroup, its children included.
-fn kill_cgroup(definition: &Definition) {
-    let _ = fs::write(Path::new(CGROUPS).join(definition.cgroup).join("cgroup.kill"), "1");
+fn kill_cgroup(root: &Path, definition: &Definition) {
+    // There is none before its first start.
+    let _ = fs::write(root.join(definition.cgroup).join("cgroup.kill"), "1");
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::state::State;
     use super::*;
+
+    #[test]
+    fn the_end_of_a_service_is_that_of_its_whole_cgroup() {
+        let root = tempfile::tempdir().unwrap();
+        let [net, api, ..] = &SERVICES;
+        fs::create_dir_all(root.path().join(net.cgroup)).unwrap();
+        kill_cgroup(root.path(), net);
+        kill_cgroup(root.path(), api);
+        assert_eq!(fs::read_to_string(root.path().join("system/net/cgroup.kill")).unwrap(), "1");
+        assert!(!root.path().join(api.cgroup).exists(), "it never ran");
+    }
 
     /// There are no programs of ours where tests run: the first service fails for good as soon as it is started, which is told each time.
     #[tokio::test]

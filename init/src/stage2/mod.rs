@@ -50,6 +50,8 @@ pub fn run() -> ! {
             Ok(Err(error)) => tracing::error!("{error:#}; starting over"),
             Err(_) => tracing::error!("the main loop panicked; starting over"),
         }
+        // The services of the loop that is gone would each run twice.
+        crate::services::end_leftovers();
         std::thread::sleep(Duration::from_secs(1));
     }
 }
