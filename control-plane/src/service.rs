@@ -45,7 +45,7 @@ pub async fn run() -> Result<()> {
         input = tokio::select! {
             ready = cluster::ready(&layout, &input), if !answered => {
                 ready?;
-                replace_changed(&layout.at(paths::API_SERVER_ANSWERED), b"", 0o644, Durability::Process)?;
+                replace_changed(&layout.at(paths::API_SERVER_ANSWERED), b"", 0o600, Durability::Process)?;
                 continue;
             }
             () = cluster::run(&layout, &input), if answered => continue,

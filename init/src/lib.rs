@@ -3,6 +3,7 @@
 //! `pintle-init` runs twice: [`stage1`] in the initramfs finds and verifies the root; [`stage2`] is the node's PID 1. Of what came over a
 //! network it parses machine configs and nothing else; it never exits and never waits without a bound.
 
+mod bounded;
 mod children;
 mod cmdline;
 mod config;
@@ -10,6 +11,7 @@ pub mod console;
 mod disk;
 pub mod events;
 mod fd_store;
+mod leave;
 mod ledger;
 pub mod login1;
 mod modules;
@@ -23,18 +25,8 @@ mod socket;
 mod stage1;
 mod stage2;
 pub mod task;
+mod tmpfs;
 
 pub use modules::{Modules, requested as requested_module};
 pub use stage1::run as run_stage1;
 pub use stage2::run as run_stage2;
-
-/// Reboots or powers off at once, without any order. It does not come back.
-pub fn reboot_now(power_off: bool) -> ! {
-    use nix::sys::reboot::{RebootMode, reboot};
-    let mode = if power_off { RebootMode::RB_POWER_OFF } else { RebootMode::RB_AUTOBOOT };
-    loop {
-        let Err(error) = reboot(mode);
-        console::line(&format!("ERROR reboot(2): {error}; trying again"));
-        std::thread::sleep(std::time::Duration::from_secs(1));
-    }
-}

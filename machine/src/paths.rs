@@ -5,13 +5,14 @@ pub const BIN: &str = "/usr/lib/pintle";
 /// The images shipped in the root image: `index.json` ([`crate::bundle`]) beside `layers/<diff id>/` and `configs/<digest>.json`.
 pub const BUNDLE: &str = "/usr/lib/pintle/bundle";
 
-/// Run-time state of init and its services (tmpfs, mode 0755).
+/// Run-time state of init and its services: a tmpfs of its own, of bounded size, mode 0755; files in it are their owner's only, except the
+/// socket and `etc/`, which every process reads.
 pub const RUN: &str = "/run/pintle";
 /// init's request socket (mode 0666; who is no service, by process, user and cgroup, is turned away).
 pub const MACHINE_SOCKET: &str = "/run/pintle/machine.sock";
 /// The validated, active machine config as YAML documents (mode 0600, root). Written before services start, replaced atomically.
 pub const ACTIVE_CONFIG: &str = "/run/pintle/config.yaml";
-/// The merged network as JSON ([`crate::network::NodeNetwork`]); replaced atomically at each change (watch the folder with inotify).
+/// The merged network as JSON ([`crate::network::NodeNetwork`]); replaced atomically at each change (mode 0600, root; watch the folder with inotify).
 pub const NETWORK_STATUS: &str = "/run/pintle/network.json";
 /// There once the API server of this node has answered since boot: from then on controller manager and scheduler run.
 pub const API_SERVER_ANSWERED: &str = "/run/pintle/api-server-answered";

@@ -184,7 +184,9 @@ fn prepare() -> std::io::Result<()> {
     // The kernel refuses a file system on top of itself.
     nix::mount::umount("/sys/fs/cgroup")?;
     mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])?;
+    // As PID 1 mounts it: nothing is run from it.
     fs::create_dir_all("/run/pintle")?;
+    mount(&["-t", "tmpfs", "-o", "nosuid,nodev,noexec,size=64m,nr_inodes=32768", "tmpfs", "/run/pintle"])?;
     match std::env::var_os("PINTLE_HOST_RING_CONFIG") {
         Some(config) => drop(fs::copy(config, machine::paths::ACTIVE_CONFIG)?),
         None => {

@@ -10,6 +10,11 @@ use node_kit::files::{Durability, replace_changed};
 use super::observed::Observed;
 use super::spec::Spec;
 
+/// The resolver library reads them in every process, and net and api are not root.
+const FOR_ALL: u32 = 0o644;
+/// Services that read the network are root.
+const FOR_ROOT: u32 = 0o600;
+
 /// resolv.conf; the resolver library reads three name servers at most.
 pub fn resolv_conf(resolvers: &[IpAddr], search: &[String]) -> String {
     let mut text = String::new();
@@ -67,15 +72,16 @@ fn is_local(address: IpAddr) -> bool {
 pub fn write(run: &Path, spec: &Spec, network: &NodeNetwork) -> io::Result<()> {
     let etc = run.join("etc");
     std::fs::create_dir_all(&etc)?;
-    replace(&etc.join("resolv.conf"), resolv_conf(&spec.resolvers, &spec.search).as_bytes())?;
-    replace(&etc.join("hosts"), hosts(network).as_bytes())?;
-    replace(&etc.join("hostname"), format!("{}\n", network.hostname).as_bytes())?;
-    replace(&run.join("network.json"), &serde_json::to_vec_pretty(network)?)
+    let resolvers = resolv_conf(&spec.resolvers, &spec.search);
+    replace(&etc.join("resolv.conf"), resolvers.as_bytes(), FOR_ALL)?;
+    replace(&etc.join("hosts"), hosts(network).as_bytes(), FOR_ALL)?;
+    replace(&etc.join("hostname"), format!("{}\n", network.hostname).as_bytes(), FOR_ALL)?;
+    replace(&run.join("network.json"), &serde_json::to_vec_pretty(network)?, FOR_ROOT)
 }
 
 /// Leaves a file that is right already alone, so that nobody who watches it wakes for nothing.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace_changed(path, bytes, 0o644, Durability::Process)?;
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_changed(path, bytes, mode, Durability::Process)?;
     Ok(())
 }
 
@@ -138,6 +144,11 @@ mod tests {
         let read: NodeNetwork =
             serde_json::from_slice(&std::fs::read(run.join("network.json")).unwrap()).unwrap();
         assert_eq!(read, network);
+        let mode = |name: &str| {
+            let found = std::fs::metadata(run.join(name)).unwrap();
+            std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o777
+        };
+        assert_eq!((mode("network.json"), mode("etc/resolv.conf"), mode("etc/hosts")), (0o600, 0o644, 0o644));
         let inode =
             |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(run.join(name)).unwrap());
         let before = inode("network.json");

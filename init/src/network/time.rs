@@ -36,7 +36,7 @@ pub async fn run(net: NetHandle) {
             }
             Correction::Slew(offset) => sys::clock::slew(offset),
         };
-        if let Err(error) = result {
+        if let Err(error) = result.and_then(|()| sys::clock::mark_synchronized()) {
             tracing::warn!(%error, server = sample.server, offset = sample.offset, "correct the clock");
         }
         net.corrected();

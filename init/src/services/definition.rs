@@ -76,6 +76,9 @@ pub fn cgroups() -> impl Iterator<Item = (&'static str, &'static str)> {
     std::iter::once(("init", "init")).chain(SERVICES.iter().map(|service| (service.name, service.cgroup)))
 }
 
+/// Which of them, and why, the condition says.
+const VOLUMES: &str = "the volumes of the machine config (health: VolumesMounted)";
+
 /// What services wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -84,6 +87,8 @@ pub struct Facts {
     pub api_certificate: bool,
     pub control_plane: bool,
     pub state_mounted: bool,
+    /// All volumes of the machine config: what a service wrote where one is still to come would be hidden by it.
+    pub volumes_mounted: bool,
     pub network_address: bool,
     pub network_ready: bool,
     /// A time server has answered, there is none, or it took too long.
@@ -102,9 +107,14 @@ impl Facts {
                 (self.api_certificate, "its serving certificate"),
             ],
             // It reads what the config says of registries, streams and the pod network once, when it starts.
-            "runtime" => &[(self.configured, "a machine config"), (self.state_mounted, "the state volume")],
+            "runtime" => &[
+                (self.configured, "a machine config"),
+                (self.state_mounted, "the state volume"),
+                (self.volumes_mounted, VOLUMES),
+            ],
             "agent" => &[
                 (self.configured, "a machine config"),
+                (self.volumes_mounted, VOLUMES),
                 (self.runtime_ready, "the runtime"),
                 (self.network_ready, "the network"),
                 (self.clock_checked, "a time server's first answer"),
@@ -113,6 +123,7 @@ impl Facts {
                 (self.configured, "a machine config"),
                 (self.control_plane, "role ControlPlane; this machine is a worker"),
                 (self.state_mounted, "the state volume"),
+                (self.volumes_mounted, VOLUMES),
                 (self.network_ready, "the network"),
                 (self.clock_checked, "a time server's first answer"),
             ],
@@ -133,6 +144,16 @@ mod tests {
         facts.state_mounted = true;
         assert_eq!(facts.missing("runtime"), Some("a machine config"), "the kept one is on the state volume");
         facts.configured = true;
+        facts.control_plane = true;
+        for service in ["runtime", "agent", "control-plane"] {
+            assert_eq!(
+                facts.missing(service),
+                Some(VOLUMES),
+                "{service} would write where a volume is to come"
+            );
+        }
+        facts.control_plane = false;
+        facts.volumes_mounted = true;
         assert_eq!(facts.missing("runtime"), None);
         assert_eq!(facts.missing("agent"), Some("the runtime"));
         facts.runtime_ready = true;

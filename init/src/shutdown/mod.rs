@@ -1,9 +1,11 @@
 //! Ending a boot in order: pods, services, what remains, file systems, power. Every step has a deadline, and a step that misses it names what
 //! blocked and is passed over: the machine always stops.
 mod plan;
+mod survivors;
 mod unmount;
 
 pub use plan::{Step, plan};
+use survivors::survivors;
 
 use std::fs;
 use std::path::Path;
@@ -64,9 +66,8 @@ async fn take(machine: &Machine, request: &ShutdownRequest, step: &Step) -> anyh
         Step::Leave { power_off } => {
             tracing::info!("{}", if *power_off { "power off" } else { "reboot" });
             let power_off = *power_off;
-            // On a thread: the kernel may take long to stop devices, and a hung driver must not look like a hung init.
-            std::thread::spawn(move || crate::reboot_now(power_off));
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            std::thread::spawn(move || crate::leave::leave(power_off));
+            tokio::time::sleep(crate::leave::LONGEST).await;
             anyhow::bail!("the kernel does not stop the machine")
         }
     }
@@ -107,22 +108,6 @@ async fn gone_within(time: Duration) -> bool {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     false
-}
-
-/// Processes other than PID 1 and kernel threads, which have no command line.
-fn survivors() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok()?.parse::<i32>().ok())
-        .filter(|pid| *pid != 1)
-        .filter_map(|pid| {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|c| !c.is_empty())?;
-            let name = command.split(|b| *b == 0).next().map(String::from_utf8_lossy)?;
-            Some(format!("{name} ({pid})"))
-        })
-        .take(8)
-        .collect()
 }
 
 fn processes_of(cgroup: &str) -> String {

@@ -61,20 +61,20 @@ pub async fn answer(
             machine.ledger.acknowledge(key.pid, key.start_time);
             done()
         }
-        Call::FdPut(name) => match machine.fds.put(&name.name, descriptors) {
+        Call::FdPut(name) => match machine.fds.put(caller.service, &name.name, descriptors) {
             Ok(()) => done(),
             Err(why) => Err(error(Code::Invalid, &format!("store descriptors as {:?}: {why}", name.name))),
         },
-        Call::FdGet(name) => match machine.fds.get(&name.name) {
+        Call::FdGet(name) => match machine.fds.get(caller.service, &name.name) {
             Ok(Some(stored)) => Ok((reply::Result::Done(Empty {}), stored)),
             Ok(None) => Err(error(Code::NotFound, &format!("nothing is stored as {:?}", name.name))),
             Err(why) => Err(error(Code::Unavailable, &format!("duplicate descriptors: {why}"))),
         },
         Call::FdRemove(name) => {
-            machine.fds.remove(&name.name);
+            machine.fds.remove(caller.service, &name.name);
             done()
         }
-        Call::FdList(_) => only(reply::Result::FdNames(FdNames { names: machine.fds.names() })),
+        Call::FdList(_) => only(reply::Result::FdNames(FdNames { names: machine.fds.names(caller.service) })),
         Call::WatchEvents(_) | Call::WatchExits(_) => {
             Err(error(Code::Internal, "a stream reached the calls without one"))
         }

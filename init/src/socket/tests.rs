@@ -70,7 +70,7 @@ async fn a_descriptor_outlives_the_connection_that_stored_it() {
 async fn exits_are_replayed_to_each_watcher_until_acknowledged_and_a_stream_can_be_cancelled() {
     let machine = machine();
     let exit = Exit { pid: 7, start_time: 3, wait_status: 256, unix_nanos: 1 };
-    machine.ledger.enter(exit);
+    machine.ledger.enter(exit, "runtime");
     for _ in 0..2 {
         let mut watcher = Client::of(&machine);
         watcher.ask(request::Call::WatchExits(Empty {}), &[]).await;
@@ -81,7 +81,7 @@ async fn exits_are_replayed_to_each_watcher_until_acknowledged_and_a_stream_can_
     client.call(request::Call::AckExit(ExitKey { pid: 7, start_time: 3 }), &[]).await;
     client.ask(request::Call::WatchExits(Empty {}), &[]).await;
     let late = Exit { pid: 8, ..exit };
-    machine.ledger.enter(late);
+    machine.ledger.enter(late, "runtime");
     assert_eq!(client.reply().await.0.result, Some(reply::Result::Exit(late)));
     client.ask(request::Call::Cancel(Cancel { stream: 1 }), &[]).await;
     assert_eq!(client.reply().await.0.result, Some(reply::Result::Done(Empty {})));

@@ -39,7 +39,7 @@ pub fn run() -> ! {
         FAILURE_PAUSE.as_secs()
     ));
     std::thread::sleep(FAILURE_PAUSE);
-    crate::reboot_now(false)
+    crate::leave::leave(false)
 }
 
 fn start() -> Result<std::convert::Infallible> {
@@ -65,8 +65,7 @@ fn mount_early() -> Result<()> {
         Err(error) if error.errno() == Some(nix::libc::EBUSY) => {}
         other => other?,
     }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    sys::mount::mount("tmpfs", "/run", "tmpfs", flags, "mode=0755")?;
+    crate::tmpfs::RUN.mount()?;
     Ok(())
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use machine::config::Volume;
 
-use super::{identity, state, sysctls};
+use super::{identity, state, sysctls, volumes};
 use crate::config::{self, Found};
 use crate::disk::{self, Device};
 use crate::node::{ActiveConfig, Machine};
@@ -84,8 +85,30 @@ async fn round(machine: &Machine) -> Result<Option<String>> {
     }
     let Some(active) = machine.active_config() else { return Ok(Some(no_config())) };
     keep(machine, &active).await;
-    sysctls::apply(&active.config.sysctls);
-    state::mount_volumes(machine, &scan().await?, &active.config.volumes).await
+    let parameters = active.config.sysctls.clone();
+    blocking("set kernel parameters", SCAN_DEADLINE, move || {
+        sysctls::apply(&parameters);
+        Ok(())
+    })
+    .await?;
+    mount_volumes(machine, &active.config.volumes).await
+}
+
+/// Mounts the volumes and, once all of them are, lets the services start that keep data. What a later config says of volumes is the next boot's.
+async fn mount_volumes(machine: &Machine, documents: &[Volume]) -> Result<Option<String>> {
+    if machine.supervisor.facts().volumes_mounted {
+        return Ok(None);
+    }
+    if let Some(waiting) = volumes::mount(machine, &scan().await?, documents).await {
+        return Ok(Some(waiting));
+    }
+    if !documents.is_empty() {
+        blocking("lay out the volumes", SCAN_DEADLINE, state::make_folders).await?;
+        // One of them may be what logs are written to.
+        machine.logs.open();
+    }
+    machine.supervisor.set_facts(|facts| facts.volumes_mounted = true);
+    Ok(None)
 }
 
 fn no_config() -> String {

@@ -53,7 +53,11 @@ pub async fn follow(machine: Machine) -> Result<()> {
     load(&modules, devices).await?;
     machine.devices.send_modify(|generation| *generation += 1);
     load(&modules, WANTED.map(String::from).to_vec()).await?;
-    super::sysctls::apply_late_defaults();
+    blocking("set kernel parameters", LOAD_DEADLINE, || {
+        super::sysctls::apply_late_defaults();
+        Ok(())
+    })
+    .await?;
     machine.condition("Drivers", true, "Loaded", "");
     let later = load_later(machine.clone(), modules.clone(), processor);
     let following = follow_events(&machine, &modules, &events);

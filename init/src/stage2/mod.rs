@@ -14,6 +14,7 @@ mod power_button;
 mod signals;
 mod state;
 mod sysctls;
+mod volumes;
 mod watchdog;
 
 pub use identity::save_seed;
@@ -46,7 +47,7 @@ pub fn run() -> ! {
             Err(error) => Ok(Err(error.into())),
         };
         match outcome {
-            Ok(Ok(request)) => crate::reboot_now(!request.reboot),
+            Ok(Ok(request)) => crate::leave::leave(!request.reboot),
             Ok(Err(error)) => tracing::error!("{error:#}; starting over"),
             Err(_) => tracing::error!("the main loop panicked; starting over"),
         }

@@ -1,15 +1,24 @@
 //! Signals to PID 1: children's ends, and the conventional ways to ask for a reboot.
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::children::Reaped;
 use crate::node::{Machine, ShutdownRequest};
+
+/// Until what cannot be reaped now is tried again.
+const LATER: Duration = Duration::from_millis(100);
 
 /// Reaps at each SIGCHLD.
 pub async fn reap(machine: Machine) -> Result<()> {
     let mut ended = signal(SignalKind::child()).context("hear SIGCHLD")?;
     loop {
-        machine.children.reap();
-        ended.recv().await.context("no more SIGCHLD")?;
+        match machine.children.reap() {
+            Reaped::All => ended.recv().await.context("no more SIGCHLD")?,
+            Reaped::More => tokio::task::yield_now().await,
+            Reaped::Later => tokio::time::sleep(LATER).await,
+        }
     }
 }
 

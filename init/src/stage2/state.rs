@@ -1,10 +1,9 @@
-//! The state volume on /var, what is bound to it, and further volumes below it.
+//! The state volume on /var and what is bound to it.
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use machine::config::Volume;
+use anyhow::{Context, Result};
 use machine::paths;
 
 use super::identity;
@@ -78,7 +77,7 @@ pub async fn mount(
     };
     disk::mount_ext4(children, &part, paths::STATE).await?;
     blocking("lay out the state volume", Duration::from_secs(60), lay_out).await?;
-    machine.logs.open().await;
+    machine.logs.open();
     let message = format!("state volume {} is mounted on {}", part.display(), paths::STATE);
     machine.events.note("disk", "StateMounted", &message);
     machine.condition("StateMounted", true, "Mounted", &message);
@@ -86,10 +85,19 @@ pub async fn mount(
     Ok(None)
 }
 
-fn lay_out() -> Result<()> {
+/// The folders that services count on; a volume that was mounted over some has none. It blocks.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn make_folders() -> Result<()> {
     for folder in FOLDERS {
         fs::create_dir_all(folder).with_context(|| format!("create {folder}"))?;
     }
+    Ok(())
+}
+
+fn lay_out() -> Result<()> {
+    make_folders()?;
     link_run(Path::new(paths::STATE))?;
     for (source, target) in BOUND {
         fs::create_dir_all(source).with_context(|| format!("create {source}"))?;
@@ -114,56 +122,6 @@ fn link_run(state: &Path) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         made => made.with_context(|| format!("link {} to /run", link.display())),
     }
-}
-
-/// Mounts each `Volume` document's file system. `Some` tells what one waits for; the others are mounted all the same.
-///
-/// # Errors
-/// What failed for one of them, after the others were tried.
-pub async fn mount_volumes(
-    machine: &Machine,
-    devices: &[Device],
-    volumes: &[Volume],
-) -> Result<Option<String>> {
-    let mut waiting = Vec::new();
-    let mut failed = Ok(());
-    for volume in volumes {
-        match mount_volume(machine, devices, volume).await {
-            Ok(None) => {}
-            Ok(Some(why)) => waiting.push(format!("volume {}: {why}", volume.name)),
-            Err(error) => failed = Err(error.context(format!("volume {}", volume.name))),
-        }
-    }
-    failed?;
-    Ok((!waiting.is_empty()).then(|| waiting.join("; ")))
-}
-
-async fn mount_volume(machine: &Machine, devices: &[Device], volume: &Volume) -> Result<Option<String>> {
-    let target = Path::new(&volume.mount_path);
-    let plain = target.components().all(|c| !matches!(c, std::path::Component::ParentDir));
-    ensure!(target.starts_with("/var/") && plain, "mountPath {} is not below /var", volume.mount_path);
-    if sys::mount::mounts()?.iter().any(|m| m.target == target) {
-        return Ok(None);
-    }
-    let children = &machine.children;
-    let part = match disk::choose_volume(devices, &volume.name, &volume.disk) {
-        Choice::Wait(why) => return Ok(Some(why)),
-        Choice::Mount(name) => Path::new("/dev").join(name),
-        Choice::Format { partition, disk } => {
-            let (disk, part) = (Path::new("/dev").join(disk), Path::new("/dev").join(partition));
-            disk::prepare_partition(children, &disk, &part, &volume.name).await?;
-            part
-        }
-        // A volume has a disk of its own.
-        Choice::Append { disk } => return Ok(Some(format!("{disk} holds the OS"))),
-        Choice::Partition { disk, .. } => {
-            disk::prepare_disk(children, &Path::new("/dev").join(disk), &volume.name).await?
-        }
-    };
-    disk::mount_ext4(children, &part, &volume.mount_path).await?;
-    let message = format!("volume {} ({}) is mounted on {}", volume.name, part.display(), volume.mount_path);
-    machine.events.note("disk", "VolumeMounted", &message);
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -1,11 +1,17 @@
 //! Kernel parameters: what Kubernetes' node expects, and what the machine config says.
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use machine::config::Sysctl;
 
-/// The kubelet's kernel defaults (`--protect-kernel-defaults`), routing for pods, and limits that a full node meets.
-const DEFAULTS: [(&str, &str); 22] = [
+use crate::bounded;
+
+/// The kubelet's kernel defaults (`--protect-kernel-defaults`), routing for pods, limits that a full node meets, and what a node without people on it
+/// can do without: `kptr_restrict` stays 1, as what traces the kernel from privileged pods reads its symbols.
+const DEFAULTS: [(&str, &str); 29] = [
     ("vm.overcommit_memory", "1"),
     ("vm.panic_on_oom", "0"),
     ("vm.max_map_count", "262144"),
@@ -22,6 +28,16 @@ const DEFAULTS: [(&str, &str); 22] = [
     ("fs.inotify.max_user_watches", "524288"),
     ("fs.protected_symlinks", "1"),
     ("fs.protected_hardlinks", "1"),
+    // A file or FIFO of another's in a folder like /tmp is not opened by who would have made it: root is not led to write to a pod's.
+    ("fs.protected_fifos", "1"),
+    ("fs.protected_regular", "2"),
+    // A process reads memory of its children alone, unless it has CAP_SYS_PTRACE.
+    ("kernel.yama.ptrace_scope", "1"),
+    // For good, as far as this boot goes: no other kernel without the firmware.
+    ("kernel.kexec_load_disabled", "1"),
+    ("kernel.perf_event_paranoid", "2"),
+    ("net.core.bpf_jit_harden", "1"),
+    ("dev.tty.ldisc_autoload", "0"),
     ("fs.file-max", "9223372036854775807"),
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv6.conf.all.forwarding", "1"),
@@ -34,35 +50,73 @@ const DEFAULTS: [(&str, &str); 22] = [
 const BRIDGE: [(&str, &str); 2] =
     [("net.bridge.bridge-nf-call-iptables", "1"), ("net.bridge.bridge-nf-call-ip6tables", "1")];
 
-/// Sets the defaults that need no module.
+/// How long the kernel may take to take a value: one of `vm.nr_hugepages` moves memory about.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Parameters that are being set on a thread that did not come back.
+static HANGING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// A parameter and what it shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Setting {
+    name: String,
+    value: String,
+    /// Not every kernel has it.
+    optional: bool,
+}
+
+fn setting(name: &str, value: &str, optional: bool) -> Setting {
+    Setting { name: name.into(), value: value.into(), optional }
+}
+
+/// Sets the defaults that need no module. It waits for each some seconds at most.
 pub fn apply_defaults() {
-    for (name, value) in DEFAULTS {
-        set(name, value, true);
-    }
+    set_all(DEFAULTS.iter().map(|(name, value)| setting(name, value, true)).collect(), DEADLINE, set);
 }
 
-/// Sets what modules have brought.
+/// Sets what modules have brought. It blocks, as [`apply_defaults`].
 pub fn apply_late_defaults() {
-    for (name, value) in DEFAULTS.iter().filter(|(name, _)| name.contains("conntrack")).chain(&BRIDGE) {
-        set(name, value, false);
-    }
+    let conntrack = DEFAULTS.iter().filter(|(name, _)| name.contains("conntrack"));
+    let late = conntrack.chain(&BRIDGE).map(|(name, value)| setting(name, value, false));
+    set_all(late.collect(), DEADLINE, set);
 }
 
-/// Sets the machine config's parameters over the defaults.
+/// Sets the machine config's parameters over the defaults. It blocks, as [`apply_defaults`].
 pub fn apply(documents: &[Sysctl]) {
-    for (name, value) in documents.iter().flat_map(|d| &d.values) {
-        set(name, value, false);
+    let wanted = documents.iter().flat_map(|document| &document.values);
+    set_all(wanted.map(|(name, value)| setting(name, value, false)).collect(), DEADLINE, set);
+}
+
+/// Sets each in order. One that hangs keeps a thread, holds up none of the others, and is not set again before it is back.
+fn set_all(settings: Vec<Setting>, deadline: Duration, set: fn(&Setting)) {
+    let (waiting, free): (Vec<_>, Vec<_>) =
+        settings.into_iter().partition(|setting| hanging().contains(&setting.name));
+    for Setting { name, .. } in waiting {
+        tracing::warn!("sysctl {name} is still being set to an earlier value");
+    }
+    let names: Vec<String> = free.iter().map(|setting| setting.name.clone()).collect();
+    let results = bounded::each(free, deadline, move |setting: Setting| {
+        hanging().insert(setting.name.clone());
+        set(&setting);
+        hanging().remove(&setting.name);
+    });
+    for (name, _) in names.iter().zip(results).filter(|(_, result)| result.is_none()) {
+        tracing::warn!("sysctl {name} is not set after {} s; the kernel is still at it", deadline.as_secs());
     }
 }
 
-fn set(name: &str, value: &str, optional: bool) {
+fn hanging() -> MutexGuard<'static, BTreeSet<String>> {
+    HANGING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn set(Setting { name, value, optional }: &Setting) {
     let Some(path) = path(name) else {
         tracing::warn!("sysctl {name} is no name of a kernel parameter");
         return;
     };
     match fs::write(&path, value) {
         Ok(()) => {}
-        Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if *optional && error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!("sysctl {name}={value}: {error}"),
     }
 }
@@ -92,6 +146,25 @@ fn path(name: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_parameter_that_hangs_holds_up_no_other_and_is_not_set_again() {
+        static SET: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        fn set(setting: &Setting) {
+            SET.lock().unwrap().push(setting.name.clone());
+            if setting.name == "test.hangs" {
+                thread::park();
+            }
+        }
+        let settings =
+            || ["test.first", "test.hangs", "test.last"].map(|name| setting(name, "1", false)).to_vec();
+        for _ in 0..2 {
+            set_all(settings(), Duration::from_millis(100), set);
+        }
+        let expected = ["test.first", "test.hangs", "test.last", "test.first", "test.last"];
+        assert_eq!(*SET.lock().unwrap(), expected);
+    }
 
     #[test]
     fn names_become_paths_below_proc_sys_only() {

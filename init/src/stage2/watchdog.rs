@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use machine::config::Watchdog;
-use sys::watchdog::Watchdog as Device;
+use sys::watchdog::{ArmError, Watchdog as Device};
 
 use crate::node::Machine;
 
@@ -17,19 +17,24 @@ const AGAIN: Duration = Duration::from_secs(10);
 pub async fn follow(machine: Machine) -> Result<()> {
     let mut config = machine.config.subscribe();
     let mut armed: Option<(Watchdog, Device, Duration)> = None;
+    // What the device does not take; opening it again would arm and feed it.
+    let mut refused: Option<Watchdog> = None;
     loop {
         let wanted = config.borrow_and_update().as_ref().and_then(|active| active.config.watchdog.clone());
         if armed.as_ref().map(|(document, ..)| document) != wanted.as_ref() {
             if let Some((document, device, _)) = armed.take() {
                 say(&machine, &document, "disarmed", device.disarm());
             }
-            if let Some(document) = &wanted {
+            if let Some(document) = wanted.as_ref().filter(|document| refused.as_ref() != Some(document)) {
                 match Device::arm(Path::new(&document.device), document.timeout_seconds) {
                     Ok((device, seconds)) => {
                         say(&machine, document, &format!("armed, {seconds} s"), Ok(()));
                         armed = Some((document.clone(), device, pause(seconds)));
                     }
-                    Err(error) => say(&machine, document, "armed", Err(error)),
+                    Err(error) => {
+                        refused = matches!(error, ArmError::Timeout { .. }).then(|| document.clone());
+                        say(&machine, document, "armed", Err(io::Error::other(error)));
+                    }
                 }
             }
         }
@@ -40,7 +45,7 @@ pub async fn follow(machine: Machine) -> Result<()> {
                 }
                 *pause
             }
-            None if wanted.is_some() => AGAIN,
+            None if wanted.is_some() && wanted != refused => AGAIN,
             None => Duration::from_secs(86_400),
         };
         tokio::select! {

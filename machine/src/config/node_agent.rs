@@ -4,7 +4,11 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Settings of the node agent; where the kubelet has the same setting, it has the kubelet's name and default.
+/// [`NodeAgent::pod_pids_limit`] by default. A pod that forks without end then holds some 300 MiB of kernel memory at most, which count as its own, and the
+/// node's own processes always find a pid; programs with thousands of threads run. CRI-O and OpenShift have the same figure for the same reason.
+const POD_PIDS_LIMIT: i64 = 4096;
+
+/// Settings of the node agent; where the kubelet has the same setting, it has the kubelet's name and, but for `podPidsLimit`, its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NodeAgent {
@@ -17,7 +21,7 @@ pub struct NodeAgent {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub register_with_taints: Vec<Taint>,
     pub max_pods: u32,
-    /// Largest number of processes in a pod; -1: no limit.
+    /// Largest number of processes and threads in a pod; -1: no limit, which is the kubelet's default and lets one pod fork until the node is full.
     pub pod_pids_limit: i64,
     /// Reserved for Kubernetes' daemons: `cpu`, `memory`, `ephemeral-storage`, `pid`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -71,7 +75,7 @@ impl Default for NodeAgent {
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),
             max_pods: 110,
-            pod_pids_limit: -1,
+            pod_pids_limit: POD_PIDS_LIMIT,
             kube_reserved: BTreeMap::new(),
             system_reserved: BTreeMap::new(),
             eviction_hard: eviction.map(|(signal, value)| (signal.into(), value.into())).into(),

@@ -10,6 +10,7 @@ pub struct Volume {
     /// DNS label; the GPT partition is named after it.
     pub name: String,
     pub disk: DiskSelector,
-    /// Absolute path below /var.
+    /// Absolute path below /var; not above what the OS itself keeps there (`/var/lib/pintle/init`, `/var/etc`, `/var/opt`, `/var/run`). An empty
+    /// volume is not mounted over data. The node starts no pods before all volumes are mounted.
     pub mount_path: String,
 }

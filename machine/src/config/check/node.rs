@@ -1,7 +1,10 @@
+use std::path::Path;
+
 use super::{Issue, authority, cluster::san, is_dns_name, issue, label};
 use crate::config::{
     DiskSelector, Machine, Manifest, NodeAgent, Registry, Runtime, StaticPod, Sysctl, Volume, Watchdog,
 };
+use crate::paths;
 
 pub fn machine(machine: &Machine, issues: &mut Vec<Issue>) {
     if let Some(name) = machine.hostname.as_ref().filter(|name| !is_dns_name(name) || name.len() > 64) {
@@ -67,7 +70,22 @@ pub fn volume(volume: &Volume, issues: &mut Vec<Issue>) {
             format!("{path:?} is not below /var"),
             "use an absolute path such as /var/lib/data",
         ));
+    } else if let Some(own) = hidden(Path::new(path)) {
+        issues.push(issue(
+            "mountPath",
+            format!("a volume at {path:?} would hide {own}, which the OS uses before volumes are mounted"),
+            "mount it on a folder of its own, such as /var/lib/data",
+        ));
     }
+}
+
+/// What of the OS itself a volume at `path` would hide, or lie in without being seen.
+fn hidden(path: &Path) -> Option<&'static str> {
+    // Each shows elsewhere, as /etc/kubernetes, /etc/cni and /opt, what the state volume has there.
+    const SHOWN: [&str; 3] = ["/var/etc/kubernetes", "/var/etc/cni", "/var/opt"];
+    const OWN: [&str; 2] = [paths::INIT_STATE, "/var/run"];
+    let hides = |own: &&str| Path::new(own).starts_with(path);
+    SHOWN.into_iter().find(hides).or_else(|| OWN.into_iter().find(|own| hides(own) || path.starts_with(own)))
 }
 
 pub fn registry(registry: &Registry, issues: &mut Vec<Issue>) {
@@ -312,5 +330,26 @@ mod tests {
         node_agent(&agent, &mut issues);
         let fields: Vec<_> = issues.iter().map(|issue| issue.field.clone()).collect();
         assert_eq!(fields, ["evictionHard.memory.available"]);
+    }
+
+    #[test]
+    fn a_volume_that_would_hide_what_the_os_keeps_is_refused() {
+        let faults = |path: &str| {
+            let mut issues = Vec::new();
+            let selector = DiskSelector { path: Some("/dev/vdb".into()), ..DiskSelector::default() };
+            let document = Volume { name: "data".into(), disk: selector, mount_path: path.into() };
+            volume(&document, &mut issues);
+            issues.len()
+        };
+        for path in
+            ["/var/lib", "/var/lib/pintle/", "/var/lib/pintle/init", "/var/etc", "/var/opt", "/var/run/x"]
+        {
+            assert_eq!(faults(path), 1, "{path}");
+        }
+        for path in
+            ["/var/lib/etcd", "/var/lib/pintle/runtime", "/var/opt/data", "/var/lib/runner", "/var/log"]
+        {
+            assert_eq!(faults(path), 0, "{path}");
+        }
     }
 }
