@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::cgroup::{Amount, Amounts, pod_requests};
-use crate::pod::spec::{self, spec};
+use crate::spec::{self, spec};
 
 /// Why a pod is refused; becomes its status' reason and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,18 @@ pub struct Rejection {
     pub message: String,
     /// For lack of resources alone, which other pods might give.
     pub shortage: bool,
+}
+
+impl Rejection {
+    /// No pod is admitted while the machine goes down.
+    #[must_use]
+    pub fn node_shutdown() -> Self {
+        Self {
+            reason: "NodeShutdown",
+            message: "Pod was rejected as the node is shutting down.".into(),
+            shortage: false,
+        }
+    }
 }
 
 /// Whether a pod counts against the node's resources and ports.

@@ -15,8 +15,8 @@ use kube::Api;
 use kube::api::PostParams;
 use tokio::sync::watch;
 
+use crate::errors::chain;
 use crate::objects::{ObjectError, Objects};
-use crate::parts::chain;
 use crate::volumes::{
     Answer, CertificateRequest, ServiceAccountToken, Source, SourceError, TokenRequest, TrustBundle,
 };

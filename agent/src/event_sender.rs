@@ -8,7 +8,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use tokio::sync::mpsc;
 
-use crate::context::ApiHandle;
+use crate::api_handle::ApiHandle;
 use crate::events::{Happening, Kind};
 
 /// Events remembered for counting; the oldest is forgotten first.

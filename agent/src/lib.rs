@@ -19,17 +19,22 @@
 //! | [`image_gc`] | images, their file system | removal of unused images |
 //! | [`shutdown`] | login1 | pods to end or pause before the machine goes down |
 //!
-//! Called by the pod tasks, without tasks of their own: [`volumes`], [`env`], [`cgroup`], [`hooks`], [`stats`].
+//! Called by the pod tasks, without tasks of their own: [`volumes`], [`env`], [`downward`], [`cgroup`], [`hooks`], [`stats`].
 pub mod admission;
 pub mod allocation;
+pub mod api_handle;
 pub mod api_source;
+pub mod backoff;
 mod calls;
 pub mod cgroup;
+pub mod clock;
 pub mod context;
 pub mod credentials;
 pub mod cri;
 pub mod dead_logs;
+pub mod downward;
 pub mod env;
+pub mod errors;
 pub mod event_sender;
 pub mod events;
 pub mod eviction;
@@ -53,6 +58,7 @@ pub mod settings;
 pub mod shared_file;
 pub mod shutdown;
 pub mod sources;
+pub mod spec;
 pub mod stats;
 pub mod status_patch;
 #[cfg(test)]
@@ -65,7 +71,7 @@ pub use context::Context;
 
 use std::sync::Arc;
 
-use context::ApiHandle;
+use api_handle::ApiHandle;
 use cri::Cri;
 use events::Recorder;
 use node_kit::tasks::essential;
@@ -100,7 +106,7 @@ pub async fn run() -> anyhow::Result<()> {
         rates: stats::Rates::default(),
         serving: Arc::new(ServingCertificate::self_signed(names)?),
     };
-    let (pressure_tx, pressure) = watch::channel(node::object::Pressure::default());
+    let (pressure_tx, pressure) = watch::channel(eviction::Pressures::default());
     let (down_tx, shutting_down) = watch::channel(false);
     let (parts, probes, node_inputs) = parts(&ctx, pressure, shutting_down.clone())?;
     let static_pods =
@@ -151,7 +157,7 @@ async fn ready(mut passed: watch::Receiver<bool>) {
 /// Without routes pods of other nodes cannot be reached, but this node's own run on.
 async fn routes(ctx: Context) {
     while let Err(error) = routes::run(ctx.clone()).await {
-        tracing::error!("routes to other nodes' pods: {}; trying again", parts::chain(error.as_ref()));
+        tracing::error!("routes to other nodes' pods: {}; trying again", errors::chain(error.as_ref()));
         tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     }
 }
@@ -159,7 +165,7 @@ async fn routes(ctx: Context) {
 /// Measures pressure; its conditions go to the Node, its victims to the manager.
 async fn evictions(
     ctx: Context,
-    pressure: watch::Sender<node::object::Pressure>,
+    pressure: watch::Sender<eviction::Pressures>,
     ends: mpsc::Sender<manager::EndPod>,
     collector: image_gc::Collector,
 ) {
@@ -191,7 +197,7 @@ async fn evictions(
         futures::FutureExt::boxed(look)
     });
     let told = move |p: eviction::Pressures| {
-        pressure.send_replace(node::object::Pressure { memory: p.memory, disk: p.disk, pid: p.pid });
+        pressure.send_replace(p);
     };
     let forward = async {
         while let Some(victim) = victims.recv().await {
@@ -215,7 +221,7 @@ async fn evictions(
 /// What pod tasks share, and makes `/kubepods`.
 fn parts(
     ctx: &Context,
-    pressure: watch::Receiver<node::object::Pressure>,
+    pressure: watch::Receiver<eviction::Pressures>,
     shutting_down: watch::Receiver<bool>,
 ) -> anyhow::Result<(Parts, mpsc::Receiver<probe::Changed>, node::run::Inputs)> {
     let settings = ctx.now();
@@ -225,7 +231,7 @@ fn parts(
     let resources = node::capacity::resources(&hardware, agent);
     let cgroups = cgroup::CgroupTree::new("/sys/fs/cgroup", facts.clone());
     if let Err(error) = cgroups.ensure_tiers(&cgroup::kubepods(&resources.kubepods, &facts)) {
-        tracing::error!("pods have no limits: {}", parts::chain(&error));
+        tracing::error!("pods have no limits: {}", errors::chain(&error));
     }
     let allocatable = Arc::new(std::sync::Mutex::new(resources.allocatable));
     let exec: Arc<dyn probe::Exec> = Arc::new(parts::CriExec(ctx.cri.clone()));
@@ -234,14 +240,8 @@ fn parts(
     let (probes_tx, probes) = mpsc::channel(256);
     let recorder = ctx.events.clone();
     let report: probe::Report = Arc::new(move |pod, container, reason, message| {
-        let kind = pod::spec::find(pod, container).map_or(pod::spec::Kind::App, |(kind, _)| kind);
-        recorder.container(
-            pod,
-            pod::spec::field_path(kind, container),
-            events::Kind::Warning,
-            reason,
-            message,
-        );
+        let kind = spec::find(pod, container).map_or(spec::Kind::App, |(kind, _)| kind);
+        recorder.container(pod, spec::field_path(kind, container), events::Kind::Warning, reason, message);
     });
     let shared = Parts {
         volumes: volumes::Volumes::new(machine::paths::KUBELET, source.clone()),

@@ -9,19 +9,18 @@ use node_kit::tasks::essential;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::admission;
+use crate::admission::{self, Rejection};
 use crate::context::Context;
 use crate::dead_logs;
 use crate::parts::Parts;
 use crate::pod::observed::LABEL_POD_UID;
-use crate::pod::spec;
 use crate::pod::worker::{self, Desired, Ended, Handle, Pending};
 use crate::pods::{Snapshot, Source};
 use crate::preemption;
 use crate::probe;
-use crate::shutdown;
 use crate::sources::api::ApiPods;
 use crate::sources::file::StaticPods;
+use crate::spec;
 
 mod beside;
 mod look;
@@ -232,7 +231,7 @@ impl Manager {
             return None;
         }
         if *self.shutting_down.borrow() {
-            return Some(self.refuse(pod, shutdown::refusal()));
+            return Some(self.refuse(pod, Rejection::node_shutdown()));
         }
         let pods = self.beside();
         let node = self.ctx.node.borrow().clone();
@@ -260,7 +259,7 @@ impl Manager {
         self.again.notify_one();
     }
 
-    fn refuse(&self, pod: &Pod, rejection: admission::Rejection) -> Ended {
+    fn refuse(&self, pod: &Pod, rejection: Rejection) -> Ended {
         self.ctx.events.pod(pod, crate::events::Kind::Warning, rejection.reason, rejection.message.clone());
         let reason = rejection.reason.to_owned();
         Ended { reason, message: rejection.message, grace: 0, how: worker::How::Failed }
@@ -284,7 +283,7 @@ impl Manager {
         let pods = self.pods.borrow_and_update().clone();
         let active = pods.values().map(|entry| &*entry.pod).filter(|pod| admission::is_active(pod));
         if let Err(error) = self.parts.cgroups.refresh_tiers(active) {
-            tracing::debug!("{}", crate::parts::chain(&error));
+            tracing::debug!("{}", crate::errors::chain(&error));
         }
     }
 
@@ -368,7 +367,7 @@ async fn release(parts: &Parts, uid: &str) {
     if let Err(error) = parts.volumes.teardown(uid).await {
         tracing::warn!("{error}");
     } else if let Err(error) = parts.cgroups.remove_pod(uid).await {
-        tracing::warn!("cgroup of pod {uid}: {}", crate::parts::chain(&error));
+        tracing::warn!("cgroup of pod {uid}: {}", crate::errors::chain(&error));
     }
 }
 

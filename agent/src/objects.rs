@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::context::ApiHandle;
+use crate::api_handle::ApiHandle;
 use crate::trust_bundles::TrustBundles;
 
 /// Why an object could not be had.

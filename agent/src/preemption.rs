@@ -3,7 +3,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::admission::Shortage;
 use crate::cgroup::{QosClass, pod_requests, qos_class};
-use crate::pod::spec;
+use crate::spec;
 
 /// What victims are told.
 pub const MESSAGE: &str = "Preempted in order to admit critical pod";

@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::context::{ApiHandle, Context};
+use crate::api_handle::ApiHandle;
+use crate::context::Context;
 use crate::cri::Cri;
 use crate::events::{Happening, Recorder};
 use crate::objects::Objects;

@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt as _};
 use node_kit::tasks::essential;
 use tokio::sync::watch;
 
-use crate::context::ApiHandle;
+use crate::api_handle::ApiHandle;
 use crate::volumes::TrustBundle;
 use crate::watching;
 
@@ -79,7 +79,7 @@ async fn follow(api: ApiHandle, known: watch::Sender<Known>) {
             }
             Ok(Event::InitDone) => listing = false,
             Err(error) => {
-                tracing::debug!("watch cluster trust bundles: {}", crate::parts::chain(&error));
+                tracing::debug!("watch cluster trust bundles: {}", crate::errors::chain(&error));
                 return;
             }
         }

@@ -7,7 +7,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::context::ApiHandle;
+use crate::api_handle::ApiHandle;
 
 /// The wait after a failure, until the first success: a node that boots is needed now.
 const FIRST: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ pub async fn objects<K, F>(
             on(event);
         }
         Err(error) => {
-            let text = crate::parts::chain(&error);
+            let text = crate::errors::chain(&error);
             if text != told {
                 tracing::warn!("watch {what}: {text}; trying again");
                 told = text;

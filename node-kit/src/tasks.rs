@@ -60,8 +60,9 @@ pub fn essential<T: Outcome>(name: &'static str, task: impl Future<Output = T> +
     });
 }
 
-/// Begins a task that ends when its work is done, and that nobody else would miss: a container's exit that is waited for, its probes. A panic of it ends the
-/// process as the end of an [`essential`] task does, as what it left undone is begun again only by a new process.
+/// Begins a task that ends when its work is done, and that nobody else would miss: a container's exit that is
+/// waited for, its probes. A panic of it ends the process as the end of an [`essential`] task does, as what it
+/// left undone is begun again only by a new process.
 pub fn sound<T: Send + 'static>(
     name: &'static str,
     task: impl Future<Output = T> + Send + 'static,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use node_kit::heartbeat::alongside;
-use sys::service::run;
+use sys::service::{close_memory, run};
 
 /// The socket to init of `pintle-net` and `pintle-config`.
 const CHANNEL: i32 = 3;
@@ -16,13 +16,20 @@ fn main() -> Result<()> {
     let name = Path::new(&name).file_name().unwrap_or_default().to_string_lossy().into_owned();
     if name == "pintle-config" {
         // Before anything else: it shall have as little as can be when it reads.
+        close_memory().context("close the memory of pintle-config")?;
         return Ok(config::run(UnixStream::from(channel()?))?);
     }
     // The services speak TLS with ring alone.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match name.as_str() {
-        "pintle-net" => run(2, alongside("net", net::run(UnixStream::from(channel()?)))),
-        "pintle-api" => run(2, alongside("api", api::run())),
+        "pintle-net" => {
+            close_memory().context("close the memory of pintle-net")?;
+            run(2, alongside("net", net::run(UnixStream::from(channel()?))))
+        }
+        "pintle-api" => {
+            close_memory().context("close the memory of pintle-api")?;
+            run(2, alongside("api", api::run()))
+        }
         "pintle-runtime" => run(8, alongside("runtime", runtime::run())),
         "pintle-agent" => run(64, alongside("agent", agent::run())),
         "pintle-control-plane" => run(8, alongside("control-plane", control_plane::run())),

@@ -37,7 +37,7 @@ impl Allocation {
     pub fn grant(mut self, pod: &Pod) -> Self {
         let resources = |c: &k8s_openapi::api::core::v1::Container| c.resources.clone().unwrap_or_default();
         self.allocated = resizable(pod).map(|c| (c.name.clone(), resources(c))).collect();
-        self.pod = crate::pod::spec::spec(pod).resources.clone();
+        self.pod = crate::spec::spec(pod).resources.clone();
         self.generation = pod.metadata.generation;
         self
     }
@@ -50,7 +50,7 @@ impl Allocation {
         };
         let differs = resizable(pod)
             .any(|c| self.allocated.get(&c.name).is_some_and(|a| !same(c.resources.as_ref(), Some(a))))
-            || !same(crate::pod::spec::spec(pod).resources.as_ref(), self.pod.as_ref());
+            || !same(crate::spec::spec(pod).resources.as_ref(), self.pod.as_ref());
         if !differs {
             return pod.clone();
         }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::size::Size;
 use crate::cgroup::{QosClass, qos_class};
-use crate::pod::spec;
+use crate::spec;
 
 /// A pod whose spec asks for other resources than it was granted.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Amount, pod_limits, pod_requests};
-use crate::pod::spec;
+use crate::spec;
 
 /// CPU in thousandths, memory in bytes; 0: none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -104,7 +104,7 @@ pub async fn run(
                 failures += 1;
                 tell(
                     &mut told,
-                    format!("client certificate: {}; trying again", crate::parts::chain(error.as_ref())),
+                    format!("client certificate: {}; trying again", crate::errors::chain(error.as_ref())),
                 );
                 let wait = if unconnected { super::AT_ONCE } else { super::retry_after(failures) };
                 tokio::time::sleep(wait).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::client::{fastrand, tell};
 use super::csr::{self, Wanted};
 use super::pem::{self, Pair};
-use crate::context::ApiHandle;
+use crate::api_handle::ApiHandle;
 use crate::serving::{ServingCertificate, certified_key};
 use crate::settings::Settings;
 
@@ -73,7 +73,7 @@ pub async fn run(
                 failures += 1;
                 tell(
                     &mut told,
-                    format!("serving certificate: {}; trying again", crate::parts::chain(error.as_ref())),
+                    format!("serving certificate: {}; trying again", crate::errors::chain(error.as_ref())),
                 );
                 tokio::time::sleep(super::retry_after(failures)).await;
             }

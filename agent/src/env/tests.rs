@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cgroup::Amount;
+use crate::downward::{Environment, PodFacts, expand, expand_strict};
 use crate::volumes::{ServiceAccountToken, Source, SourceError, TokenRequest};
 
 #[derive(Debug, Default)]

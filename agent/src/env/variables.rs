@@ -2,11 +2,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
-use machine::cri::KeyValue;
 
-use super::downward::{PodFacts, field_value, resource_value};
-use super::expand::expand;
 use super::services::service_variables;
+use crate::downward::{Environment, FieldError, PodFacts, expand, field_value, resource_value};
 use crate::volumes::{Source, SourceError};
 
 /// Why a container's environment cannot be made. The text is what the user reads as the container's waiting message.
@@ -14,39 +12,14 @@ use crate::volumes::{Source, SourceError};
 pub enum EnvError {
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Field(#[from] FieldError),
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
     Key { kind: &'static str, namespace: String, name: String, key: String },
-    #[error("unsupported fieldPath: {0}")]
-    FieldPath(String),
-    #[error("unsupported container resource : {0}")]
-    Resource(String),
-    #[error("container {0} not found")]
-    Container(String),
     #[error(
         "variable {variable}: fileKeyRef is not supported by this node; use configMapKeyRef or secretKeyRef"
     )]
     FileKey { variable: String },
-}
-
-/// A container's variables, in the order in which they reach it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment {
-    variables: BTreeMap<String, String>,
-}
-
-impl Environment {
-    /// As CRI takes them.
-    #[must_use]
-    pub fn to_cri(&self) -> Vec<KeyValue> {
-        let pairs = self.variables.iter();
-        pairs.map(|(key, value)| KeyValue { key: key.clone(), value: value.clone().into_bytes() }).collect()
-    }
-
-    /// The value of one variable.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str)
-    }
 }
 
 /// Resolves the variables of one container: `envFrom`, then `env` in its order, then those of Services that nothing overrides.
@@ -84,17 +57,7 @@ pub async fn container_env(
     for (name, value) in service {
         variables.entry(name).or_insert(value);
     }
-    Ok(Environment { variables })
-}
-
-/// The container's command and arguments with `$(VAR)` references replaced.
-#[must_use]
-pub fn command_and_args(container: &Container, environment: &Environment) -> (Vec<String>, Vec<String>) {
-    let expanded = |list: &Option<Vec<String>>| {
-        let lookup = |name: &str| environment.get(name).map(str::to_owned);
-        list.iter().flatten().map(|text| expand(text, lookup)).collect()
-    };
-    (expanded(&container.command), expanded(&container.args))
+    Ok(variables.into())
 }
 
 /// What has been fetched for this container already, so that each object is read once and in one state.
@@ -169,10 +132,10 @@ impl Fetched<'_> {
             Err(EnvError::Key { kind, namespace, name, key })
         };
         if let Some(field) = &from.field_ref {
-            return field_value(pod, &field.field_path, facts).map(Some);
+            return Ok(Some(field_value(pod, &field.field_path, facts)?));
         }
         if let Some(selector) = &from.resource_field_ref {
-            return resource_value(pod, Some(container), selector, facts).map(Some);
+            return Ok(Some(resource_value(pod, Some(container), selector, facts)?));
         }
         if let Some(reference) = &from.config_map_key_ref {
             let optional = reference.optional == Some(true);

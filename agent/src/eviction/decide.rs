@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::run::Pressures;
 use super::signals::{Available, Signal};
 use crate::cgroup::Amount;
 
@@ -61,6 +60,14 @@ fn threshold(value: &str) -> Option<Option<Threshold>> {
         return None;
     }
     Some((percent > 0.0 && percent < 100.0).then_some(Threshold::Fraction(percent / 100.0)))
+}
+
+/// The node's pressure conditions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressures {
+    pub memory: bool,
+    pub disk: bool,
+    pub pid: bool,
 }
 
 /// Remembers when each threshold was last met.

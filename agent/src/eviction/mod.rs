@@ -8,9 +8,9 @@ mod rank;
 mod run;
 mod signals;
 
-pub use decide::{Decider, Threshold, ThresholdError, thresholds};
+pub use decide::{Decider, Pressures, Threshold, ThresholdError, thresholds};
 pub use rank::{Candidate, rank};
-pub use run::{Eviction, Measure, Pressures, Reclaim, run};
+pub use run::{Eviction, Measure, Reclaim, run};
 pub use signals::{Available, Signal, observe};
 
 #[cfg(test)]

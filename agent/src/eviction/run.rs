@@ -9,7 +9,7 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::decide::{Decider, thresholds};
+use super::decide::{Decider, Pressures, thresholds};
 use super::local::{self, Files};
 use super::rank::{Candidate, rank};
 use super::signals::{Available, Signal, observe};
@@ -19,14 +19,6 @@ use crate::stats::NodeStats;
 const EVERY: Duration = Duration::from_secs(10);
 /// Tasks stall for memory during 150 ms of a second: look now instead of in ten seconds.
 const MEMORY_TRIGGER: &str = "some 150000 1000000";
-
-/// The node's pressure conditions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pressures {
-    pub memory: bool,
-    pub disk: bool,
-    pub pid: bool,
-}
 
 /// A pod that has to end as Failed with reason Evicted, without grace.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::cri::Result;
 use crate::events::Kind;
 use crate::images::{pulled, with_default_tag};
-use crate::pod::spec;
+use crate::spec;
 
 const EVERY: Duration = Duration::from_secs(5 * 60);
 

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use machine::cri::{AuthConfig, Image, ImageSpec, PodSandboxConfig};
 
+use crate::backoff::{Backoff, Nanos, SECOND};
 use crate::context::Context;
 use crate::cri::CriError;
 use crate::events::Kind as Severity;
-use crate::pod::backoff::{Backoff, Nanos, SECOND};
-use crate::pod::spec::{self, Kind};
+use crate::spec::{self, Kind};
 use keyring::from_secret;
 use pulled::{Access, End, PullSecret, Pulled};
 use slots::Slots;

@@ -15,7 +15,7 @@ use tonic::Status;
 use base64::Engine as _;
 
 use super::*;
-use crate::context::ApiHandle;
+use crate::api_handle::ApiHandle;
 use crate::events::Happening;
 use crate::objects::Objects;
 use crate::settings::Settings;

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::admission;
 use crate::allocation::Allocation;
-use crate::pod::spec;
+use crate::spec;
 
 /// Pods that the API server knows as begun and not ended: they have their place, whether or not this agent, which may have just started, has a task of theirs.
 pub fn begun(api: Option<&BTreeMap<String, Arc<Pod>>>) -> BTreeMap<String, Arc<Pod>> {

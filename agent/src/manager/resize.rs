@@ -8,9 +8,9 @@ use super::Manager;
 use crate::admission;
 use crate::allocation::{self, Wish};
 use crate::events::Kind;
-use crate::pod::spec;
 use crate::pod::status;
 use crate::pod::worker::Pending;
+use crate::spec;
 
 impl Manager {
     /// Looks at all pods that ask for what they do not have, and grants what fits beside the others.

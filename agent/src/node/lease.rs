@@ -24,7 +24,7 @@ pub async fn run(ctx: Context) {
                 told = false;
             }
             Ok(Err(error)) if !told => {
-                tracing::warn!("lease: {}; trying again", crate::parts::chain(&error));
+                tracing::warn!("lease: {}; trying again", crate::errors::chain(&error));
                 told = true;
             }
             _ => {}

@@ -10,6 +10,7 @@ use machine::cri;
 use serde_json::{Value, json};
 
 use super::capacity::{Resources, quantities};
+use crate::eviction::Pressures;
 use crate::settings::Settings;
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
@@ -52,14 +53,6 @@ pub struct Runtime {
     pub not_ready: Vec<String>,
     pub images: Vec<cri::Image>,
     pub supplemental_groups_policy: bool,
-}
-
-/// Pressures, as eviction sees them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pressure {
-    pub memory: bool,
-    pub disk: bool,
-    pub pid: bool,
 }
 
 /// Architecture in Go's words.
@@ -133,7 +126,7 @@ pub struct Facts<'a> {
     pub identity: &'a Identity,
     pub runtime: &'a Runtime,
     pub resources: &'a Resources,
-    pub pressure: Pressure,
+    pub pressure: Pressures,
     pub shutting_down: bool,
     /// The conditions as last told.
     pub previous: &'a [NodeCondition],
@@ -313,7 +306,7 @@ mod tests {
                 identity: &Identity::default(),
                 runtime,
                 resources: &Resources::default(),
-                pressure: Pressure::default(),
+                pressure: Pressures::default(),
                 shutting_down: false,
                 previous: &[],
                 now: now.clone(),

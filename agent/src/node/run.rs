@@ -9,10 +9,11 @@ use kube::api::{Patch, PatchParams, PostParams};
 use tokio::sync::watch;
 
 use super::capacity::{Hardware, Resources, resources};
-use super::object::{self, Facts, Identity, Pressure, Runtime};
+use super::object::{self, Facts, Identity, Runtime};
 use super::pod_range;
 use crate::cgroup::{Amounts, NodeFacts};
 use crate::context::Context;
+use crate::eviction::Pressures;
 use crate::machine_socket;
 
 const AGAIN: Duration = Duration::from_secs(1);
@@ -26,7 +27,7 @@ pub struct Inputs {
     pub hardware: Hardware,
     pub facts: NodeFacts,
     pub allocatable: Arc<Mutex<Amounts>>,
-    pub pressure: watch::Receiver<Pressure>,
+    pub pressure: watch::Receiver<Pressures>,
     pub shutting_down: watch::Receiver<bool>,
 }
 
@@ -79,7 +80,7 @@ async fn report(ctx: &Context, mut inputs: Inputs, mut ranges: watch::Receiver<S
         wait = match reporter.report(&available, pressure, shutting_down).await {
             Ok(()) => LOOK,
             Err(error) => {
-                let text = crate::parts::chain(error.as_ref());
+                let text = crate::errors::chain(error.as_ref());
                 if text != reporter.warned {
                     tracing::warn!("node status: {text}; trying again");
                     reporter.warned = text;
@@ -94,7 +95,7 @@ impl Reporter {
     async fn report(
         &mut self,
         available: &Resources,
-        pressure: Pressure,
+        pressure: Pressures,
         shutting_down: bool,
     ) -> anyhow::Result<()> {
         let runtime = read_runtime(&self.ctx).await;

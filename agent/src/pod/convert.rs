@@ -6,8 +6,8 @@ use machine::cri;
 
 use super::observed as labels;
 use super::security::{self, ImageUser, SecurityError};
-use super::spec::{self, spec};
 use crate::settings::Settings;
+use crate::spec::{self, spec};
 
 /// The pod's log folder.
 #[must_use]

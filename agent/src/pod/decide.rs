@@ -1,5 +1,6 @@
 //! What to do next for one pod, from what is wanted, what the runtime has and what is remembered. No IO, no clock.
 mod end;
+mod kill;
 mod plan;
 mod reset;
 mod resize;
@@ -8,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::backoff::{Backoff, Nanos, Retry};
 use super::observed::{Observed, State};
-use super::spec;
 use crate::allocation::Size;
+use crate::backoff::{Backoff, Nanos, Retry};
+use crate::spec;
 use end::{collect_garbage, stop_all, stop_running};
-use plan::{Kill, Plan, plan};
+use kill::Kill;
+use plan::{Plan, plan};
 use reset::reset;
 pub use reset::reset_trigger;
 use resize::begin_resize;

@@ -1,11 +1,9 @@
 //! One pod: what to do next is decided without IO ([`decide`]), done by its task ([`worker`]) and told as a status ([`status`]).
-pub mod backoff;
 pub mod convert;
 pub mod decide;
 pub mod observed;
 pub mod resize;
 pub mod security;
-pub mod spec;
 pub mod start;
 pub mod status;
 pub mod worker;

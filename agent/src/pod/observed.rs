@@ -3,8 +3,8 @@ use std::collections::HashMap;
 
 use machine::cri;
 
-use super::backoff::Nanos;
-use super::start::now;
+use crate::backoff::Nanos;
+use crate::clock::now;
 use crate::cri::{Cri, Result};
 
 pub const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
@@ -265,7 +265,7 @@ fn log_text(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::backoff::SECOND;
+    use crate::backoff::SECOND;
 
     #[test]
     fn a_clock_that_is_set_back_delays_no_restart() {
@@ -273,12 +273,12 @@ mod tests {
         let status = cri::ContainerStatus {
             state: cri::ContainerState::ContainerExited.into(),
             // By a clock that has been set back by a day since.
-            finished_at: super::super::start::wall() + DAY,
+            finished_at: crate::clock::wall() + DAY,
             ..Default::default()
         };
         let now = now();
         let ended = from_status(status, "s".into(), now);
-        let mut backoff = crate::pod::backoff::Backoff::default();
+        let mut backoff = crate::backoff::Backoff::default();
         backoff.next(now, now);
         assert_eq!(backoff.until(ended.ended_at, now), Some(now + 10 * SECOND));
         assert_eq!(backoff.until(ended.ended_at, now + 10 * SECOND), None);

@@ -8,10 +8,10 @@ use super::decide::Failure;
 use super::start::{Scene, failure};
 use crate::allocation::Size;
 use crate::cgroup::{self, CgroupConfig};
-use crate::parts::chain;
+use crate::errors::chain;
 
 /// The wait after a resize that did not succeed.
-const AGAIN: i64 = 10 * super::backoff::SECOND;
+const AGAIN: i64 = 10 * crate::backoff::SECOND;
 
 /// One container to resize.
 #[derive(Debug, Clone)]

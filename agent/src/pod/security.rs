@@ -2,7 +2,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile, SecurityContext};
 use machine::cri;
 
-use super::spec::{self, spec};
+use crate::spec::{self, spec};
 
 const MASKED: [&str; 12] = [
     "/proc/asound",

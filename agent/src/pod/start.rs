@@ -13,32 +13,20 @@ mod log_link;
 use interrupted::start_container;
 use log_link::link_log;
 
-use super::backoff::{Nanos, SECOND};
 use super::convert::{self, ContainerParts, SandboxParts};
 use super::decide::Failure;
 use super::security::ImageUser;
-use super::spec::{self, Kind};
+use crate::backoff::{Nanos, SECOND};
+use crate::clock::now;
 use crate::context::Context;
-use crate::env::PodFacts;
+use crate::downward::{PodFacts, command_and_args};
+use crate::errors::chain;
 use crate::events::Kind as Severity;
 use crate::hooks::{self, HookTarget};
-use crate::parts::{Parts, chain};
+use crate::parts::Parts;
+use crate::spec::{self, Kind};
 use crate::volumes::{IDS, MountContext, PodVolumes, PreparedVolume};
 use crate::{cgroup, env};
-
-/// Nanoseconds since the machine booted: what is waited for does not depend on what the clock is set to.
-#[must_use]
-pub fn now() -> Nanos {
-    let since = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
-    Nanos::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(Nanos::MAX)
-}
-
-/// Nanoseconds since the epoch, as the API server and the runtime count.
-#[must_use]
-pub fn wall() -> Nanos {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX)
-}
 
 /// What starting needs to know of the pod.
 #[derive(Debug, Clone)]
@@ -309,7 +297,7 @@ impl Scene {
         let environment =
             env::container_env(&self.pod, container, &services, &facts, &*self.parts.source).await;
         let environment = environment.map_err(|error| refuse(chain(&error)))?;
-        let (command, args) = env::command_and_args(container, &environment);
+        let (command, args) = command_and_args(container, &environment);
         let (hostname, domain) = convert::hostname(&self.pod, &self.domain());
         let context = MountContext {
             volumes,

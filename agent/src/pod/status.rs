@@ -3,10 +3,10 @@ use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodCondition, Pod
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use super::backoff::Nanos;
 use super::decide::{Decision, Memory};
 use super::observed::{Observed, State};
-use super::spec::{self, Kind};
+use crate::backoff::Nanos;
+use crate::spec::{self, Kind};
 
 pub(super) mod conditions;
 mod container;

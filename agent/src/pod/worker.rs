@@ -7,12 +7,12 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
-use super::backoff::{Nanos, SECOND};
 use super::decide::{Decision, Failure, Memory, Operation, decide};
 use super::observed::{self, Observed};
 use super::resize::Resized;
-use super::start::now;
 use crate::allocation::Size;
+use crate::backoff::{Nanos, SECOND};
+use crate::clock::now;
 use crate::context::Context;
 use crate::parts::Parts;
 use crate::pods::Source;

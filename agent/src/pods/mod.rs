@@ -31,6 +31,16 @@ pub struct PodEntry {
     pub told: bool,
 }
 
+/// One pod as the server needs it.
+#[derive(Debug, Clone)]
+pub struct ServedPod {
+    pub pod: Arc<Pod>,
+    /// CRI id of its sandbox, if it has one.
+    pub sandbox: Option<String>,
+    /// CRI id of the newest instance of each container.
+    pub containers: Vec<(String, String)>,
+}
+
 impl PodEntry {
     #[must_use]
     pub fn uid(&self) -> String {

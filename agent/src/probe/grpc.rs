@@ -7,7 +7,8 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 
-use super::once::{Outcome, join};
+use super::address::join;
+use super::outcome::Outcome;
 
 #[derive(Clone, PartialEq, Message)]
 struct HealthCheckRequest {

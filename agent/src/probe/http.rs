@@ -9,8 +9,9 @@ use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::names::{DialError, Names};
-use super::once::{Outcome, PodAddress, join, resolve_port};
+use super::address::{join, resolve_port};
+use super::names::{DialError, Names, PodAddress};
+use super::outcome::Outcome;
 use super::tls;
 
 const MAX_BODY: usize = 10 << 10;

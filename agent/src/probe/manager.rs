@@ -8,8 +8,9 @@ use node_kit::tasks::sound;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::names::Names;
-use super::once::{Exec, Outcome, PodAddress, run, seconds};
+use super::names::{Names, PodAddress};
+use super::once::{Exec, run, seconds};
+use super::outcome::Outcome;
 use super::tracker::{Kind, Thresholds, Tracker};
 
 /// A container that runs.

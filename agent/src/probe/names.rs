@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::once::join;
+use super::address::join;
 use crate::calls::{Calls, Hung};
 
 /// Threads in look-ups for all pods.
@@ -30,6 +30,14 @@ impl DialError {
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self, Self::Hung(Hung::Crowded { .. } | Hung::Thread { .. }))
     }
+}
+
+/// The pod that is probed, and how it finds others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PodAddress<'a> {
+    pub(super) uid: &'a str,
+    pub(super) ip: &'a str,
+    pub(super) names: &'a Names,
 }
 
 /// The look-ups of all probes and hooks; clones share them.

@@ -1,13 +1,13 @@
 //! One probe, once.
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Container, Probe};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::names::Names;
+use super::address::resolve_port;
+use super::names::PodAddress;
+use super::outcome::Outcome;
 use super::{grpc, http};
 
 /// The most of a command's output that an event shows, in bytes (pkg/probe/exec).
@@ -32,25 +32,6 @@ pub trait Exec: fmt::Debug + Send + Sync {
         command: Vec<String>,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<ExecOutput, String>>;
-}
-
-/// The pod that is probed, and how it finds others.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PodAddress<'a> {
-    pub(super) uid: &'a str,
-    pub(super) ip: &'a str,
-    pub(super) names: &'a Names,
-}
-
-/// The result of one probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    Success,
-    /// Counts as a success; the text is worth an event.
-    Warning(String),
-    Failure(String),
-    /// The probe itself could not be run: says nothing about the container.
-    Error(String),
 }
 
 /// Runs the probe once, within its timeout.
@@ -113,27 +94,6 @@ async fn tcp(pod: PodAddress<'_>, host: &str, port: u16) -> Outcome {
         Err(error) if error.is_ours() => Outcome::Error(error.to_string()),
         Err(error) => Outcome::Failure(error.to_string()),
     }
-}
-
-/// `host:port`, with brackets for IPv6.
-pub(super) fn join(host: &str, port: u16) -> String {
-    host.parse().map_or_else(|_| format!("{host}:{port}"), |ip| SocketAddr::new(ip, port).to_string())
-}
-
-/// A port by number or by the name of one of the container's ports.
-pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, String> {
-    let number = match port {
-        IntOrString::Int(number) => Some(*number),
-        IntOrString::String(name) => {
-            let ports = container.ports.iter().flatten();
-            let named =
-                ports.filter(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port);
-            let named = named.into_iter().next();
-            Some(named.or_else(|| name.parse().ok()).ok_or_else(|| format!("couldn't find port: {name:?}"))?)
-        }
-    };
-    let number = number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
-    number.ok_or_else(|| format!("invalid port number: {port:?}"))
 }
 
 /// A number of seconds, at least one.

@@ -49,8 +49,8 @@ fn manager(codes: &[i32]) -> (Manager, mpsc::Receiver<Changed>, Arc<Script>) {
     (Manager::new(script.clone(), tx, Arc::new(|_, _, _, _| {})), rx, script)
 }
 
-fn local(names: &Names) -> once::PodAddress<'_> {
-    once::PodAddress { uid: "u", ip: "127.0.0.1", names }
+fn local(names: &Names) -> names::PodAddress<'_> {
+    names::PodAddress { uid: "u", ip: "127.0.0.1", names }
 }
 
 fn exec_probe(failure: i32, success: i32) -> serde_json::Value {

@@ -1,11 +1,10 @@
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::Pod;
 use machine::cri;
 
+use crate::pods::ServedPod;
 use crate::probe::ExecOutput;
 use crate::stats::NodeStats;
 
@@ -16,16 +15,6 @@ pub struct User {
     pub uid: String,
     pub groups: Vec<String>,
     pub extra: Vec<(String, Vec<String>)>,
-}
-
-/// One pod as the server needs it.
-#[derive(Debug, Clone)]
-pub struct ServedPod {
-    pub pod: Arc<Pod>,
-    /// CRI id of its sandbox, if it has one.
-    pub sandbox: Option<String>,
-    /// CRI id of the newest instance of each container.
-    pub containers: Vec<(String, String)>,
 }
 
 /// What the server asks of the rest of the agent. Errors are texts for the caller of the API.

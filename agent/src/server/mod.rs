@@ -29,11 +29,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-pub use backend::{Backend, ServedPod, User};
+pub use backend::{Backend, User};
 pub use node::run;
 pub use route::{Needed, PodPath, Route, needed, route};
 pub use tls::{ServerTls, TlsError};
 
+use crate::pods::ServedPod;
 use access::Access;
 use places::{Place, Places};
 

@@ -15,12 +15,12 @@ use machine::cri;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::backend::{Backend, ServedPod, User};
+use super::backend::{Backend, User};
 use super::tls::ServerTls;
 use super::{HEALTHZ, PORT, serve, serve_healthz};
 use crate::Context;
 use crate::cri::CriError;
-use crate::pods::PodEntry;
+use crate::pods::{PodEntry, ServedPod};
 use crate::probe::{ExecOutput, Manager};
 use crate::stats::{self, NodeStats};
 

@@ -14,12 +14,13 @@ use machine::cri;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::backend::{Backend, ServedPod};
+use super::backend::Backend;
 use super::joined::join;
 use super::query::Query;
 use super::reply::{Answer, Problem, full};
 use super::route::PodPath;
 use super::{Shared, find};
+use crate::pods::ServedPod;
 
 /// How long the runtime may take to accept a stream.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(30);

@@ -10,13 +10,3 @@ mod run;
 mod tests;
 
 pub use run::run;
-
-/// Why no pod is admitted any more.
-#[must_use]
-pub fn refusal() -> crate::admission::Rejection {
-    crate::admission::Rejection {
-        reason: "NodeShutdown",
-        message: "Pod was rejected as the node is shutting down.".into(),
-        shortage: false,
-    }
-}

@@ -1,8 +1,8 @@
 //! Which pods end when at a shutdown, and how. Pure.
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::pod::spec;
 use crate::pod::worker::{Ended, How};
+use crate::spec;
 
 /// The least priority of critical pods.
 const CRITICAL: i32 = 2_000_000_000;

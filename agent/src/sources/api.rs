@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt as _};
 use node_kit::tasks::essential;
 use tokio::sync::watch;
 
-use crate::context::ApiHandle;
+use crate::api_handle::ApiHandle;
 use crate::parts::Services;
 use crate::watching;
 

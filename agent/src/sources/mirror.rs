@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::api::ApiPods;
 use super::file::StaticPods;
 use crate::context::Context;
-use crate::pod::spec;
+use crate::spec;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const HASH: &str = "kubernetes.io/config.hash";
@@ -125,7 +125,7 @@ async fn perform(client: &kube::Client, action: &Action, node: &Node) -> Result<
         }
     };
     match tokio::time::timeout(Duration::from_secs(20), request).await {
-        Ok(result) => result.map_err(|error| format!("{namespace}/{name}: {}", crate::parts::chain(&error))),
+        Ok(result) => result.map_err(|error| format!("{namespace}/{name}: {}", crate::errors::chain(&error))),
         Err(_) => Err(format!("{namespace}/{name}: no answer from the API server within 20 s")),
     }
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{ContainerStats, NodeStats, PodStats, Use};
+use crate::pods::ServedPod;
 use crate::probe::ProbeCount;
-use crate::server::ServedPod;
 
 /// Builds one family after the other. Writing to a String cannot fail, so results are dropped.
 #[derive(Default)]

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::tests::{Fake, block_on, facts, in_private_mounts, pod};
 use super::*;
-use crate::env::Environment;
+use crate::downward::Environment;
 
 /// Generous: what a test waits for takes milliseconds.
 const SOON: Duration = Duration::from_secs(20);

@@ -7,7 +7,7 @@ use machine::cri::{ImageSpec, Mount, MountPropagation};
 
 use super::prepare::{PodVolumes, PreparedVolume, uid};
 use super::{VolumeError, Volumes, hosts_file, subpath};
-use crate::env::{Environment, expand_strict};
+use crate::downward::{Environment, expand_strict};
 use crate::shared_file;
 
 const ETC_HOSTS: &str = "/etc/hosts";

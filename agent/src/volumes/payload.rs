@@ -13,7 +13,7 @@ use super::bundles;
 use super::certificates::Certificates;
 use super::source::{Source, SourceError, TokenRequest};
 use super::tokens::{TokenCache, due};
-use crate::env::{self, PodFacts};
+use crate::downward::{self, PodFacts};
 
 const DEFAULT_MODE: i32 = 0o644;
 const DEFAULT_EXPIRATION: i64 = 3600;
@@ -63,8 +63,8 @@ impl Gatherer<'_> {
         let mut payload = Payload::new();
         for item in items {
             let text = match (&item.field_ref, &item.resource_field_ref) {
-                (Some(field), _) => env::metadata_value(self.pod, &field.field_path),
-                (None, Some(resource)) => env::resource_value(self.pod, None, resource, self.facts),
+                (Some(field), _) => downward::metadata_value(self.pod, &field.field_path),
+                (None, Some(resource)) => downward::resource_value(self.pod, None, resource, self.facts),
                 (None, None) => Ok(String::new()),
             };
             let data = text.map_err(|error| error.to_string())?.into_bytes();

@@ -8,7 +8,7 @@ use super::atomic::{self, Payload};
 use super::empty_dir::{self, Medium};
 use super::payload::{Gathered, Gatherer, fs_group};
 use super::{VolumeError, Volumes, host_path, kinds, ownership, ready_marker, volume_dir};
-use crate::env::PodFacts;
+use crate::downward::PodFacts;
 
 /// The volumes of a pod, ready to be mounted into its containers.
 #[derive(Debug, Clone, Default)]

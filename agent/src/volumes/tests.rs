@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cgroup::Amount;
-use crate::env::{Environment, PodFacts};
+use crate::downward::{Environment, PodFacts};
 
 #[derive(Debug, Default)]
 pub(super) struct Fake {

@@ -7,7 +7,7 @@ mod supervisor;
 
 pub use definition::{NAMES, SERVICES, cgroups};
 pub use logs::{LogSink, log_path};
-pub use supervisor::{Supervisor, SupervisorHandle};
+pub use supervisor::{Supervisor, SupervisorHandle, end_leftovers};
 
 /// Where services find programs.
 pub const PATH: &str = "/usr/lib/pintle:/usr/sbin:/usr/bin";

@@ -143,6 +143,7 @@ impl Life {
             (State::Waiting, Event::Spawned(pid)) => {
                 let deadline = now + definition.ready_deadline;
                 self.enter(State::Running { pid, late: false }, String::new(), Some(deadline), now);
+                self.hung = false;
             }
             (State::Waiting, Event::SpawnFailed { missing: true, reason }) => {
                 self.enter(State::Failed, reason, None, now);
@@ -158,7 +159,9 @@ impl Life {
             (State::Running { pid, .. } | State::Ready { pid }, Event::Hangs) => {
                 self.hangs += 1;
                 self.hung = true;
-                self.reason = HANGS.into();
+                // Not ready any more, for as long as even SIGKILL takes; how long it ran still counts.
+                self.state = State::Running { pid, late: true };
+                (self.reason, self.deadline) = (HANGS.into(), None);
                 return Some(Effect::Kill(pid));
             }
             (State::Running { .. } | State::Ready { .. }, Event::Ended(how)) => {
@@ -277,6 +280,28 @@ mod tests {
         life.step(&SERVICES[2], Event::Spawned(8), later);
         life.step(&SERVICES[2], Event::Ended("exit code 1".into()), later);
         assert_eq!(life.reason, "ended: exit code 1", "this one did not hang");
+        // One that even SIGKILL does not end (it waits in the kernel) is not healthy meanwhile.
+        let mut life = running(now);
+        life.step(&SERVICES[2], Event::SaidReady, now);
+        life.step(&SERVICES[2], Event::Hangs, now);
+        assert_eq!((life.name(), life.pid(), life.reason.as_str()), ("Running", 7, HANGS));
+        // Stopped before its end is told, and started by hand: the new process did not hang.
+        life.step(&SERVICES[2], Event::Stop, now);
+        life.step(&SERVICES[2], Event::Ended("killed by SIGKILL".into()), now);
+        life.step(&SERVICES[2], Event::Start, now);
+        assert_eq!(life.step(&SERVICES[2], NOTHING, now), Some(Effect::Spawn));
+        life.step(&SERVICES[2], Event::Spawned(9), now);
+        life.step(&SERVICES[2], Event::Ended("exit code 1".into()), now);
+        assert_eq!(life.reason, "ended: exit code 1");
+        // A long run counts although the service hung at its end.
+        let mut life = running(now);
+        life.step(&SERVICES[2], Event::Ended("exit code 1".into()), now);
+        let later = life.deadline().unwrap();
+        life.step(&SERVICES[2], NOTHING, later);
+        life.step(&SERVICES[2], Event::Spawned(8), later);
+        life.step(&SERVICES[2], Event::Hangs, later + HEALTHY_RUN);
+        life.step(&SERVICES[2], Event::Ended("killed by SIGKILL".into()), later + HEALTHY_RUN);
+        assert_eq!(life.deadline(), Some(later + HEALTHY_RUN + FIRST_BACKOFF));
         // Somebody stops it already.
         let mut life = running(now);
         life.step(&SERVICES[2], Event::Stop, now);

@@ -1,13 +1,16 @@
 //! The task that keeps the services running. It alone holds their lives; others send it commands and watch its snapshot.
+use std::convert::Infallible;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use machine::{paths, socket};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use node_kit::tasks;
 use sys::spawn::Program;
 use tokio::sync::{mpsc, watch};
 
@@ -178,8 +181,25 @@ impl Supervisor {
         (supervisor, handle)
     }
 
-    /// Runs as long as anybody holds a handle. Called again after a panic it goes on with the services as they are.
-    pub async fn run(&mut self) {
+    /// Runs as long as anybody holds a handle. After a panic it goes on with the services as they are: its data
+    /// outlive it, so nothing is started twice.
+    pub async fn kept(self) {
+        let (events, began) = (self.events.clone(), AtomicBool::new(false));
+        let supervisor = Arc::new(tokio::sync::Mutex::new(self));
+        tasks::restarting("supervisor", move || {
+            if began.swap(true, Ordering::Relaxed) {
+                events.note("init", "SupervisorRestarted", "it panicked; the services go on as they are");
+            }
+            let supervisor = Arc::clone(&supervisor);
+            async move {
+                supervisor.lock().await.run().await;
+                Ok::<(), Infallible>(())
+            }
+        })
+        .await;
+    }
+
+    async fn run(&mut self) {
         let mut seconds = tokio::time::interval(TICK);
         // What PID 1 slept through is no time in which a service was silent.
         seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -254,7 +274,7 @@ impl Supervisor {
             Some(Effect::Kill(pid)) => {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-            Some(Effect::KillCgroup) => kill_cgroup(definition),
+            Some(Effect::KillCgroup) => kill_cgroup(CGROUPS.as_ref(), definition),
             None => {}
         }
         let (after, pid) = (self.lives[index].0.name(), self.lives[index].0.pid());
@@ -268,7 +288,10 @@ impl Supervisor {
                 ("Failed", _) => self.events.note(name, "ServiceFailed", reason),
                 ("Stopped", _) => self.events.note(name, "ServiceStopped", "stopped"),
                 ("Ready", _) => self.events.note(name, "ServiceReady", "ready"),
-                ("Running", _) => self.events.note(name, "ServiceStarted", &format!("started, pid {pid}")),
+                // Not one that hangs, which is no longer ready.
+                ("Running", _) if before != "Ready" => {
+                    self.events.note(name, "ServiceStarted", &format!("started, pid {pid}"))
+                }
                 _ => {}
             }
         }
@@ -361,7 +384,17 @@ fn environment(service: &str) -> Vec<(String, String)> {
     variables
 }
 
-/// Ends everything in the service's cgroup, its children included.
-fn kill_cgroup(definition: &Definition) {
-    let _ = fs::write(Path::new(CGROUPS).join(definition.cgroup).join("cgroup.kill"), "1");
+/// Ends every service that an earlier main loop of PID 1 has left: nobody knows of them any more, and each is
+/// started again.
+pub fn end_leftovers() {
+    SERVICES.iter().for_each(|definition| kill_cgroup(CGROUPS.as_ref(), definition));
 }
+
+/// Ends everything in the service's cgroup, its children included.
+fn kill_cgroup(root: &Path, definition: &Definition) {
+    // There is none before its first start.
+    let _ = fs::write(root.join(definition.cgroup).join("cgroup.kill"), "1");
+}
+
+#[cfg(test)]
+mod tests;

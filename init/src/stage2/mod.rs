@@ -19,7 +19,6 @@ mod watchdog;
 
 pub use identity::save_seed;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -52,6 +51,8 @@ pub fn run() -> ! {
             Ok(Err(error)) => tracing::error!("{error:#}; starting over"),
             Err(_) => tracing::error!("the main loop panicked; starting over"),
         }
+        // The services of the loop that is gone would each run twice.
+        crate::services::end_leftovers();
         std::thread::sleep(Duration::from_secs(1));
     }
 }
@@ -90,15 +91,7 @@ async fn node() -> Result<ShutdownRequest> {
     start(&machine, "facts", facts::follow);
     start(&machine, "network", crate::network::follow);
     start(&machine, "login1", crate::login1::follow);
-    // Its data are the services' processes: after a panic it goes on with them.
-    let supervisor = Arc::new(tokio::sync::Mutex::new(supervisor));
-    keep_running("supervisor", move || {
-        let supervisor = Arc::clone(&supervisor);
-        async move {
-            supervisor.lock().await.run().await;
-            Ok(())
-        }
-    });
+    tokio::spawn(supervisor.kept());
     start(&machine, "API certificate", api_certificate::follow);
     start(&machine, "watchdog", watchdog::follow);
     start(&machine, "boot", boot::run);

@@ -35,7 +35,8 @@ const DEFAULTS: [(&str, &str); 29] = [
     ("kernel.yama.ptrace_scope", "1"),
     // For good, as far as this boot goes: no other kernel without the firmware.
     ("kernel.kexec_load_disabled", "1"),
-    ("kernel.perf_event_paranoid", "2"),
+    // As Debian's kernel has it: nothing without CAP_PERFMON.
+    ("kernel.perf_event_paranoid", "3"),
     ("net.core.bpf_jit_harden", "1"),
     ("dev.tty.ldisc_autoload", "0"),
     ("fs.file-max", "9223372036854775807"),

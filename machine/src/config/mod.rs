@@ -35,6 +35,7 @@ mod watchdog;
 
 pub use crate::authority::{CertificateAuthority, KeyPair};
 pub use address::Address;
+#[cfg(feature = "parse")]
 pub use check::EVICTION_SIGNALS;
 pub use cluster::{Cluster, Component, PodNetworkKind};
 pub use dhcp::Dhcp;

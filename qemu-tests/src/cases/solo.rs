@@ -143,8 +143,8 @@ fn limits(solo: &Solo, processes: &BTreeMap<String, Value>) -> Result<()> {
         let (pod, _) = path.rsplit_once('/').context("the pod's cgroup")?;
         let uid = pod.rsplit_once("/pod").context("the pod's uid")?.1;
         let cgroups = solo.inspector.json(&["cgroups", uid])?;
-        limits::compare(pod, &cgroups[pod], (pod_weight, settings.1, settings.2))?;
-        limits::compare(path, &cgroups[path], settings)?;
+        limits::compare(pod, &cgroups[pod], (pod_weight, settings.1, settings.2), &limits::pod_pids())?;
+        limits::compare(path, &cgroups[path], settings, "max")?;
     }
     Ok(())
 }

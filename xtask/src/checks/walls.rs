@@ -10,7 +10,7 @@ const WALLS: &[(&str, &[&str])] = &[
     // PID 1 parses nothing that came over a network, and speaks to its helpers in messages.
     ("init", &["dhcproto", "hyper", "tonic", "rustls", "serde_yaml_ng", "saphyr-parser"]),
     // What reads config from anywhere has nothing to send it with.
-    ("config", &["tokio", "hyper", "tonic", "rustls"]),
+    ("config", &["dhcproto", "hyper", "tonic", "rustls"]),
     // Of the runtime only its CRI server speaks gRPC.
     ("images", &["tonic"]),
     ("pod-network", &["tonic"]),

@@ -3,10 +3,10 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::plan::Kill;
+use super::kill::Kill;
 use super::{Action, Decision, Memory, Observed, Operation, State, spec};
 use crate::pod::observed::Container;
-use crate::pod::spec::is_sidecar;
+use crate::spec::is_sidecar;
 
 /// Ends a pod: what runs of it, then what it holds on the node.
 pub(super) fn stop_all(

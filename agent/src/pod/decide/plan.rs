@@ -1,19 +1,12 @@
 //! What a pod that shall run needs next: a sandbox, its init containers in order, sidecars, and then its containers.
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
+use super::kill::Kill;
 use super::reset::reset_trigger;
 use super::resize::{Resize, resize};
 use super::{Memory, Observed, State, spec};
 use crate::pod::observed::Container;
-use crate::pod::spec::is_sidecar;
-
-/// A container to stop, and why.
-pub(super) struct Kill {
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) message: String,
-    pub(super) reason: Option<&'static str>,
-}
+use crate::spec::is_sidecar;
 
 pub(super) enum Plan {
     Finish,

@@ -1,7 +1,7 @@
 //! Starting all containers anew because one of them ended (restartPolicyRules, RestartAllContainers).
 use k8s_openapi::api::core::v1::Pod;
 
-use super::plan::Kill;
+use super::kill::Kill;
 use super::{Action, Decision, Memory, Observed, Operation, State, spec};
 use crate::pod::observed::Container;
 

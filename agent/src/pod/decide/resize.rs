@@ -3,7 +3,7 @@ use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
 use super::{Action, Decision, Memory, Observed, Operation, State};
 use crate::allocation::{Size, resizable};
-use crate::pod::backoff::Nanos;
+use crate::backoff::Nanos;
 
 #[derive(PartialEq)]
 pub(super) enum Resize {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pod::backoff::SECOND;
+use crate::backoff::SECOND;
 use crate::pod::observed::{Container, Sandbox};
 
 /// What happens next, beside the agent's own looking and acting.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pod::backoff::{Retry, SECOND};
+use crate::backoff::{Retry, SECOND};
 use crate::pod::observed::{Container, Sandbox};
 
 fn pod(spec: serde_json::Value) -> Pod {

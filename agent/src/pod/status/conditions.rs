@@ -3,7 +3,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
 use super::{DISRUPTION, Facts, RESIZING, RESTARTING, condition, owns_condition, time};
 use crate::pod::decide::{is_resizing, reset_trigger};
-use crate::pod::spec;
+use crate::spec;
 
 struct Verdict {
     ok: bool,

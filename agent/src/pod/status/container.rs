@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 use super::{Facts, pod_is_deleted, time};
 use crate::allocation::Size;
 use crate::pod::observed::{self, State};
-use crate::pod::spec::{self, Kind};
+use crate::spec::{self, Kind};
 
 pub(super) fn status(
     pod: &Pod,
@@ -214,7 +214,7 @@ fn wait_reason(
     let failure = facts.memory.failures.get(&container.name).map(|f| (f.reason.as_str(), f.message.clone()));
     let crash = facts.decision.crash_loops.contains_key(&container.name).then(|| {
         let delay =
-            facts.memory.backoff.get(&container.name).map_or(0, |b| b.delay()) / crate::pod::backoff::SECOND;
+            facts.memory.backoff.get(&container.name).map_or(0, |b| b.delay()) / crate::backoff::SECOND;
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The phase.
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
-use crate::pod::spec;
+use crate::spec;
 
 #[derive(Default)]
 struct Counts {

@@ -3,14 +3,15 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{Desired, Done, Worker};
 use crate::allocation::{Size, resizable};
+use crate::backoff::Nanos;
+use crate::clock::now;
 use crate::events::Kind as Severity;
-use crate::pod::backoff::Nanos;
 use crate::pod::decide::{Action, Failure, Operation};
 use crate::pod::observed::State;
 use crate::pod::resize::Change;
-use crate::pod::spec;
-use crate::pod::spec::Kind;
-use crate::pod::start::{Scene, now};
+use crate::pod::start::Scene;
+use crate::spec;
+use crate::spec::Kind;
 
 fn removed(what: &str, result: crate::cri::Result<()>) -> Result<(), Failure> {
     match result {

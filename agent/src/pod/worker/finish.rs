@@ -5,11 +5,11 @@ use tokio::task::Id;
 
 use super::{Done, Worker};
 use crate::allocation::{self, Allocation};
+use crate::backoff::{Retry, SECOND};
+use crate::clock::now;
 use crate::events::Kind as Severity;
-use crate::pod::backoff::{Retry, SECOND};
 use crate::pod::decide::{Failure, Operation};
 use crate::pod::resize::Resized;
-use crate::pod::start::now;
 
 impl Worker {
     pub(super) fn finished(&mut self, done: Result<(Id, Done), tokio::task::JoinError>) {
@@ -131,7 +131,7 @@ impl Worker {
             }
             Err(error) => {
                 self.post_after = now() + 2 * SECOND;
-                tracing::debug!("status of pod {}: {}", self.uid, crate::parts::chain(&error));
+                tracing::debug!("status of pod {}: {}", self.uid, crate::errors::chain(&error));
             }
         }
     }

@@ -4,9 +4,9 @@ use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 
 use super::{Desired, Done, Worker, within};
-use crate::pod::backoff::Nanos;
+use crate::backoff::Nanos;
+use crate::clock::now;
 use crate::pod::decide::Decision;
-use crate::pod::start::now;
 use crate::pods::Source;
 
 impl Worker {

@@ -1,11 +1,11 @@
 //! What is wanted of the pod now: run, or end with which grace period.
 use super::{Desired, Ended, How, Worker};
+use crate::backoff::{Nanos, SECOND};
+use crate::clock::{now, wall};
 use crate::events::Kind as Severity;
-use crate::pod::backoff::{Nanos, SECOND};
 use crate::pod::decide::{Intent, Operation};
-use crate::pod::spec;
-use crate::pod::start::{now, wall};
 use crate::pods::Source;
+use crate::spec;
 
 impl Worker {
     pub(super) fn end_if_told(&mut self, desired: &Desired) {

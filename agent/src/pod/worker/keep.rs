@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use node_kit::files::{Durability, make_folder, replace};
 
 use super::{Desired, Worker};
-use crate::pod::{convert, spec};
+use crate::pod::convert;
 use crate::pods::Source;
+use crate::spec;
 
 /// Where the status of static pods is kept while the machine is up.
 const MEMORY: &str = "/run/pintle/agent";

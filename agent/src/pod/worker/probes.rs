@@ -6,9 +6,10 @@ use tokio::sync::Notify;
 
 use super::{Desired, Worker};
 use crate::pod::observed::State;
-use crate::pod::spec::Kind;
-use crate::pod::{spec, status};
+use crate::pod::status;
 use crate::probe;
+use crate::spec;
+use crate::spec::Kind;
 
 /// What the probes of a pod said last and its task has not heard yet: at most one result of each probe, so
 /// that none is lost however slow the task is.

@@ -2,9 +2,9 @@
 use tokio::task::{AbortHandle, Id};
 
 use super::{Desired, Done, Worker};
-use crate::pod::backoff::{Nanos, Retry};
+use crate::backoff::{Nanos, Retry};
+use crate::clock::{now, wall};
 use crate::pod::decide::{Failure, Operation};
-use crate::pod::start::{now, wall};
 use crate::volumes::PodVolumes;
 
 impl Worker {

@@ -8,10 +8,10 @@ use kube::api::{Patch, PatchParams};
 
 use super::{Desired, Done, How, Worker, within};
 use crate::allocation;
+use crate::backoff::Nanos;
+use crate::clock::{now, wall};
 use crate::events::Kind as Severity;
-use crate::pod::backoff::Nanos;
 use crate::pod::decide::{Decision, Operation};
-use crate::pod::start::{now, wall};
 use crate::pod::status::{self, Facts};
 use crate::pods::PodEntry;
 use crate::status_patch::{status_patch, undone};

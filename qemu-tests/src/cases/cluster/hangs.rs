@@ -53,8 +53,9 @@ enum Fault {
     Panics(&'static str),
 }
 
-/// Each round stops each service of each node, blocks each one's main loop on one node, and lets an essential task of runtime and agent panic there: the
-/// service is started again, PID 1 says why, nothing else hangs, no container restarts, every end is told once and no log line is lost.
+/// Each round stops each service of each node, blocks each one's main loop on one node, and lets an essential
+/// task of runtime and agent panic there: the service is started again, PID 1 says why, nothing else hangs, no
+/// container restarts, every end is told once and no log line is lost.
 pub fn rounds(stage: &mut Stage) -> Result<Outcome> {
     let stage = &*stage;
     let bystanders = Bystanders::start(stage, NAMESPACE)?;

@@ -103,28 +103,33 @@ fn check(
     let uid = pod["metadata"]["uid"].as_str().context("the pod's uid")?;
     let cgroups = stage.inspector(vm)?.json(&["cgroups", uid])?;
     let path = format!("{place}{uid}");
-    compare(&path, &cgroups[&path], pod_settings)?;
+    compare(&path, &cgroups[&path], pod_settings, &pod_pids())?;
     let statuses = pod["status"]["containerStatuses"].as_array().context("statuses")?;
     for (number, settings) in container_settings.iter().enumerate() {
         let status = statuses.iter().find(|status| status["name"] == format!("c{number}"));
         let id = status.and_then(|status| status["containerID"].as_str()).context("the container's id")?;
         let id = id.rsplit('/').next().unwrap_or(id);
         let path = format!("{path}/{id}");
-        compare(&path, &cgroups[&path], *settings)?;
+        compare(&path, &cgroups[&path], *settings, "max")?;
         ensure!(cgroups[&path]["memory.oom.group"] == "1", "{path} is not killed as a whole");
     }
     Ok(())
 }
 
-/// Checks one cgroup: what a kubelet writes, and no limit of processes.
-pub fn compare(path: &str, found: &Value, (weight, quota, memory): Settings) -> Result<()> {
+/// What `pids.max` of a pod is by default.
+pub fn pod_pids() -> String {
+    machine::config::NodeAgent::default().pod_pids_limit.to_string()
+}
+
+/// Checks one cgroup: what a kubelet writes, and this limit of processes.
+pub fn compare(path: &str, found: &Value, (weight, quota, memory): Settings, pids: &str) -> Result<()> {
     ensure!(!found.is_null(), "there is no cgroup {path}");
     let wanted = [
         ("cpu.weight", weight.to_owned()),
         ("cpu.max", format!("{quota} {PERIOD}")),
         ("memory.max", memory.to_owned()),
         ("memory.high", "max".to_owned()),
-        ("pids.max", "max".to_owned()),
+        ("pids.max", pids.to_owned()),
     ];
     for (file, value) in wanted {
         ensure!(found[file] == value.as_str(), "{path}/{file} is {}, a kubelet writes {value}", found[file]);

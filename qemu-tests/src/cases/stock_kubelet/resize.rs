@@ -26,7 +26,7 @@ pub fn in_place(stage: &mut Stage) -> Result<Outcome> {
     let cgroup = format!("/kubepods/burstable/pod{uid}/{}", id.rsplit('/').next().unwrap_or(id));
     let inspector = stage.inspector(vm(stage)?)?;
     let is = |settings| -> Result<()> {
-        limits::compare(&cgroup, &inspector.json(&["cgroups", uid])?[&cgroup], settings)
+        limits::compare(&cgroup, &inspector.json(&["cgroups", uid])?[&cgroup], settings, "max")
     };
     is(BEFORE).context("before the resize")?;
     let wanted =

@@ -5,7 +5,16 @@ use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
 use crate::cgroup::{Amount, Amounts};
 
-use super::EnvError;
+/// A field or resource that cannot be shown. The text is what the user reads.
+#[derive(Debug, thiserror::Error)]
+pub enum FieldError {
+    #[error("unsupported fieldPath: {0}")]
+    Path(String),
+    #[error("unsupported container resource : {0}")]
+    Resource(String),
+    #[error("container {0} not found")]
+    Container(String),
+}
 
 /// What a container is told that its pod's object may not say yet.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +30,7 @@ pub struct PodFacts {
 ///
 /// # Errors
 /// When the path is none that the downward API has.
-pub fn field_value(pod: &Pod, path: &str, facts: &PodFacts) -> Result<String, EnvError> {
+pub fn field_value(pod: &Pod, path: &str, facts: &PodFacts) -> Result<String, FieldError> {
     let spec = pod.spec.as_ref();
     let text = |value: Option<&String>| value.cloned().unwrap_or_default();
     Ok(match path {
@@ -39,7 +48,7 @@ pub fn field_value(pod: &Pod, path: &str, facts: &PodFacts) -> Result<String, En
 ///
 /// # Errors
 /// When the path is none that the downward API has.
-pub(crate) fn metadata_value(pod: &Pod, path: &str) -> Result<String, EnvError> {
+pub fn metadata_value(pod: &Pod, path: &str) -> Result<String, FieldError> {
     let metadata = &pod.metadata;
     let get = |map: &Option<BTreeMap<String, String>>, key: &str| {
         map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default()
@@ -48,7 +57,7 @@ pub(crate) fn metadata_value(pod: &Pod, path: &str) -> Result<String, EnvError> 
         return match field {
             "metadata.annotations" => Ok(get(&metadata.annotations, key)),
             "metadata.labels" => Ok(get(&metadata.labels, key)),
-            _ => Err(EnvError::FieldPath(path.to_owned())),
+            _ => Err(FieldError::Path(path.to_owned())),
         };
     }
     match path {
@@ -57,7 +66,7 @@ pub(crate) fn metadata_value(pod: &Pod, path: &str) -> Result<String, EnvError> 
         "metadata.name" => Ok(metadata.name.clone().unwrap_or_default()),
         "metadata.namespace" => Ok(metadata.namespace.clone().unwrap_or_default()),
         "metadata.uid" => Ok(metadata.uid.clone().unwrap_or_default()),
-        _ => Err(EnvError::FieldPath(path.to_owned())),
+        _ => Err(FieldError::Path(path.to_owned())),
     }
 }
 
@@ -70,7 +79,7 @@ pub fn resource_value(
     container: Option<&Container>,
     selector: &ResourceFieldSelector,
     facts: &PodFacts,
-) -> Result<String, EnvError> {
+) -> Result<String, FieldError> {
     let named = selector.container_name.as_deref().filter(|name| !name.is_empty());
     let spec = pod.spec.as_ref();
     let (container, defaults) = match named {
@@ -87,7 +96,7 @@ pub fn resource_value(
         }
     };
     let Some(container) = container else {
-        return Err(EnvError::Container(named.unwrap_or_default().to_owned()));
+        return Err(FieldError::Container(named.unwrap_or_default().to_owned()));
     };
     let amount = amount(pod, container, &selector.resource, defaults.then_some(facts))?;
     let divisor = selector.divisor.as_ref().map(Amount::of).filter(|divisor| !divisor.is_zero());
@@ -105,8 +114,8 @@ fn amount(
     container: &Container,
     name: &str,
     defaults: Option<&PodFacts>,
-) -> Result<Amount, EnvError> {
-    let unsupported = || EnvError::Resource(name.to_owned());
+) -> Result<Amount, FieldError> {
+    let unsupported = || FieldError::Resource(name.to_owned());
     let (half, resource) = name.split_once('.').ok_or_else(unsupported)?;
     let plain = matches!(resource, "cpu" | "memory" | "ephemeral-storage");
     if !plain && !resource.starts_with("hugepages-") {
