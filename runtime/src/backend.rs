@@ -3,6 +3,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use node_kit::errors::Chain;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -44,15 +45,13 @@ impl StreamBackend for Backend {
             .runtime
             .exec(container_id, cmd, tty, streams.stdin.is_some())
             .await
-            .map_err(|status| StreamError(status.message().to_owned()))?;
+            .map_err(|error| StreamError(Chain(&error).to_string()))?;
         serve(running, streams).await.map_err(|error| failed("serve an exec's streams", &error))
     }
 
     async fn attach(&self, container_id: &str, tty: bool, streams: Streams) -> Result<(), StreamError> {
-        let container = self
-            .runtime
-            .container(container_id)
-            .map_err(|status| StreamError(status.message().to_owned()))?;
+        let container =
+            self.runtime.container(container_id).map_err(|error| StreamError(Chain(&error).to_string()))?;
         let io = lock(&container.io)
             .clone()
             .ok_or_else(|| StreamError(format!("container {container_id} has no streams")))?;
@@ -119,7 +118,7 @@ impl StreamBackend for Backend {
         let sandbox = self
             .runtime
             .sandbox(sandbox_id)
-            .map_err(|status| StreamError(status.message().to_owned()))?
+            .map_err(|error| StreamError(Chain(&error).to_string()))?
             .record();
         let host = crate::pod::options(&sandbox.config).network == machine::cri::NamespaceMode::Node as i32;
         let netns = (!host).then(|| folder("ns", &sandbox.id).join("net"));

@@ -4,10 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use images::{Image, chain};
+use images::Image;
 use machine::cri;
-use tonic::Status;
+use node_kit::errors::Chain;
 
+mod error;
 mod mounts;
 mod resume;
 mod start;
@@ -16,46 +17,48 @@ mod update;
 
 use crate::launch::early;
 use crate::pod;
-use crate::runtime::{Container, Runtime, folder, internal, lock, namespaces};
+use crate::runtime::{Container, Runtime, folder, lock, namespaces};
 use crate::spec::{self, capabilities, devices, user};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
+use crate::step::Step;
 use crate::user_namespace::UserNamespace;
 
+pub use error::{CreateError, ImageError, MountError, RemoveError, StartError, StopError, UpdateError};
 pub(crate) use mounts::undo as unmount;
 
 impl Runtime {
     /// Makes a container that can be started.
     ///
     /// # Errors
-    /// `NotFound` for an unknown sandbox or image, `FailedPrecondition` in a stopped sandbox, `InvalidArgument` for what cannot be.
+    /// For an unknown sandbox or image, in a stopped sandbox, for what cannot be, and with the step that failed; all is undone then.
     pub async fn create_container(
         &self,
         sandbox_id: &str,
         config: cri::ContainerConfig,
-    ) -> Result<String, Status> {
+    ) -> Result<String, CreateError> {
         let sandbox = self.sandbox(sandbox_id)?.record();
         if !sandbox.ready {
-            return Err(Status::failed_precondition(format!("the pod sandbox {sandbox_id} is not ready")));
+            return Err(CreateError::SandboxNotReady(sandbox_id.to_owned()));
         }
         if config.metadata.is_none() {
-            return Err(Status::invalid_argument("the container config has no metadata"));
+            return Err(CreateError::Invalid("the container config has no metadata".into()));
         }
         let name = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
         let image = self.image(&name)?;
-        let id = state::new_id().map_err(|error| internal("make a container id", &error))?;
+        let id = state::new_id().step("make a container id from /dev/urandom")?;
         let folder = folder("containers", &id);
         state::make_folder(&folder, state::CLOSED)
             .and_then(|()| fs::create_dir(folder.join("rootfs")))
-            .map_err(|error| internal("make the container's folder", &error))?;
+            .step(format_args!("make the container's folder {}", folder.display()))?;
         let record = new_record(&id, &sandbox, config, &image);
         let container = Container::new(record);
         let _busy = container.busy.lock().await;
         if let Err(error) = container.update(|_| {}) {
             let _ = pod::remove_folder(&folder);
-            return Err(error);
+            return Err(error.into());
         }
         let made = self.prepare(&container, &sandbox, &image).await;
-        match made.and_then(|()| container.update(|record| record.phase = Phase::Created)) {
+        match made.and_then(|()| Ok(container.update(|record| record.phase = Phase::Created)?)) {
             Ok(_) => {
                 lock(&self.containers).insert(id.clone(), Arc::clone(&container));
                 self.publish(&container, cri::ContainerEventType::ContainerCreatedEvent);
@@ -63,6 +66,7 @@ impl Runtime {
             }
             Err(error) => {
                 if let Err(second) = self.erase(&container.record()).await {
+                    let second = Chain(&second);
                     tracing::warn!(container = id, %second, "undo a failed container; it is tried again when the runtime starts");
                 }
                 Err(error)
@@ -70,10 +74,9 @@ impl Runtime {
         }
     }
 
-    fn image(&self, name: &str) -> Result<Image, Status> {
-        let found =
-            self.images.resolve(name).map_err(|error| internal("look up the image", &chain(&error)))?;
-        found.ok_or_else(|| Status::not_found(format!("image {name:?} is not present; pull it first")))
+    fn image(&self, name: &str) -> Result<Image, ImageError> {
+        let found = self.images.resolve(name).step(format_args!("look up the image {name:?}"))?;
+        found.ok_or_else(|| ImageError::NotPresent(name.to_owned()))
     }
 
     async fn prepare(
@@ -81,45 +84,41 @@ impl Runtime {
         container: &Container,
         sandbox: &SandboxRecord,
         image: &Image,
-    ) -> Result<(), Status> {
+    ) -> Result<(), CreateError> {
+        let invalid = |error: &dyn std::fmt::Display| CreateError::Invalid(error.to_string());
         let record = container.record();
         let folder = folder("containers", &record.id);
         let rootfs = folder.join("rootfs");
-        let layers = self
-            .images
-            .prepare(&record.id, image)
-            .await
-            .map_err(|error| internal("make the writable layer", &chain(&error)))?;
-        let owner =
-            user_namespace(sandbox).map_err(|error| internal("open the pod's user namespace", &error))?;
+        let layers = self.images.prepare(&record.id, image).await;
+        let layers = layers.step(format_args!("make the writable layer of {}", image.id))?;
+        let owner = user_namespace(sandbox)
+            .step(format_args!("open the user namespace of the pod sandbox {}", sandbox.id))?;
         if let Some(owner) = &owner {
             state::admit(&folder, owner.host_gid(0))
-                .map_err(|error| internal("let the pod's users come to the container's folder", &error))?;
+                .step(format_args!("let the pod's users come to {}", folder.display()))?;
         }
         mounts::mount_layers(&layers, &rootfs, owner.as_ref())
-            .map_err(|error| internal("mount the container's root", &error))?;
-        plain_dev(&rootfs).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            .step(format_args!("mount the container's root at {}", rootfs.display()))?;
+        plain_dev(&rootfs).map_err(|error| invalid(&error))?;
         let config = &record.config;
         let linux = config.linux.clone().unwrap_or_default();
         let security = linux.security_context.clone().unwrap_or_default();
         let (passwd, group) = user::databases(&rootfs);
         let image_user =
             image.config.config().as_ref().and_then(|image| image.user().clone()).unwrap_or_default();
-        let user = user::decide(&security, &image_user, &passwd, &group)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let user = user::decide(&security, &image_user, &passwd, &group).map_err(|error| invalid(&error))?;
         let capabilities = capabilities::decide(
             security.capabilities.as_ref(),
             security.privileged,
             &capabilities::available(),
         )
-        .map_err(|name| Status::invalid_argument(format!("unknown capability {name:?}")))?;
-        let mut nodes =
-            devices::find(&config.devices).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        .map_err(|name| CreateError::Invalid(format!("unknown capability {name:?}")))?;
+        let mut nodes = devices::find(&config.devices).map_err(|error| invalid(&error))?;
         if security.privileged {
             nodes.extend(devices::all());
         }
         let seccomp = self.filter(&security, &capabilities)?;
-        let apparmor = crate::apparmor::choose(&security).map_err(Status::invalid_argument)?;
+        let apparmor = crate::apparmor::choose(&security).map_err(CreateError::Invalid)?;
         let options = security.namespace_options.clone().unwrap_or_else(|| pod::options(&sandbox.config));
         let target = match options.pid() {
             cri::NamespaceMode::Target => Some(self.container(&options.target_id)?.record().pid),
@@ -129,7 +128,7 @@ impl Runtime {
         let mounts = self.mounts(container, config, owner.as_ref(), &mut volumes).await?;
         let pod_files = pod_files(sandbox, &folder, owner.is_some(), &mut volumes);
         mounts::write_plan(&folder, &volumes)
-            .map_err(|error| internal("write the container's mounts", &error))?;
+            .step(format_args!("write the container's mounts to {}", folder.display()))?;
         let input = spec::Input {
             config,
             mounts: &mounts,
@@ -148,13 +147,13 @@ impl Runtime {
             cgroup: &container.cgroup().path(),
             hostname: &pod::hostname_of(sandbox),
         };
-        let mut spec = spec::build(&input).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut spec = spec::build(&input).map_err(|error| invalid(&error))?;
         // What is mounted for a user namespace must be made in it.
         early::split(&mut spec, owner.is_none(), |path| mounts::leads(&rootfs, path))
             .map_err(io::Error::from)
             .and_then(|early| early::write(&folder, &early))
             .and_then(|()| state::write_private(&folder.join("config.json"), &serde_json::to_vec(&spec)?))
-            .map_err(|error| internal("write the container's spec", &error))?;
+            .step(format_args!("write the container's spec to {}", folder.display()))?;
         container.update(|record| {
             record.seccomp = seccomp;
             record.privileged = security.privileged;
@@ -170,7 +169,7 @@ impl Runtime {
         &self,
         security: &cri::LinuxContainerSecurityContext,
         capabilities: &capabilities::Sets,
-    ) -> Result<Option<PathBuf>, Status> {
+    ) -> Result<Option<PathBuf>, CreateError> {
         use cri::security_profile::ProfileType;
         let Some(profile) = security.seccomp.as_ref().filter(|_| !security.privileged) else {
             return Ok(None);
@@ -183,7 +182,7 @@ impl Runtime {
                 self.seccomp.localhost(Path::new(path), &capabilities.granted)
             }
         };
-        compiled.map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+        compiled.map(Some).map_err(|error| CreateError::Invalid(error.to_string()))
     }
 }
 

@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
-use tonic::Status;
+
+mod error;
 
 use crate::cgroup;
 use crate::exits::Exit;
 use crate::io::{DRAIN, Ours, Pipes, read, watch};
 use crate::launch::{self, Request, launch};
-use crate::runtime::{Runtime, folder, internal};
+use crate::runtime::{Runtime, folder};
 use crate::state::{self, Phase};
+use crate::step::Step;
+
+pub use error::ExecError;
 
 /// The most output of one exec that is kept, both streams together: an answer with it stays below the 16 MiB
 /// that CRI's clients take.
@@ -80,26 +84,23 @@ impl Runtime {
     /// Starts a command; it runs by the time this returns.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless the container runs; `Unknown` with the reason when the command cannot be run.
+    /// Unless the container runs; with the reason when the command cannot be run.
     pub async fn exec(
         &self,
         id: &str,
         command: &[String],
         terminal: bool,
         stdin: bool,
-    ) -> Result<Running, Status> {
+    ) -> Result<Running, ExecError> {
         let container = self.container(id)?;
         let record = container.record();
         if record.phase != Phase::Running {
-            return Err(Status::failed_precondition(format!(
-                "container {id} is not running but {:?}",
-                record.phase
-            )));
+            return Err(ExecError::NotRunning { id: record.id, phase: record.phase });
         }
         if command.is_empty() {
-            return Err(Status::invalid_argument("no command to execute"));
+            return Err(ExecError::NoCommand);
         }
-        let name = state::new_id().map_err(|error| internal("name an exec", &error))?;
+        let name = state::new_id().step("name an exec")?;
         let files = ExecFolder(folder("exec", &name[..16]));
         let description = files.0.join("process.json");
         let users = folder("ns", &record.sandbox_id).join("user");
@@ -114,7 +115,7 @@ impl Runtime {
             state::make_folder(&files.0, state::CLOSED)?;
             state::write_private(&description, process.to_string().as_bytes())
         };
-        write().map_err(|error| internal("prepare an exec", &error))?;
+        write().step(format_args!("prepare an exec in {}", files.0.display()))?;
         let request = Request::Exec {
             cgroup: container.cgroup().folder(),
             first: (record.pid, record.start_time),
@@ -123,9 +124,7 @@ impl Runtime {
             enter,
         };
         let launching = self.exits.launching();
-        let failed = |error: launch::Failure| {
-            Status::unknown(format!("failed to exec in container {id:?}: {}", error.message))
-        };
+        let failed = |source: launch::Failure| ExecError::Refused { id: record.id.clone(), source };
         // The second is looked up only when the first takes no process.
         let cgroups = std::iter::once(container.cgroup().folder())
             .chain(std::iter::once_with(|| cgroup::of_process(record.pid)).flatten());
@@ -133,13 +132,13 @@ impl Runtime {
             None
         } else {
             let (uid, gid) = self.host_ids(&record);
-            Some(Pipes::new(stdin, uid, gid).map_err(|error| internal("make pipes for an exec", &error))?)
+            Some(Pipes::new(stdin, uid, gid).step("make pipes for an exec")?)
         };
         let theirs: Vec<RawFd> = pipes.iter().flat_map(Pipes::theirs).collect();
         let launched = launch(&request, &theirs, cgroups).await.map_err(failed)?;
         let ours = pipes.map(|pipes| pipes.ours);
         let key = (launched.pid, launched.start_time);
-        let pidfd = watch(launched.pidfd).map_err(|error| internal("watch an exec", &error))?;
+        let pidfd = watch(launched.pidfd).step("watch an exec")?;
         let exit = tokio::spawn(self.exits.wait(key, Some(Arc::clone(&pidfd))));
         drop(launching);
         let exits = self.exits.clone();
@@ -154,7 +153,7 @@ impl Runtime {
         let ours = match (ours, launched.terminal) {
             (Some(ours), _) => ours,
             (None, Some(terminal)) => Ours { outputs: vec![terminal], stdin: None },
-            (None, None) => return Err(Status::internal("no terminal arrived for an exec")),
+            (None, None) => return Err(ExecError::NoStreams(record.id)),
         };
         Ok(Running { ours, pidfd, key, exit: watched, folder: files })
     }
@@ -162,18 +161,18 @@ impl Runtime {
     /// Runs a command and collects its output.
     ///
     /// # Errors
-    /// As [`Runtime::exec`]; `DeadlineExceeded` after `timeout`, and the command is killed then.
+    /// As [`Runtime::exec`]; after `timeout`, and the command is killed then.
     pub async fn exec_sync(
         &self,
         id: &str,
         command: &[String],
         timeout: Option<Duration>,
-    ) -> Result<(Vec<u8>, Vec<u8>, i32), Status> {
+    ) -> Result<(Vec<u8>, Vec<u8>, i32), ExecError> {
         let mut running = self.exec(id, command, false, false).await?;
         tracing::trace!(pid = running.key.0, folder = ?running.folder, "exec");
         let mut outputs = std::mem::take(&mut running.ours.outputs).into_iter();
         let (Some(stdout), Some(stderr)) = (outputs.next(), outputs.next()) else {
-            return Err(Status::internal("an exec has no pipes"));
+            return Err(ExecError::NoStreams(id.to_owned()));
         };
         let room = Arc::new(Room::new(&KEPT, MAX_ALL_OUTPUT));
         let (out, err) = (Collected::new(&room), Collected::new(&room));
@@ -188,9 +187,10 @@ impl Runtime {
         let Some(code) = code else {
             running.kill();
             reading.abort();
-            return Err(Status::deadline_exceeded(format!(
-                "command {command:?} timed out after {timeout:?}"
-            )));
+            return Err(ExecError::TimedOut {
+                command: command.to_vec(),
+                timeout: timeout.unwrap_or_default(),
+            });
         };
         // A child of the command may hold the pipes open for ever.
         let abort = reading.abort_handle();

@@ -35,6 +35,7 @@ pub mod settings;
 pub mod spec;
 pub mod state;
 pub mod stats;
+mod step;
 pub mod transfer;
 pub mod user_namespace;
 

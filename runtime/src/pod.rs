@@ -7,20 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use machine::cri;
+use node_kit::errors::Chain;
 use tokio::io::unix::AsyncFd;
-use tonic::Status;
 
+mod error;
 mod files;
 
 use crate::cgroup::KILL_DEADLINE;
 use crate::exits::Key;
 use crate::launch::{Request, launch};
-use crate::runtime::{Runtime, Sandbox, folder, internal, lock};
+use crate::runtime::{Runtime, Sandbox, folder, lock};
 use crate::state::{self, SandboxRecord};
+use crate::step::Step;
 use crate::{namespaces, user_namespace};
 use pod_network::{Dns, PodRequest, PortMapping, Protocol};
 
+pub use error::SandboxError;
 pub(crate) use files::PodFiles;
+
+/// The one runtime handler besides the default.
+pub const HANDLER: &str = "pintle";
 
 /// The namespace options of a pod.
 pub fn options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
@@ -45,28 +51,27 @@ impl Runtime {
     /// Makes a sandbox; when a step fails everything before it is undone.
     ///
     /// # Errors
-    /// `InvalidArgument` for what cannot be, `Internal` with the step that failed.
+    /// For what cannot be, and with the step that failed.
     pub async fn run_sandbox(
         &self,
         config: cri::PodSandboxConfig,
         handler: String,
-    ) -> Result<String, Status> {
+    ) -> Result<String, SandboxError> {
         if config.metadata.is_none() {
-            return Err(Status::invalid_argument("the sandbox config has no metadata"));
+            return Err(SandboxError::Invalid("the sandbox config has no metadata".into()));
         }
-        if !handler.is_empty() && handler != crate::cri::HANDLER {
-            return Err(Status::invalid_argument(format!(
-                "no runtime handler named {handler:?} is configured"
-            )));
+        if !handler.is_empty() && handler != HANDLER {
+            return Err(SandboxError::Invalid(format!("no runtime handler named {handler:?} is configured")));
         }
         let modes = options(&config);
-        user_namespace::maps(&modes).map_err(Status::invalid_argument)?;
+        user_namespace::maps(&modes).map_err(SandboxError::Invalid)?;
         let sysctls = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
         namespaces::check_sysctls(sysctls.keys(), !is_host(modes.network), !is_host(modes.ipc))
-            .map_err(Status::invalid_argument)?;
-        let id = state::new_id().map_err(|error| internal("make a sandbox id", &error))?;
-        state::make_folder(&folder("sandboxes", &id), state::CLOSED)
-            .map_err(|error| internal("make the sandbox's folder", &error))?;
+            .map_err(SandboxError::Invalid)?;
+        let id = state::new_id().step("make a sandbox id")?;
+        let own = folder("sandboxes", &id);
+        state::make_folder(&own, state::CLOSED)
+            .step(format_args!("make the sandbox's folder {}", own.display()))?;
         let sandbox = Sandbox::new(SandboxRecord {
             id: id.clone(),
             config,
@@ -80,8 +85,8 @@ impl Runtime {
         });
         let _busy = sandbox.busy.lock().await;
         if let Err(error) = sandbox.update(|_| {}) {
-            let _ = remove_folder(&folder("sandboxes", &id));
-            return Err(error);
+            let _ = remove_folder(&own);
+            return Err(error.into());
         }
         // A client that goes away must not leave half a sandbox: the record says `creating`, and removal undoes what there is.
         match self.make(&sandbox).await {
@@ -91,34 +96,34 @@ impl Runtime {
             }
             Err(error) => {
                 if let Err(second) = self.dismantle(&sandbox).await {
+                    let second = Chain(&second);
                     tracing::warn!(sandbox = id, %second, "undo a failed sandbox; it is tried again when it is stopped, or the runtime starts");
                     // Listed, as one that is not ready: so whoever wanted it stops and removes it.
                     lock(&self.sandboxes).insert(id.clone(), Arc::clone(&sandbox));
                 } else {
-                    let _ = fs::remove_dir_all(folder("sandboxes", &id));
+                    let _ = fs::remove_dir_all(&own);
                 }
                 Err(error)
             }
         }
     }
 
-    async fn make(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
+    async fn make(&self, sandbox: &Arc<Sandbox>) -> Result<(), SandboxError> {
         let record = sandbox.record();
         let (id, modes) = (&record.id, options(&record.config));
         let pins = folder("ns", id);
-        let maps = user_namespace::maps(&modes).map_err(Status::invalid_argument)?;
+        let maps = user_namespace::maps(&modes).map_err(SandboxError::Invalid)?;
         state::make_folder(&pins, state::CLOSED)
             .and_then(|()| maps.map_or(Ok(()), |maps| state::admit(&pins, maps.gids.host(0))))
-            .map_err(|error| internal("make a folder for namespaces", &error))?;
+            .step(format_args!("make {} for the pod's namespaces", pins.display()))?;
         let network = (!is_host(modes.network)).then(|| pins.join("net"));
         if let (Some(path), None) = (&network, maps) {
             self.network
                 .create_netns(path)
                 .await
-                .map_err(|error| internal("make the pod's network namespace", &error))?;
+                .step(format_args!("make the network namespace {}", path.display()))?;
         }
-        let hostname =
-            hostname(&record.config).map_err(|error| internal("read the node's hostname", &error))?;
+        let hostname = hostname(&record.config).step("read the node's hostname")?;
         let linux = record.config.linux.as_ref();
         let request = namespaces::Request {
             ipc: (!is_host(modes.ipc)).then(|| pins.join("ipc")),
@@ -131,10 +136,8 @@ impl Runtime {
             Some(maps) => user_namespace::create(&pins, maps, &request).await,
             None => namespaces::create(request),
         };
-        made.map_err(|error| internal("make the pod's namespaces", &error))?;
-        PodFiles::of(id)
-            .make(&record, &hostname, is_host(modes.ipc))
-            .map_err(|error| internal("write the pod's files", &error))?;
+        made.step("make the pod's namespaces")?;
+        PodFiles::of(id).make(&record, &hostname, is_host(modes.ipc)).step("write the pod's files")?;
         if modes.pid() == cri::NamespaceMode::Pod {
             self.pause(sandbox).await?;
         }
@@ -144,7 +147,7 @@ impl Runtime {
                 .network
                 .setup(&request_network(&record, netns))
                 .await
-                .map_err(|error| internal("connect the pod to the network", &error))?;
+                .step("connect the pod to the network")?;
             ips = addresses.ips.iter().map(ToString::to_string).collect();
         }
         let made = sandbox.update(|record| {
@@ -152,31 +155,31 @@ impl Runtime {
             record.ready = !record.pause_ended;
             record.creating = false;
         })?;
-        if made.ready { Ok(()) } else { Err(Status::internal("the pause process has ended")) }
+        if made.ready { Ok(()) } else { Err(SandboxError::PauseEnded(record.id)) }
     }
 
-    async fn pause(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
+    async fn pause(&self, sandbox: &Arc<Sandbox>) -> Result<(), SandboxError> {
         let id = sandbox.record().id;
         let root = folder("empty", "");
         state::make_folder(&root, state::ALL_MAY_PASS)
-            .map_err(|error| internal("make an empty folder", &error))?;
+            .step(format_args!("make the empty folder {}", root.display()))?;
         let cgroup = sandbox.cgroup();
-        cgroup.create().map_err(|error| internal("make the pause process's cgroup", &error))?;
+        cgroup.create().step("make the pause process's cgroup")?;
         let launching = self.exits.launching();
         let launched = launch(&Request::Pause { root, pins: folder("ns", &id) }, &[], [cgroup.folder()])
             .await
-            .map_err(|error| internal("start a pause process", &error))?;
+            .step("start a pause process")?;
         let key = (launched.pid, launched.start_time);
         sandbox.update(|record| record.pause = Some(key))?;
         // By its pidfd: without PID 1's ledger nothing else tells that it has ended, and nobody would reap it.
         let pidfd = launched.pidfd.try_clone().and_then(crate::io::watch);
-        let pidfd = pidfd.map_err(|error| internal("watch a pause process", &error))?;
+        let pidfd = pidfd.step("watch a pause process")?;
         self.watch_pause(sandbox, key, Some(pidfd));
         drop(launching);
         let source = format!("/proc/{}/ns/pid", launched.pid);
         namespaces::pin(Path::new(&source), &folder("ns", &id).join("pid"))
-            .map_err(|error| internal("pin the pod's pid namespace", &error))?;
-        launched.starting.stay().await.map_err(|error| internal("keep a pause process", &error))
+            .step("pin the pod's pid namespace")?;
+        Ok(launched.starting.stay().await.step("keep a pause process")?)
     }
 
     /// Sees to it that a sandbox whose pause process has ended is not ready: nothing can be started in its
@@ -201,8 +204,8 @@ impl Runtime {
     /// Ends what runs in the sandbox and gives its network back. Any number of times.
     ///
     /// # Errors
-    /// `Internal` with what could not be undone; a further call tries again.
-    pub async fn stop_sandbox(&self, id: &str) -> Result<(), Status> {
+    /// With what could not be undone; a further call tries again.
+    pub async fn stop_sandbox(&self, id: &str) -> Result<(), SandboxError> {
         let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
         let _busy = sandbox.busy.lock().await;
         let id = sandbox.record().id;
@@ -212,10 +215,10 @@ impl Runtime {
         self.dismantle(&sandbox).await
     }
 
-    async fn dismantle(&self, sandbox: &Sandbox) -> Result<(), Status> {
+    async fn dismantle(&self, sandbox: &Sandbox) -> Result<(), SandboxError> {
         // First: from here on it is of no use to anybody, also if this is not brought to its end.
         let (record, _) = sandbox.declare(|record| record.ready = false);
-        self.network.teardown(&record.id).await.map_err(|error| internal("disconnect the pod", &error))?;
+        self.network.teardown(&record.id).await.step("disconnect the pod")?;
         if let Some((pid, start_time)) = record.pause
             && sys::pidfd::start_time(pid).ok() == Some(start_time)
         {
@@ -223,13 +226,10 @@ impl Runtime {
         }
         if options(&record.config).pid() == cri::NamespaceMode::Pod {
             let removed = sandbox.cgroup().remove(KILL_DEADLINE).await;
-            removed.map_err(|error| internal("remove the pause process's cgroup", &error))?;
+            removed.step("remove the pause process's cgroup")?;
         }
         let pins = folder("ns", &record.id);
-        self.network
-            .remove_netns(&pins.join("net"))
-            .await
-            .map_err(|error| internal("remove the pod's network namespace", &error))?;
+        self.network.remove_netns(&pins.join("net")).await.step("remove the pod's network namespace")?;
         let undo = || -> io::Result<()> {
             for kind in ["ipc", "uts", "pid", "user"] {
                 namespaces::unmount(&pins.join(kind))?;
@@ -237,14 +237,14 @@ impl Runtime {
             remove_folder(&pins)?;
             PodFiles::of(&record.id).remove()
         };
-        undo().map_err(|error| internal("remove the pod's namespaces", &error))
+        Ok(undo().step(format_args!("remove the pod's namespaces in {}", pins.display()))?)
     }
 
     /// Removes the sandbox with its containers.
     ///
     /// # Errors
     /// As [`Runtime::stop_sandbox`].
-    pub async fn remove_sandbox(&self, id: &str) -> Result<(), Status> {
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), SandboxError> {
         let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
         let id = sandbox.record().id;
         self.stop_sandbox(&id).await?;
@@ -252,8 +252,8 @@ impl Runtime {
         for container in self.containers_of(Some(&id)) {
             self.remove_container(&container.record().id).await?;
         }
-        remove_folder(&folder("sandboxes", &id))
-            .map_err(|error| internal("remove the sandbox's folder", &error))?;
+        let own = folder("sandboxes", &id);
+        remove_folder(&own).step(format_args!("remove the sandbox's folder {}", own.display()))?;
         lock(&self.sandboxes).remove(&id);
         Ok(())
     }

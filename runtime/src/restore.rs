@@ -3,6 +3,8 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use node_kit::errors::Chain;
+
 use crate::io::{ContainerIo, Ours, open_log};
 use crate::runtime::{Container, Runtime, Sandbox, folder, lock};
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
@@ -87,7 +89,7 @@ impl Runtime {
     async fn undo(self: Arc<Self>, half_made: Vec<String>) {
         for id in half_made {
             if let Err(error) = self.remove_sandbox(&id).await {
-                tracing::warn!(sandbox = id, %error, "undo a sandbox that was half made");
+                tracing::warn!(sandbox = id, error = %Chain(&error), "undo a sandbox that was half made");
             }
         }
     }
@@ -101,7 +103,7 @@ impl Runtime {
                     let _ = container.cgroup().kill();
                 }
                 if let Err(error) = self.erase(&record).await {
-                    tracing::warn!(container = record.id, %error, "finish removing a container");
+                    tracing::warn!(container = record.id, error = %Chain(&error), "finish removing a container");
                     lock(&self.containers).insert(record.id, container);
                 }
             }

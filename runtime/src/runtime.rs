@@ -9,7 +9,6 @@ use images::Images;
 use machine::cri;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, watch};
-use tonic::Status;
 
 use crate::cgroup::Cgroup;
 use crate::exits::Exits;
@@ -20,6 +19,7 @@ use crate::seccomp;
 use crate::spec::Pid;
 use crate::state::{ContainerRecord, Phase, SandboxRecord};
 use crate::stats::LastCpu;
+use crate::step::{Step, StepError};
 use crate::transfer::Transfer;
 use node_kit::machine_socket::Client as MachineSocket;
 use pod_network::PodNetwork;
@@ -68,6 +68,15 @@ pub struct Container {
     pub(crate) last_cpu: LastCpu,
 }
 
+/// What is asked for by an id that nothing has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoSuch {
+    #[error("container {0:?} does not exist")]
+    Container(String),
+    #[error("pod sandbox {0:?} does not exist")]
+    Sandbox(String),
+}
+
 /// A mutex whose data is whole after every statement, so that a panic elsewhere does not matter.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,10 +103,9 @@ impl Sandbox {
     }
 
     /// Changes the record on file, and then what is told: for what is about to be done.
-    pub(crate) fn update(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<SandboxRecord, Status> {
-        self.record
-            .update(change)
-            .map_err(|error| internal(&format!("record the sandbox {}", self.record().id), &error))
+    pub(crate) fn update(&self, change: impl FnOnce(&mut SandboxRecord)) -> Result<SandboxRecord, StepError> {
+        let updated = self.record.update(change);
+        updated.step(format_args!("record the sandbox {}", self.record.with(|record| record.id.clone())))
     }
 
     /// Changes what is told, whether or not there is room for it on file, which follows: for what has
@@ -145,10 +153,9 @@ impl Container {
     pub(crate) fn update(
         &self,
         change: impl FnOnce(&mut ContainerRecord),
-    ) -> Result<ContainerRecord, Status> {
-        self.record
-            .update(change)
-            .map_err(|error| internal(&format!("record the container {}", self.record().id), &error))
+    ) -> Result<ContainerRecord, StepError> {
+        let updated = self.record.update(change);
+        updated.step(format_args!("record the container {}", self.record.with(|record| record.id.clone())))
     }
 
     /// Changes what is told, whether or not there is room for it on file, which follows: for what has
@@ -194,19 +201,17 @@ impl Runtime {
     /// A container by its id or an unambiguous beginning of it.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub fn container(&self, id: &str) -> Result<Arc<Container>, Status> {
-        find(&lock(&self.containers), id)
-            .ok_or_else(|| Status::not_found(format!("container {id:?} does not exist")))
+    /// When there is none.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, NoSuch> {
+        find(&lock(&self.containers), id).ok_or_else(|| NoSuch::Container(id.to_owned()))
     }
 
     /// A sandbox by its id or an unambiguous beginning of it.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Status> {
-        find(&lock(&self.sandboxes), id)
-            .ok_or_else(|| Status::not_found(format!("pod sandbox {id:?} does not exist")))
+    /// When there is none.
+    pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, NoSuch> {
+        find(&lock(&self.sandboxes), id).ok_or_else(|| NoSuch::Sandbox(id.to_owned()))
     }
 
     /// Every container, or those of one sandbox.
@@ -280,11 +285,6 @@ fn find<T>(map: &BTreeMap<String, Arc<T>>, id: &str) -> Option<Arc<T>> {
         (Some((_, found)), None) => Some(Arc::clone(found)),
         _ => None,
     }
-}
-
-/// A failure of ours as CRI's status.
-pub(crate) fn internal(what: &str, error: &dyn std::fmt::Display) -> Status {
-    Status::internal(format!("{what}: {error}"))
 }
 
 /// The namespaces a container joins.

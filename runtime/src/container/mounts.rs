@@ -11,9 +11,10 @@ use images::Snapshot;
 use machine::cri;
 use serde::{Deserialize, Serialize};
 use sys::mount_tree::{Propagation, Tree};
-use tonic::Status;
 
-use crate::runtime::{Container, Runtime, folder, internal};
+use super::MountError;
+use crate::runtime::{Container, Runtime, folder};
+use crate::step::Step;
 use crate::user_namespace::UserNamespace;
 
 /// Where a container's settled mounts lie, below its folder.
@@ -301,16 +302,16 @@ impl Runtime {
         config: &cri::ContainerConfig,
         owner: Option<&UserNamespace>,
         volumes: &mut Vec<Volume>,
-    ) -> Result<Vec<cri::Mount>, Status> {
+    ) -> Result<Vec<cri::Mount>, MountError> {
         let id = container.record().id;
         let mut mounts = config.mounts.clone();
         for (index, mount) in mounts.iter_mut().enumerate() {
-            check(mount).map_err(Status::invalid_argument)?;
+            check(mount).map_err(MountError::Invalid)?;
             // A link of the image must lead nowhere that the mount could not name.
             let path = clean(Path::new(&mount.container_path));
             let led = leads(&folder("containers", &id).join("rootfs"), &path);
             mount.container_path = led.to_string_lossy().into_owned();
-            check(mount).map_err(Status::invalid_argument)?;
+            check(mount).map_err(MountError::Invalid)?;
             // Only there does it matter by which name.
             if led != Path::new("/dev") {
                 mount.container_path = path.to_string_lossy().into_owned();
@@ -318,18 +319,16 @@ impl Runtime {
             if mount.image.is_some() {
                 self.image_volume(container, index, mount, owner).await?;
             } else if !Path::new(&mount.host_path).exists() {
-                fs::create_dir_all(&mount.host_path).map_err(|error| {
-                    internal(&format!("make the mount source {}", mount.host_path), &error)
-                })?;
+                fs::create_dir_all(&mount.host_path)
+                    .step(format_args!("make the mount source {}", mount.host_path))?;
             }
-            let propagation = propagation(mount).map_err(|error| {
-                let what = format!("mount {} at {}: {error}", mount.host_path, mount.container_path);
-                if error.kind() == io::ErrorKind::InvalidInput {
-                    Status::invalid_argument(what)
-                } else {
-                    Status::internal(what)
+            let what = format!("mount {} at {}", mount.host_path, mount.container_path);
+            let propagation = match propagation(mount) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    return Err(MountError::Invalid(format!("{what}: {error}")));
                 }
-            })?;
+                other => other.step(what)?,
+            };
             let name = index.to_string();
             let target = place(&folder("containers", &id), &name);
             volumes.push(Volume {
@@ -351,25 +350,23 @@ impl Runtime {
         index: usize,
         mount: &mut cri::Mount,
         owner: Option<&UserNamespace>,
-    ) -> Result<(), Status> {
+    ) -> Result<(), MountError> {
         let id = container.record().id;
         let wanted = mount.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
         let image = self.image(&wanted)?;
         let name = format!("{id}-{index}");
         container.update(|record| record.volumes.push(name.clone()))?;
-        let failed = |error: &dyn std::fmt::Display| internal("mount an image volume", error);
+        let what = format!("mount the image {wanted} as a volume");
         let layers = self.images.prepare(&name, &image).await;
-        let layers = layers.map_err(|error| failed(&images::chain(&error)))?;
+        let layers = layers.step(&what)?;
         let target = folder("containers", &id).join(format!("volume-{index}"));
-        fs::create_dir_all(&target)
-            .and_then(|()| mount_layers(&layers, &target, owner))
-            .map_err(|error| failed(&error))?;
+        fs::create_dir_all(&target).and_then(|()| mount_layers(&layers, &target, owner)).step(&what)?;
         let path = mount.image_sub_path.trim_start_matches('/');
         let path = if path.is_empty() { "." } else { path };
         let inside = sys::beneath::open_in_root(&target, Path::new(path))
             .and_then(|file| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())))
             .map_err(|error| {
-                Status::invalid_argument(format!("image volume path {:?}: {error}", mount.image_sub_path))
+                MountError::Invalid(format!("image volume path {:?}: {error}", mount.image_sub_path))
             })?;
         mount.host_path = inside.to_string_lossy().into_owned();
         mount.readonly = true;

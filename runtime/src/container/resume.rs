@@ -1,6 +1,8 @@
 //! A start that the runtime's end interrupted. Who asked for it got no answer; the container neither ends nor starts twice because of it.
 use std::io::ErrorKind;
 
+use node_kit::errors::Chain;
+
 use super::mounts;
 use super::start::{give_word, limit, runs};
 use crate::cgroup::KILL_DEADLINE;
@@ -55,7 +57,7 @@ async fn undo(container: &Container) -> Result<(), String> {
         record.phase = Phase::Created;
         (record.pid, record.start_time) = (0, 0);
     });
-    updated.map(drop).map_err(|error| error.message().to_owned())
+    updated.map(drop).map_err(|error| Chain(&error).to_string())
 }
 
 fn end(container: &Container, why: &str) {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use machine::cri;
-use tonic::Status;
+use node_kit::errors::Chain;
 
-use super::mounts;
+use super::{StartError, mounts};
 use crate::cgroup::KILL_DEADLINE;
 use crate::exits::Exit;
 use crate::io::{ContainerIo, DRAIN, Ours, Pipes, open_log};
@@ -25,27 +25,20 @@ impl Runtime {
     /// Starts a created container; returns once its program runs.
     ///
     /// # Errors
-    /// `FailedPrecondition` unless it is created; `Unknown` with the reason when its program cannot run, and the container has ended then.
-    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+    /// Unless it is created, and its sandbox ready; with the reason when its program cannot run, and the container has ended then.
+    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), StartError> {
         let container = self.container(id)?;
         let _busy = container.busy.lock().await;
         let record = container.record();
         if record.phase != Phase::Created {
-            return Err(Status::failed_precondition(format!(
-                "container {id} is not in the created state but {:?}",
-                record.phase
-            )));
+            return Err(StartError::NotCreated { id: record.id, phase: record.phase });
         }
         if !self.sandbox(&record.sandbox_id)?.record().ready {
-            return Err(Status::failed_precondition(format!(
-                "the pod sandbox {} is not ready",
-                record.sandbox_id
-            )));
+            return Err(StartError::SandboxNotReady(record.sandbox_id));
         }
         container.update(|record| record.phase = Phase::Starting)?;
-        self.start(&container).await.map_err(|failure| {
-            Status::unknown(format!("failed to start container {id:?}: {}", failure.message))
-        })
+        let started = self.start(&container).await;
+        started.map_err(|source| StartError::NeverRan { id: record.id, source })
     }
 
     async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Failure> {
@@ -99,10 +92,11 @@ impl Runtime {
             seccomp: record.seccomp.clone(),
             console: record.config.tty.then(|| bundle.join("c.sock")),
         });
-        let log = open_log(&record.log_path).map_err(|error| failed("open the container's log", &error))?;
+        let log = open_log(&record.log_path)
+            .map_err(|error| failed(&format!("open the container's log {}", record.log_path), &error))?;
         let owner = self
             .sandbox(&record.sandbox_id)
-            .map_err(|error| failed("look up the pod", &error.message()))
+            .map_err(|error| failed("look up the pod", &error))
             .and_then(|sandbox| {
                 super::user_namespace(&sandbox.record())
                     .map_err(|error| failed("open the pod's user namespace", &error))
@@ -118,7 +112,7 @@ impl Runtime {
         let (launched, ours) = launched?;
         container
             .update(|record| (record.pid, record.start_time) = (launched.pid, launched.start_time))
-            .map_err(|error| failed("record the container", &error.message()))?;
+            .map_err(|error| Failure::other(Chain(&error).to_string()))?;
         let mut kept = vec![launched.pidfd.as_raw_fd()];
         kept.extend(ours.raw());
         self.keep(&record.id, &kept).await;

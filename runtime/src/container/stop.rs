@@ -2,19 +2,20 @@
 use std::time::Duration;
 
 use machine::cri;
-use tonic::Status;
 
+use super::{RemoveError, StopError};
 use crate::cgroup::KILL_DEADLINE;
 use crate::pod;
-use crate::runtime::{Container, Runtime, folder, internal, lock};
+use crate::runtime::{Container, Runtime, folder, lock};
 use crate::state::{ContainerRecord, Phase};
+use crate::step::{Step, StepError};
 
 impl Runtime {
     /// Ends a container: its stop signal, after `grace` everything of it is killed.
     ///
     /// # Errors
-    /// `DeadlineExceeded` when it cannot even be killed.
-    pub async fn stop_container(&self, container: &Container, grace: Duration) -> Result<(), Status> {
+    /// When it cannot even be killed.
+    pub async fn stop_container(&self, container: &Container, grace: Duration) -> Result<(), StopError> {
         let mut ended = container.ended.subscribe();
         if container.phase() == Phase::Starting {
             // Whoever starts it is quick.
@@ -26,9 +27,7 @@ impl Runtime {
             // Its start takes too long, or could not go on after a restart and is on its way to have ended.
             Phase::Starting => {
                 let waited = tokio::time::timeout(KILL_DEADLINE, ended.wait_for(|ended| *ended)).await;
-                return waited.map(drop).map_err(|_| {
-                    Status::deadline_exceeded(format!("container {} is still being started", record.id))
-                });
+                return waited.map(drop).map_err(|_| StopError::Starting(record.id));
             }
             _ => return Ok(()),
         }
@@ -46,50 +45,50 @@ impl Runtime {
         if let Some(pidfd) = pidfd {
             let _ = sys::pidfd::signal(pidfd.get_ref(), nix::libc::SIGKILL);
         }
-        container.cgroup().kill().map_err(|error| internal("kill the container", &error))?;
+        container.cgroup().kill().step(format_args!("kill the container {}", record.id))?;
         match tokio::time::timeout(KILL_DEADLINE, ended.wait_for(|ended| *ended)).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Status::deadline_exceeded(format!(
-                "container {} was killed but has not ended within 30 s",
-                record.id
-            ))),
+            Err(_) => Err(StopError::LivesOn { id: record.id, within: KILL_DEADLINE }),
         }
     }
 
     /// Removes a container, ending it first.
     ///
     /// # Errors
-    /// `Internal` with what could not be removed; a further call tries again.
-    pub async fn remove_container(&self, id: &str) -> Result<(), Status> {
+    /// With what could not be removed; a further call tries again.
+    pub async fn remove_container(&self, id: &str) -> Result<(), RemoveError> {
         let Ok(container) = self.container(id) else { return Ok(()) };
         self.stop_container(&container, Duration::ZERO).await?;
         let _busy = container.busy.lock().await;
         // It goes, whether or not there is room to write that down: what is on file is removed with it.
         let (record, _) = container.declare(|record| record.phase = Phase::Removing);
-        self.erase(&record).await?;
+        let erased = self.erase(&record).await;
+        erased.map_err(|source| RemoveError::Failed { id: record.id.clone(), source })?;
         lock(&self.containers).remove(&record.id);
         self.publish(&container, cri::ContainerEventType::ContainerDeletedEvent);
         Ok(())
     }
 
     /// Removes every trace of a container that does not run.
-    pub(crate) async fn erase(&self, record: &ContainerRecord) -> Result<(), Status> {
-        let failed =
-            |error: &dyn std::fmt::Display| internal(&format!("remove container {}", record.id), error);
+    pub(crate) async fn erase(&self, record: &ContainerRecord) -> Result<(), StepError> {
         crate::cgroup::Cgroup::new(&record.cgroup_parent, &record.id)
             .remove(KILL_DEADLINE)
             .await
-            .map_err(|error| failed(&error))?;
+            .step("remove its cgroup")?;
         let bundle = folder("containers", &record.id);
-        super::mounts::undo(&bundle).map_err(|error| failed(&error))?;
+        super::mounts::undo(&bundle).step(format_args!("unmount what lies in {}", bundle.display()))?;
         for name in record.volumes.iter().chain([&record.id]) {
-            self.images.remove(name).await.map_err(|error| failed(&images::chain(&error)))?;
+            self.images.remove(name).await.step(format_args!("remove the writable layer {name}"))?;
         }
-        pod::remove_folder(&folder("launch", &record.id)).map_err(|error| failed(&error))?;
+        let launch = folder("launch", &record.id);
+        pod::remove_folder(&launch).step(format_args!("remove {}", launch.display()))?;
         if let Some(machine) = &self.machine {
-            machine.remove(&format!("container/{}", record.id)).await.map_err(|error| failed(&error))?;
+            machine
+                .remove(&format!("container/{}", record.id))
+                .await
+                .step("let PID 1 forget its descriptors")?;
         }
         // Last, since the record lies in it.
-        pod::remove_folder(&bundle).map_err(|error| failed(&error))
+        pod::remove_folder(&bundle).step(format_args!("remove {}", bundle.display()))
     }
 }

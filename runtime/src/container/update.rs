@@ -1,33 +1,34 @@
 //! Changing a container's limits in place.
 use machine::cri;
-use tonic::Status;
 
+use super::UpdateError;
 use crate::cgroup;
-use crate::runtime::{Container, Runtime, internal};
+use crate::runtime::{Container, Runtime};
 use crate::state::Phase;
+use crate::step::Step;
 
 impl Runtime {
     /// Changes the limits of a container, of one that runs at once.
     ///
     /// # Errors
-    /// `FailedPrecondition` for one that has ended; `Internal` with the limit that the kernel refuses.
+    /// For one that has ended; with the limit that the kernel refuses.
     pub(crate) async fn update_container(
         &self,
         container: &Container,
         resources: cri::LinuxContainerResources,
         annotations: std::collections::HashMap<String, String>,
-    ) -> Result<(), Status> {
+    ) -> Result<(), UpdateError> {
         let _busy = container.busy.lock().await;
         let record = container.record();
         if matches!(record.phase, Phase::Exited | Phase::Removing) {
-            return Err(Status::failed_precondition(format!("container {} has ended", record.id)));
+            return Err(UpdateError::Ended(record.id));
         }
         if record.phase == Phase::Running {
             let changes = cgroup::settings(&resources, false);
             container
                 .cgroup()
                 .write(&changes)
-                .map_err(|error| internal("update the container's limits", &error))?;
+                .step(format_args!("update the limits of the container {}", record.id))?;
         }
         container.update(|record| {
             record.config.annotations.extend(annotations);

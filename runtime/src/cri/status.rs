@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use machine::cri;
 use tonic::Status;
 
-use super::{HANDLER, Service};
-use crate::runtime::internal;
+use super::Service;
+use crate::pod::HANDLER;
 use crate::state::SandboxRecord;
 
 /// What CRI calls verbose: a record as JSON, for people.
@@ -71,7 +71,7 @@ impl Service {
                 .network
                 .configure(&cidrs, &cluster)
                 .await
-                .map_err(|error| internal("configure the pod network", &error))?;
+                .map_err(|error| Status::internal(format!("configure the pod network: {error}")))?;
         }
         Ok(())
     }
