@@ -1,17 +1,13 @@
 //! Errors of the runtime's verbs as CRI's status: a code per variant, and the error with its causes as the message.
 use std::error::Error;
 
+use containers::{
+    CreateError, ExecError, ImageError, MountError, NoSuch, RemoveError, SandboxError, StartError, StepError,
+    StopError, UpdateError,
+};
 use node_kit::errors::Chain;
 use streams::RegisterError;
 use tonic::{Code, Status};
-
-use crate::container::{
-    CreateError, ImageError, MountError, RemoveError, StartError, StopError, UpdateError,
-};
-use crate::exec::ExecError;
-use crate::pod::SandboxError;
-use crate::runtime::NoSuch;
-use crate::step::StepError;
 
 /// An error that CRI has a code for.
 pub trait Coded: Error + 'static {
@@ -148,7 +144,7 @@ impl Coded for RegisterError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::Failure;
+    use containers::launch::Failure;
 
     #[test]
     fn a_start_that_failed_is_told_with_its_cause() {
@@ -159,14 +155,5 @@ mod tests {
             told.message(),
             r#"failed to start container "c1": exec /bin/x: no such file or directory"#
         );
-    }
-
-    #[test]
-    fn a_step_is_told_with_the_kernels_word() {
-        use crate::step::Step;
-        let failed = std::fs::read("/proc/none").step(format_args!("read {}", "/proc/none"));
-        let told = status(CreateError::from(MountError::from(failed.unwrap_err())));
-        assert_eq!(told.code(), Code::Internal);
-        assert_eq!(told.message(), "read /proc/none: No such file or directory (os error 2)");
     }
 }

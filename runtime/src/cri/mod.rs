@@ -78,7 +78,7 @@ impl RuntimeService for Service {
                 .iter()
                 .map(|container| convert::container_status(&container.record()))
                 .collect(),
-            timestamp: crate::state::now(),
+            timestamp: containers::now(),
         })
     }
 
@@ -188,12 +188,8 @@ impl RuntimeService for Service {
         request: Request<cri::ReopenContainerLogRequest>,
     ) -> Answer<cri::ReopenContainerLogResponse> {
         let container = self.running(&request.into_inner().container_id)?;
-        let io = crate::runtime::lock(&container.io).clone();
-        if let Some(io) = io {
-            io.reopen_log()
-                .await
-                .map_err(|error| Status::internal(format!("reopen the container's log: {error}")))?;
-        }
+        let reopened = container.reopen_log().await;
+        reopened.map_err(|error| Status::internal(format!("reopen the container's log: {error}")))?;
         answer(cri::ReopenContainerLogResponse {})
     }
 
@@ -314,9 +310,12 @@ impl RuntimeService for Service {
         _: Request<cri::GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
         use tokio_stream::StreamExt;
-        let events = tokio_stream::wrappers::BroadcastStream::new(self.runtime.events.subscribe());
+        let events = tokio_stream::wrappers::BroadcastStream::new(self.runtime.subscribe());
         // A listener that cannot keep up must list anew rather than miss something in silence.
-        answer(Box::pin(events.map(|event| event.map_err(|lag| Status::resource_exhausted(lag.to_string())))))
+        answer(Box::pin(events.map(|event| match event {
+            Ok(event) => Ok(convert::event(&event)),
+            Err(lag) => Err(Status::resource_exhausted(lag.to_string())),
+        })))
     }
 
     async fn list_metric_descriptors(
@@ -357,12 +356,7 @@ impl RuntimeService for Service {
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
         let request = request.into_inner();
         let sandbox = self.runtime.sandbox(&request.pod_sandbox_id).map_err(status)?;
-        let updated = sandbox.update(|record| {
-            let linux = record.config.linux.get_or_insert_default();
-            linux.overhead = request.overhead;
-            linux.resources = request.resources;
-        });
-        updated.map_err(status)?;
+        sandbox.record_resources(request.overhead, request.resources).map_err(status)?;
         answer(cri::UpdatePodSandboxResourcesResponse {})
     }
 }

@@ -7,8 +7,8 @@ use tokio_stream::Stream;
 use tonic::{Response, Status};
 
 use super::errors::{Coded, status};
-use crate::runtime::{Container, Runtime, Sandbox};
-use crate::state::Phase;
+use containers::Phase;
+use containers::{Container, Runtime, Sandbox};
 
 /// The service.
 #[derive(Debug, Clone)]

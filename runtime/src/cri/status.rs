@@ -5,8 +5,8 @@ use machine::cri;
 use tonic::Status;
 
 use super::Service;
-use crate::pod::HANDLER;
-use crate::state::SandboxRecord;
+use containers::HANDLER;
+use containers::SandboxRecord;
 
 /// What CRI calls verbose: a record as JSON, for people.
 pub(super) fn info_of(record: &impl serde::Serialize, wanted: bool) -> HashMap<String, String> {

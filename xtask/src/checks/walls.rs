@@ -8,6 +8,7 @@ use crate::artifacts::cargo;
 /// A crate of ours, and the crates that must not be among its dependencies or theirs.
 const WALLS: &[(&str, &[&str])] = &[
     // Of the runtime only its CRI server speaks gRPC.
+    ("containers", &["tonic"]),
     ("images", &["tonic"]),
     ("pod-network", &["tonic"]),
     ("streams", &["tonic"]),
