@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use runtime::fuzzing::{Left, LogFile, MAX_LINE, Note, Stream, finish, format, timestamp};
+use containers::fuzzing::{Left, LogFile, MAX_LINE, Note, Stream, finish, format, timestamp};
 
 /// A container's log with what was written to it, by stream.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 #![cfg_attr(feature = "libfuzzer", no_main)]
 use std::collections::BTreeSet;
 
+use containers::fuzzing::{Profile, compile};
 use fuzz::bpf::{Otherwise, Program};
-use runtime::fuzzing::{Profile, compile};
 
 /// No such call exists.
 const UNNAMED: u32 = 4000;

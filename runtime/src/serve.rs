@@ -3,6 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use containers::{Backend, Runtime};
 use images::{Images, Store};
 use machine::cri::image_service_server::ImageServiceServer;
 use machine::cri::runtime_service_server::RuntimeServiceServer;
@@ -10,11 +11,7 @@ use machine::paths;
 use node_kit::tasks::essential;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::backend::Backend;
 use crate::cri::Service;
-use crate::runtime::Runtime;
-use crate::state::{ALL_MAY_PASS, CLOSED};
-use crate::transfer::{self, Transfer};
 use node_kit::machine_socket::Client as MachineSocket;
 use pod_network::Places;
 use pod_network::PodNetwork;
@@ -22,19 +19,6 @@ use streams::Server;
 
 /// The largest request that is read; CRI's own clients use the same.
 const MAX_MESSAGE: usize = 16 << 20;
-
-/// Folders below [`paths::RUNTIME_RUN`], which is the first one. Processes that launch containers of a pod
-/// with a user namespace come to what is theirs as users of that; nobody else has anything to look for there.
-const FOLDERS: [(&str, u32); 8] = [
-    ("", ALL_MAY_PASS),
-    ("sandboxes", CLOSED),
-    ("containers", ALL_MAY_PASS),
-    ("launch", CLOSED),
-    ("exec", CLOSED),
-    ("ns", ALL_MAY_PASS),
-    ("network", CLOSED),
-    ("seccomp", CLOSED),
-];
 
 /// Takes over what runs already and serves CRI.
 ///
@@ -48,18 +32,7 @@ pub async fn run() -> anyhow::Result<()> {
             paths::MACHINE_SOCKET
         );
     }
-    crate::restore::end_launches().await;
-    for (folder, mode) in FOLDERS {
-        let path = Path::new(paths::RUNTIME_RUN).join(folder);
-        crate::state::make_folder(&path, mode).with_context(|| format!("make {}", path.display()))?;
-    }
-    sys::mount::make_private(Path::new(paths::RUNTIME_RUN).join("containers"))
-        .context("keep containers' mounts to the runtime")?;
-    crate::launch::seal().context("mount pintle-launch read-only")?;
-    let base = crate::launch::base::make().context("make a mount namespace for launches")?;
-    if let Err(error) = crate::apparmor::load_default() {
-        tracing::error!(%error, "containers run without AppArmor's default profile");
-    }
+    let ground = containers::prepare(machine.as_deref()).await?;
     let store = Store::open_with(
         Path::new(paths::RUNTIME_STATE),
         Path::new(paths::BUNDLE),
@@ -72,9 +45,8 @@ pub async fn run() -> anyhow::Result<()> {
         Places::conventional(Path::new(paths::RUNTIME_STATE)),
     )
     .context("open the pod network")?;
-    let transfer = transfer(machine.as_deref()).await.context("make the way from pipes to logs")?;
-    let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), transfer, base);
-    runtime.restore().await;
+    let runtime = Runtime::new(Images(store.clone()), Arc::new(network), machine.clone(), ground);
+    runtime.restore(crate::settings::cluster_cidrs()).await;
 
     let streams = streams(Arc::new(Backend::new(Arc::clone(&runtime)))).await?;
     let socket = listen(paths::STREAM_SOCKET)?;
@@ -95,21 +67,6 @@ pub async fn run() -> anyhow::Result<()> {
         .serve_with_incoming(crate::peers::admitted(listener))
         .await
         .context("serve CRI")
-}
-
-/// With the pipes that PID 1 kept for us, or new ones that it keeps from now on.
-async fn transfer(machine: Option<&MachineSocket>) -> anyhow::Result<Arc<Transfer>> {
-    let note = Path::new(paths::RUNTIME_RUN).join("log-in-flight");
-    let kept = match machine {
-        Some(machine) => machine.get(transfer::NAME).await.unwrap_or_default(),
-        None => Vec::new(),
-    };
-    let known = Transfer::knows(kept.len());
-    let transfer = Transfer::new(kept, &note)?;
-    if let (Some(machine), false) = (machine, known) {
-        machine.put(transfer::NAME, &transfer.raw()).await?;
-    }
-    Ok(Arc::new(transfer))
 }
 
 /// The server of streams: on loopback too where the machine config says so, and its URLs name that port then.

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use super::db::{Change, LayerRecord};
-use super::registry::chain;
 use super::store::{Store, StoreError, io_error, now, unique};
 use super::tree;
+use node_kit::errors::Chain;
 
 /// How long a layer that no image names is kept for the next try of the pull that left it, in seconds.
 const ORPHAN_LIFE: u64 = 3600;
@@ -65,7 +65,7 @@ impl Store {
     /// Drops records of what is not there any more. On a disk that takes nothing they go with the next start.
     fn forget(&self, changes: Vec<Change>) {
         if let Err(error) = self.write(&changes) {
-            tracing::warn!(error = chain(&error), "image metadata still names what is not there");
+            tracing::warn!(error = %Chain(&error), "image metadata still names what is not there");
         }
         self.show(changes);
     }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::db::{self, Change, Db, DbError, ImageRecord, LayerRecord};
-use super::registry::{chain, digest_of};
+use super::registry::digest_of;
 use super::store::{Store, StoreError, now};
 use super::tree;
+use node_kit::errors::Chain;
 
 /// The metadata as it is on disk when the store opens.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub(super) fn open(state: &Path) -> Result<Metadata, DbError> {
     };
     let aside = db::set_aside(&path).map_err(DbError::Aside)?;
     tracing::error!(
-        error = chain(&damage), kept = %aside.display(),
+        error = %Chain(&damage), kept = %aside.display(),
         "the image metadata is damaged and begins anew: images must be pulled again, layers are kept for them"
     );
     let metadata = match read(&path) {
@@ -80,7 +81,7 @@ impl Store {
             if let Err(error) = self.0.db.commit(&change) {
                 tracing::warn!(
                     layer = key,
-                    error = chain(&error),
+                    error = %Chain(&error),
                     "a layer is on record until the next start only"
                 );
             }
@@ -139,7 +140,7 @@ impl Store {
         }
         records.extend(layers.into_iter().map(|(key, record)| Change::PutLayer(key, record)));
         tracing::error!(
-            error = chain(damage),
+            error = %Chain(damage),
             lost = lost.len(),
             "the image metadata is damaged and written anew: images that are lost must be pulled again"
         );

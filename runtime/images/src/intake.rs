@@ -16,7 +16,8 @@ use super::layer::{LayerError, unpack};
 use super::spool::Spool;
 use super::store::io_error;
 use super::workspace::Work;
-use super::{Store, StoreError, Usage, chain};
+use super::{Store, StoreError, Usage};
+use node_kit::errors::Chain;
 
 /// One image's layers on their way into the store.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl Intake {
         self.store.commit_image(record, config)?;
         // What earlier pulls left for a next try that never came.
         if let Err(error) = self.store.collect(Orphans::Old) {
-            tracing::warn!(error = chain(&error), "remove layers that nothing needs");
+            tracing::warn!(error = %Chain(&error), "remove layers that nothing needs");
         }
         Ok(config_digest)
     }

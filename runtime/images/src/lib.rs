@@ -38,7 +38,7 @@ pub use handle::Images;
 pub use import::PARALLEL as IMPORTS;
 pub use measure::Measured;
 pub use reference::{Reference, ShortNames};
-pub use registry::{PullError, chain};
+pub use registry::PullError;
 pub use store::{Store, StoreError};
 
 /// An image as containers are made from it.

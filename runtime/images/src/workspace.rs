@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::collect::Orphans;
 use super::store::Store;
-use super::{chain, tree};
+use super::tree;
+use node_kit::errors::Chain;
 
 /// Keeps a layer, there or still to come, from being collected.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Drop for Workspace {
             thread.spawn(move || {
                 let cleared = store.collect(Orphans::Of(&hopeless)).and_then(|()| store.empty_trash());
                 if let Err(error) = cleared {
-                    tracing::warn!(error = chain(&error), "remove layers of an image that was refused");
+                    tracing::warn!(error = %Chain(&error), "remove layers of an image that was refused");
                 }
             })
         };

@@ -1,4 +1,4 @@
-//! `pintle-launch`: one container or one further process in one, see `runtime::launch`.
+//! `pintle-launch`: one container or one further process in one, see `containers::launch`.
 fn main() -> std::process::ExitCode {
-    runtime::launch::main()
+    containers::launch::main()
 }

@@ -1,7 +1,7 @@
 //! Records as CRI's messages.
 use machine::cri;
 
-use crate::state::{ContainerRecord, Phase, SandboxRecord};
+use containers::{ContainerRecord, Event, Phase, SandboxRecord};
 
 /// A container's state in CRI's terms.
 pub fn container_state(phase: Phase) -> cri::ContainerState {
@@ -97,11 +97,22 @@ pub fn sandbox_status(record: &SandboxRecord) -> cri::PodSandboxStatus {
         created_at: record.created_at,
         network: Some(network),
         linux: Some(cri::LinuxPodSandboxStatus {
-            namespaces: Some(cri::Namespace { options: Some(crate::pod::options(&record.config)) }),
+            namespaces: Some(cri::Namespace { options: Some(containers::options(&record.config)) }),
         }),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
         runtime_handler: record.runtime_handler.clone(),
+    }
+}
+
+/// For GetContainerEvents.
+pub fn event(event: &Event) -> cri::ContainerEventResponse {
+    cri::ContainerEventResponse {
+        container_id: event.container_id.clone(),
+        container_event_type: event.kind as i32,
+        created_at: event.at,
+        pod_sandbox_status: event.sandbox.as_ref().map(sandbox_status),
+        containers_statuses: event.containers.iter().map(container_status).collect(),
     }
 }
 

@@ -3,9 +3,10 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use images::{Auth, Image, PullError, Store, StoreError, chain};
+use images::{Auth, Image, PullError, Store, StoreError};
 use machine::cri;
 use machine::cri::image_service_server::ImageService;
+use node_kit::errors::Chain;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
 
@@ -199,7 +200,7 @@ fn status(error: &StoreError) -> Status {
         StoreError::SnapshotId(_) => Code::InvalidArgument,
         _ => Code::Internal,
     };
-    Status::new(code, chain(error))
+    Status::new(code, Chain(error).to_string())
 }
 
 fn code_of(error: &PullError) -> Code {

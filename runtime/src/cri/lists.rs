@@ -3,7 +3,7 @@ use machine::cri::{self, ContainerFilter, PodSandboxFilter};
 
 use super::convert::{self, selected};
 use super::{Answer, Service, Streamed, answer};
-use crate::state::Phase;
+use containers::Phase;
 
 /// Items per message of a streamed list.
 const BATCH: usize = 100;

@@ -7,19 +7,17 @@ use machine::cri::runtime_service_server::RuntimeService;
 use tonic::{Request, Status};
 
 pub mod convert;
+mod errors;
 pub mod images;
 mod lists;
 mod service;
 mod status;
 
-use crate::runtime::internal;
+use errors::status;
 use lists::batches;
 pub use service::Service;
-use service::{Answer, Streamed, answer, not_registered, whole};
+use service::{Answer, Streamed, answer, whole};
 use status::info_of;
-
-/// The one runtime handler besides the default.
-pub const HANDLER: &str = "pintle";
 
 #[tonic::async_trait]
 impl RuntimeService for Service {
@@ -71,7 +69,7 @@ impl RuntimeService for Service {
         request: Request<cri::PodSandboxStatusRequest>,
     ) -> Answer<cri::PodSandboxStatusResponse> {
         let request = request.into_inner();
-        let record = self.runtime.sandbox(&request.pod_sandbox_id)?.record();
+        let record = self.runtime.sandbox(&request.pod_sandbox_id).map_err(status)?.record();
         let containers = self.runtime.containers_of(Some(&record.id));
         answer(cri::PodSandboxStatusResponse {
             status: Some(convert::sandbox_status(&record)),
@@ -80,7 +78,7 @@ impl RuntimeService for Service {
                 .iter()
                 .map(|container| convert::container_status(&container.record()))
                 .collect(),
-            timestamp: crate::state::now(),
+            timestamp: containers::now(),
         })
     }
 
@@ -131,7 +129,7 @@ impl RuntimeService for Service {
             return answer(cri::StopContainerResponse {});
         };
         let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
-        self.runtime.stop_container(&container, grace).await?;
+        self.runtime.stop_container(&container, grace).await.map_err(status)?;
         answer(cri::StopContainerResponse {})
     }
 
@@ -166,7 +164,7 @@ impl RuntimeService for Service {
         request: Request<cri::ContainerStatusRequest>,
     ) -> Answer<cri::ContainerStatusResponse> {
         let request = request.into_inner();
-        let record = self.runtime.container(&request.container_id)?.record();
+        let record = self.runtime.container(&request.container_id).map_err(status)?.record();
         answer(cri::ContainerStatusResponse {
             status: Some(convert::container_status(&record)),
             info: info_of(&record, request.verbose),
@@ -178,9 +176,10 @@ impl RuntimeService for Service {
         request: Request<cri::UpdateContainerResourcesRequest>,
     ) -> Answer<cri::UpdateContainerResourcesResponse> {
         let request = request.into_inner();
-        let container = self.runtime.container(&request.container_id)?;
+        let container = self.runtime.container(&request.container_id).map_err(status)?;
         let resources = request.linux.ok_or_else(|| Status::invalid_argument("no resources"))?;
-        self.runtime.update_container(&container, resources, request.annotations).await?;
+        let updated = self.runtime.update_container(&container, resources, request.annotations).await;
+        updated.map_err(status)?;
         answer(cri::UpdateContainerResourcesResponse {})
     }
 
@@ -189,10 +188,8 @@ impl RuntimeService for Service {
         request: Request<cri::ReopenContainerLogRequest>,
     ) -> Answer<cri::ReopenContainerLogResponse> {
         let container = self.running(&request.into_inner().container_id)?;
-        let io = crate::runtime::lock(&container.io).clone();
-        if let Some(io) = io {
-            io.reopen_log().await.map_err(|error| internal("reopen the container's log", &error))?;
-        }
+        let reopened = container.reopen_log().await;
+        reopened.map_err(|error| Status::internal(format!("reopen the container's log: {error}")))?;
         answer(cri::ReopenContainerLogResponse {})
     }
 
@@ -201,20 +198,20 @@ impl RuntimeService for Service {
         let timeout =
             u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
         let (stdout, stderr, exit_code) =
-            self.runtime.exec_sync(&request.container_id, &request.cmd, timeout).await?;
+            self.runtime.exec_sync(&request.container_id, &request.cmd, timeout).await.map_err(status)?;
         answer(cri::ExecSyncResponse { stdout, stderr, exit_code })
     }
 
     async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
         let mut request = request.into_inner();
         request.container_id = self.running(&request.container_id)?.record().id;
-        answer(cri::ExecResponse { url: self.streams.register_exec(request).map_err(not_registered)? })
+        answer(cri::ExecResponse { url: self.streams.register_exec(request).map_err(status)? })
     }
 
     async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
         let mut request = request.into_inner();
         request.container_id = self.running(&request.container_id)?.record().id;
-        answer(cri::AttachResponse { url: self.streams.register_attach(request).map_err(not_registered)? })
+        answer(cri::AttachResponse { url: self.streams.register_attach(request).map_err(status)? })
     }
 
     async fn port_forward(
@@ -223,16 +220,14 @@ impl RuntimeService for Service {
     ) -> Answer<cri::PortForwardResponse> {
         let mut request = request.into_inner();
         request.pod_sandbox_id = self.ready(&request.pod_sandbox_id)?.record().id;
-        answer(cri::PortForwardResponse {
-            url: self.streams.register_port_forward(request).map_err(not_registered)?,
-        })
+        answer(cri::PortForwardResponse { url: self.streams.register_port_forward(request).map_err(status)? })
     }
 
     async fn container_stats(
         &self,
         request: Request<cri::ContainerStatsRequest>,
     ) -> Answer<cri::ContainerStatsResponse> {
-        let container = self.runtime.container(&request.into_inner().container_id)?;
+        let container = self.runtime.container(&request.into_inner().container_id).map_err(status)?;
         answer(cri::ContainerStatsResponse { stats: Some(self.runtime.container_stats(&container).await) })
     }
 
@@ -259,7 +254,7 @@ impl RuntimeService for Service {
         &self,
         request: Request<cri::PodSandboxStatsRequest>,
     ) -> Answer<cri::PodSandboxStatsResponse> {
-        let sandbox = self.runtime.sandbox(&request.into_inner().pod_sandbox_id)?;
+        let sandbox = self.runtime.sandbox(&request.into_inner().pod_sandbox_id).map_err(status)?;
         answer(cri::PodSandboxStatsResponse { stats: Some(self.runtime.sandbox_stats(&sandbox).await) })
     }
 
@@ -315,9 +310,12 @@ impl RuntimeService for Service {
         _: Request<cri::GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
         use tokio_stream::StreamExt;
-        let events = tokio_stream::wrappers::BroadcastStream::new(self.runtime.events.subscribe());
+        let events = tokio_stream::wrappers::BroadcastStream::new(self.runtime.subscribe());
         // A listener that cannot keep up must list anew rather than miss something in silence.
-        answer(Box::pin(events.map(|event| event.map_err(|lag| Status::resource_exhausted(lag.to_string())))))
+        answer(Box::pin(events.map(|event| match event {
+            Ok(event) => Ok(convert::event(&event)),
+            Err(lag) => Err(Status::resource_exhausted(lag.to_string())),
+        })))
     }
 
     async fn list_metric_descriptors(
@@ -357,12 +355,8 @@ impl RuntimeService for Service {
         request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
         let request = request.into_inner();
-        let sandbox = self.runtime.sandbox(&request.pod_sandbox_id)?;
-        sandbox.update(|record| {
-            let linux = record.config.linux.get_or_insert_default();
-            linux.overhead = request.overhead;
-            linux.resources = request.resources;
-        })?;
+        let sandbox = self.runtime.sandbox(&request.pod_sandbox_id).map_err(status)?;
+        sandbox.record_resources(request.overhead, request.resources).map_err(status)?;
         answer(cri::UpdatePodSandboxResourcesResponse {})
     }
 }

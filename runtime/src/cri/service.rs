@@ -2,12 +2,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use streams::{RegisterError, Server};
+use streams::Server;
 use tokio_stream::Stream;
 use tonic::{Response, Status};
 
-use crate::runtime::{Container, Runtime, Sandbox, internal};
-use crate::state::Phase;
+use super::errors::{Coded, status};
+use containers::Phase;
+use containers::{Container, Runtime, Sandbox};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ pub fn answer<T>(message: T) -> Answer<T> {
 impl Service {
     /// The container, if it runs.
     pub fn running(&self, id: &str) -> Result<Arc<Container>, Status> {
-        let container = self.runtime.container(id)?;
+        let container = self.runtime.container(id).map_err(status)?;
         match container.phase() {
             Phase::Running => Ok(container),
             other => Err(Status::failed_precondition(format!("container {id} is not running but {other:?}"))),
@@ -38,7 +39,7 @@ impl Service {
 
     /// The sandbox, if it is ready.
     pub fn ready(&self, id: &str) -> Result<Arc<Sandbox>, Status> {
-        let sandbox = self.runtime.sandbox(id)?;
+        let sandbox = self.runtime.sandbox(id).map_err(status)?;
         if sandbox.record().ready {
             Ok(sandbox)
         } else {
@@ -48,20 +49,11 @@ impl Service {
 }
 
 /// Runs a change to its end although the client may go away in the middle.
-pub async fn whole<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+pub async fn whole<T: Send + 'static, E: Coded + Send>(
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
 ) -> Result<T, Status> {
     match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(error) => Err(internal("a task of the runtime failed", &error)),
-    }
-}
-
-/// Why a client gets no URL of a stream.
-pub fn not_registered(error: RegisterError) -> Status {
-    match error {
-        RegisterError::Invalid(_) => Status::invalid_argument(error.to_string()),
-        RegisterError::TooManyWait(_) => Status::resource_exhausted(error.to_string()),
-        RegisterError::NoRandomBytes(_) => Status::internal(error.to_string()),
+        Ok(result) => result.map_err(status),
+        Err(error) => Err(Status::internal(format!("a task of the runtime failed: {error}"))),
     }
 }

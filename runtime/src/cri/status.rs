@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use machine::cri;
 use tonic::Status;
 
-use super::{HANDLER, Service};
-use crate::runtime::internal;
-use crate::state::SandboxRecord;
+use super::Service;
+use containers::HANDLER;
+use containers::SandboxRecord;
 
 /// What CRI calls verbose: a record as JSON, for people.
 pub(super) fn info_of(record: &impl serde::Serialize, wanted: bool) -> HashMap<String, String> {
@@ -71,7 +71,7 @@ impl Service {
                 .network
                 .configure(&cidrs, &cluster)
                 .await
-                .map_err(|error| internal("configure the pod network", &error))?;
+                .map_err(|error| Status::internal(format!("configure the pod network: {error}")))?;
         }
         Ok(())
     }

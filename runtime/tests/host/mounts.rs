@@ -20,7 +20,7 @@ pub fn shared_folder(path: &str) -> Outcome {
 
 /// Where mounts are, as a thread sees it that has gone to a launches' mount namespace.
 fn seen_by_launches() -> Result<(Vec<String>, usize), String> {
-    let base = runtime::launch::base::make().map_err(text)?;
+    let base = containers::launch::mount_ns::make().map_err(text)?;
     let thread = std::thread::spawn(move || -> std::io::Result<String> {
         let [namespace, root] = base.raw();
         // A thread shares its root with the others until it says otherwise.

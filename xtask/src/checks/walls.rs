@@ -12,6 +12,7 @@ const WALLS: &[(&str, &[&str])] = &[
     // What reads config from anywhere has nothing to send it with.
     ("config", &["dhcproto", "hyper", "tonic", "rustls"]),
     // Of the runtime only its CRI server speaks gRPC.
+    ("containers", &["tonic"]),
     ("images", &["tonic"]),
     ("pod-network", &["tonic"]),
     ("streams", &["tonic"]),

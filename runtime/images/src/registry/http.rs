@@ -14,10 +14,8 @@ use super::auth::{self, Challenge, Credentials};
 use super::endpoint::{Endpoint, Registries};
 use super::reach::{NoConnection, Trust};
 use super::target::Target;
-use super::{PullError, retry, said};
+use super::{CONNECTING, PullError, retry, said};
 
-/// What fails when a server cannot be reached.
-pub const CONNECTING: &str = "connecting";
 /// How often a small document is asked for before another server is.
 const TRIES: u32 = 3;
 /// The most redirects in a row.

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::PullError;
 use crate::reference::is_digest;
+use node_kit::errors::Chain;
 
 /// The largest manifest or index, as registries have it.
 pub const MAX_MANIFEST: usize = 4 << 20;
@@ -120,7 +121,7 @@ pub fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, PullError> {
 /// When the config is malformed or does not fit the manifest.
 pub fn check_config(bytes: &[u8], layers: usize) -> Result<(ImageConfiguration, Vec<String>), PullError> {
     let config = ImageConfiguration::from_reader(bytes)
-        .map_err(|e| PullError::Malformed(format!("image config: {}", super::chain(&e))))?;
+        .map_err(|e| PullError::Malformed(format!("image config: {}", Chain(&e))))?;
     let diff_ids = config.rootfs().diff_ids().clone();
     if diff_ids.len() != layers {
         return Err(PullError::Malformed(format!(

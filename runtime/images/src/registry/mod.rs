@@ -12,6 +12,9 @@ mod reach;
 mod retry;
 mod target;
 
+/// What fails when a server cannot be reached.
+const CONNECTING: &str = "connecting";
+
 /// For the fuzz targets: what takes registries' answers apart.
 #[cfg(feature = "fuzzing")]
 pub mod answers {
@@ -24,6 +27,7 @@ pub use endpoint::Registries;
 pub use manifest::{MAX_CONFIG, Manifest, check_config, choose, digest_of};
 
 use super::{StoreError, layer::LayerError};
+use node_kit::errors::Chain;
 
 /// Why an image was not pulled.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +46,7 @@ pub enum PullError {
         "{server}: it is {what}, which images are pulled from only where a Registry document names {server}"
     )]
     Refused { server: String, what: String },
-    #[error("{url}: {action}: {}", chain(.source))]
+    #[error("{url}: {action}: {}", Chain(.source))]
     Transport { url: String, action: &'static str, source: io::Error },
     #[error("{url}: unexpected status {status}{}", said(.message))]
     Status { url: String, status: u16, message: String, retry_after: Option<Duration> },
@@ -52,11 +56,11 @@ pub enum PullError {
     Platform(String),
     #[error("{what}: content is {actual} where {expected} was asked for")]
     Digest { what: String, expected: String, actual: String },
-    #[error("layer {digest}: {}", chain(.source))]
+    #[error("layer {digest}: {}", Chain(.source))]
     Layer { digest: String, source: LayerError },
     #[error("deadline exceeded while pulling")]
     Deadline,
-    #[error("{}", chain(.0))]
+    #[error("{}", Chain(.0))]
     Store(#[from] StoreError),
     #[error("the unpacking thread panicked")]
     Panicked,
@@ -87,20 +91,6 @@ impl PullError {
 /// What a registry says of a failure, behind what we say of it.
 fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
-}
-
-/// An error with its causes, for the one line that a user reads.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! When a request that failed is made again, and which connections count as living.
 use std::time::{Duration, Instant};
 
-use super::PullError;
+use super::{CONNECTING, PullError};
 
 /// The first pause; it doubles each time.
 const FIRST: Duration = Duration::from_millis(250);
@@ -25,7 +25,7 @@ pub fn pause(error: &PullError, fruitless: u32, most: u32) -> Option<Duration> {
 /// Whether another server is the better next try than the same one: it cannot be reached, or says nothing.
 pub fn is_dead(error: &PullError) -> bool {
     let PullError::Transport { action, source, .. } = error else { return false };
-    *action == super::http::CONNECTING || source.kind() == std::io::ErrorKind::TimedOut
+    *action == CONNECTING || source.kind() == std::io::ErrorKind::TimedOut
 }
 
 /// Tells a slow connection from one that only pretends: within `patience` it must bring [`ENOUGH`].
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_not_there_is_told_from_one_that_stumbles() {
-        assert!(is_dead(&broken(super::super::http::CONNECTING, std::io::ErrorKind::ConnectionRefused)));
+        assert!(is_dead(&broken(CONNECTING, std::io::ErrorKind::ConnectionRefused)));
         assert!(is_dead(&broken("waiting for an answer", std::io::ErrorKind::TimedOut)));
         assert!(!is_dead(&broken("request", std::io::ErrorKind::BrokenPipe)));
         assert!(!is_dead(&status(500, None)));
