@@ -19,6 +19,7 @@ pub mod network;
 pub mod node;
 mod places;
 mod processes;
+mod reader;
 mod services;
 mod shutdown;
 mod socket;

@@ -2,32 +2,21 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use machine::config::MachineConfig;
 use machine::socket::{Condition, NetworkStatus};
 use tokio::sync::{mpsc, watch};
 
 use crate::children::Children;
-use crate::config::Reader;
 use crate::events::{Events, unix_ms};
 use crate::fd_store::FdStore;
 use crate::ledger::Ledger;
 use crate::login1::{LONGEST_DELAY, Login1};
 use crate::network::NetHandle;
+pub use crate::reader::ActiveConfig;
+use crate::reader::Reader;
 use crate::services::{LogSink, SupervisorHandle};
 
 /// The most conditions kept; reporters are few.
 const CONDITIONS: usize = 64;
-
-/// The active config, as text and as documents.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ActiveConfig {
-    pub yaml: String,
-    /// Where it came from: `state`, `image`, `cmdline`, `volume PINTLE-CONFIG`, `fw_cfg`, `api`.
-    pub source: String,
-    pub config: MachineConfig,
-    /// The text without its secrets.
-    pub redacted: String,
-}
 
 /// A request to end this boot.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,8 +7,9 @@ use machine::socket::apply_config::Mode;
 use machine::socket::service_action::Action;
 use machine::socket::{ApplyConfig, ApplyResult, Error, Fault, error::Code};
 
-use super::{Attempt, Found, LONGEST, NotRead, activate, keep};
+use super::{Attempt, LONGEST, activate, keep};
 use crate::node::{Machine, ShutdownRequest};
+use crate::reader::{Found, NotRead};
 
 /// How long a config waits for the one before it.
 const TURN: Duration = Duration::from_secs(10);
@@ -224,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn a_config_that_nobody_could_read_changes_nothing_and_says_why() {
         let mut machine = crate::socket::tests::machine();
-        machine.reader = crate::config::Reader::of(|_| Err(NotRead::Ended("killed by SIGXCPU".into())));
+        machine.reader = crate::reader::Reader::of(|_| Err(NotRead::Ended("killed by SIGXCPU".into())));
         let request = ApplyConfig { yaml: b"a".to_vec(), mode: Mode::Auto.into(), dry_run: false };
         let said = apply(&machine, &request).await.unwrap_err();
         assert_eq!(said.code(), Code::Unavailable);
@@ -239,7 +240,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_second_config_waits_for_the_first_and_not_for_ever() {
         let mut machine = crate::socket::tests::machine();
-        machine.reader = crate::config::Reader::of(|found| Ok(Arc::new(empty(found))));
+        machine.reader = crate::reader::Reader::of(|found| Ok(Arc::new(empty(found))));
         let request = ApplyConfig { yaml: b"---\n".to_vec(), mode: Mode::Auto.into(), dry_run: true };
         let first = machine.applying.lock().await;
         assert_eq!(apply(&machine, &request).await.unwrap_err().code(), Code::Unavailable);

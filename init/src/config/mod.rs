@@ -1,15 +1,13 @@
 //! The machine config: where it comes from, keeping it, and changing it.
 mod apply;
 mod persist;
-mod read;
 mod smbios;
 mod source;
 
 pub use apply::apply;
 pub use persist::{Attempt, activate, keep, keep_first, write_atomically};
-pub use read::{NotRead, Reader};
 pub use source::{
-    Found, fetch, from_firmware, from_image, from_previous, from_smbios, from_state, from_volumes, url,
+    fetch, from_firmware, from_image, from_previous, from_smbios, from_state, from_volumes, url,
 };
 
 /// The longest config, in bytes.

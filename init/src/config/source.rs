@@ -13,6 +13,7 @@ use crate::cmdline;
 use crate::disk::{Content, Device};
 use crate::network::config_url::{Variables, expand};
 use crate::node::Machine;
+use crate::reader::Found;
 
 /// How long a server may take to come up before the other sources are asked.
 const FETCH_DEADLINE: Duration = Duration::from_secs(120);
@@ -22,13 +23,6 @@ const SMBIOS_TABLE: u64 = 4 << 20;
 const VOLUME_MOUNT: &str = "/run/pintle/config-volume";
 /// Names of the file on a volume: ours, and cloud-init's NoCloud.
 const VOLUME_FILES: [&str; 2] = ["config.yaml", "user-data"];
-
-/// A config's text and where it was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    pub yaml: String,
-    pub source: String,
-}
 
 /// The config that survives reboots, if there is one. The state volume must be mounted.
 ///

@@ -9,9 +9,10 @@ use anyhow::{Context, Result};
 use machine::config::Volume;
 
 use super::{identity, state, sysctls, volumes};
-use crate::config::{self, Found, NotRead};
+use crate::config;
 use crate::disk::{self, Device};
 use crate::node::{ActiveConfig, Machine};
+use crate::reader::{Found, NotRead};
 use crate::task::blocking;
 
 const SCAN_DEADLINE: Duration = Duration::from_secs(120);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machine::config::Fault;
+use machine::config::{Fault, MachineConfig};
 use machine::config_helper::{Answer, MAX_ANSWER, Nonsense, Read, Request};
 use machine::paths;
 use nix::sys::signal::{Signal, kill};
@@ -17,9 +17,7 @@ use sys::spawn::{CAP_SYS_ADMIN, Program};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use super::Found;
 use crate::children::Children;
-use crate::node::ActiveConfig;
 
 const PROGRAM: &str = "/usr/lib/pintle/pintle-config";
 const CGROUP: &str = "/sys/fs/cgroup/system/config";
@@ -33,6 +31,24 @@ const GONE: Duration = Duration::from_secs(2);
 const SAID: u64 = 1024;
 /// It is the first to go when memory is short; the text can be read again.
 const OOM_SCORE_ADJ: i32 = 500;
+
+/// A config's text and where it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub yaml: String,
+    pub source: String,
+}
+
+/// The active config, as text and as documents.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ActiveConfig {
+    pub yaml: String,
+    /// Where it came from: `state`, `image`, `cmdline`, `volume PINTLE-CONFIG`, `fw_cfg`, `api`.
+    pub source: String,
+    pub config: MachineConfig,
+    /// The text without its secrets.
+    pub redacted: String,
+}
 
 /// Why a text is no config.
 #[derive(Debug, thiserror::Error)]
