@@ -135,7 +135,7 @@ fn make_room() -> Outcome {
 
 /// Keeps a record from being written, with room or without.
 fn block(kind: &str, id: &str) -> Result<PathBuf, String> {
-    let path = Path::new(paths::RUNTIME_RUN).join(kind).join(id).join("record.new");
+    let path = Path::new(paths::RUNTIME_RUN).join(kind).join(id).join(".record.json.new0");
     fs::create_dir(&path).map(|()| path).map_err(text)
 }
 
