@@ -55,7 +55,7 @@ struct Manager {
     shutting_down: watch::Receiver<bool>,
     /// Resizes that are not granted, by pod.
     pending: HashMap<String, Pending>,
-    /// Pods that the API server knew as begun at the last look.
+    /// Pods without a task that the API server knew as begun at the last look.
     begun: BTreeMap<String, Arc<Pod>>,
     pods: watch::Receiver<Snapshot>,
     /// Another look at all pods is due: one was ended for another.
@@ -133,14 +133,15 @@ impl Manager {
             let api = mirror_of(pod);
             self.want(uid, pod, Source::File, api);
         }
-        self.begun = beside::begun(api);
+        let pods = api.into_iter().flatten().filter(|(_, pod)| !spec::is_mirror(pod));
+        let (known, mut new): (Vec<_>, Vec<_>) = pods.partition(|(uid, _)| self.handles.contains_key(*uid));
+        self.begun = beside::begun(new.iter().copied());
         self.grant_resizes(api);
-        let mut pods: Vec<_> = api.into_iter().flatten().filter(|(_, pod)| !spec::is_mirror(pod)).collect();
         // What runs has its place before anything new is admitted, and of the new the older comes first.
-        pods.sort_by_key(|(uid, pod)| {
+        new.sort_by_key(|(uid, pod)| {
             (!self.begun.contains_key(*uid), pod.metadata.creation_timestamp.clone())
         });
-        for (uid, pod) in pods {
+        for (uid, pod) in known.into_iter().chain(new) {
             let granted = self.parts.allocations.get(uid).map_or_else(|| pod.clone(), |a| a.apply(pod));
             self.want(uid, &granted, Source::Api, Some(pod.clone()));
         }

@@ -6,12 +6,10 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::admission;
 use crate::allocation::Allocation;
-use crate::spec;
 
-/// Pods that the API server knows as begun and not ended: they have their place, whether or not this agent, which may have just started, has a task of theirs.
-pub fn begun(api: Option<&BTreeMap<String, Arc<Pod>>>) -> BTreeMap<String, Arc<Pod>> {
-    let pods = api.into_iter().flatten();
-    let begun = pods.filter(|(_, pod)| !spec::is_mirror(pod) && has_begun(pod) && admission::is_active(pod));
+/// Those pods that the API server knows as begun and not ended: they have their place, although this agent, which may have just started, has no task of theirs.
+pub fn begun<'a>(pods: impl Iterator<Item = (&'a String, &'a Arc<Pod>)>) -> BTreeMap<String, Arc<Pod>> {
+    let begun = pods.filter(|(_, pod)| has_begun(pod) && admission::is_active(pod));
     begun.map(|(uid, pod)| (uid.clone(), pod.clone())).collect()
 }
 
@@ -64,7 +62,7 @@ mod tests {
                 pod("1", serde_json::json!({"phase": "Failed", "startTime": "2026-12-01T00:00:00Z"})),
             ),
         ]);
-        let others = beside(begun(Some(&api)), std::iter::empty(), |_| false, |_| None);
+        let others = beside(begun(api.iter()), std::iter::empty(), |_| false, |_| None);
         assert_eq!(others.keys().collect::<Vec<_>>(), ["runs"]);
     }
 
