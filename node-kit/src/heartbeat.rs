@@ -7,7 +7,7 @@ use crate::hooks;
 use crate::machine_socket::Client;
 use crate::tasks::{self, Ended};
 
-/// Between two signs. PID 1 waits for several of them (`machine::heartbeat`).
+/// Between two signs. PID 1 waits for several of them (`init/src/services/heartbeat.rs`).
 const EVERY: Duration = Duration::from_secs(2);
 
 /// The service cannot go on.

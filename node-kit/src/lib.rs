@@ -10,6 +10,9 @@ pub mod files;
 pub mod folder;
 pub mod heartbeat;
 pub mod hooks;
+mod lock;
 pub mod machine_socket;
 pub mod strangers;
 pub mod tasks;
+
+pub use lock::lock;

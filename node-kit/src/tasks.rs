@@ -46,18 +46,7 @@ fn tell(ended: Ended) {
 /// Begins a task without which the service is none: when it ends, however it does, the process ends with an error that names it
 /// ([`crate::heartbeat::alongside`]), and PID 1 starts it again.
 pub fn essential<T: Outcome>(name: &'static str, task: impl Future<Output = T> + Send + 'static) {
-    let running = tokio::spawn(hooks::watched(name, task));
-    tokio::spawn(async move {
-        match running.await {
-            Ok(output) => tell(ended(name, output.outcome())),
-            // One that was aborted: the process ends already.
-            Err(error) => {
-                if let Ok(why) = error.try_into_panic() {
-                    tell(Ended::Panicked { task: name, why: said(&*why) });
-                }
-            }
-        }
-    });
+    sound(name, async move { tell(ended(name, task.await.outcome())) });
 }
 
 /// Begins a task that ends when its work is done, and that nobody else would miss: a container's exit that is

@@ -2,9 +2,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use node_kit::files::{self, Durability};
+use node_kit::lock;
 
 use super::Allocation;
 
@@ -114,11 +115,6 @@ impl Queue {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whole after every statement.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn keep(queue: &Queue, folder: &Path) {

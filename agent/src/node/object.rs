@@ -37,7 +37,7 @@ impl Identity {
             system_uuid: Some(read("/sys/class/dmi/id/product_uuid"))
                 .filter(|u| !u.is_empty())
                 .unwrap_or_else(|| read("/etc/machine-id")),
-            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            boot_id: node_kit::clock::boot_id().unwrap_or_default(),
             kernel: read("/proc/sys/kernel/osrelease"),
             os_image: name.map_or_else(|| "Pintle".into(), |n| n.trim_matches('"').to_owned()),
         }

@@ -1,9 +1,10 @@
 //! Who may be connected: clients that have not said who they are have few places, and give them to newer
 //! ones; those that have keep theirs.
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use node_kit::strangers::network;
 use tokio::sync::Notify;
 
 /// Clients that have not said who they are, in total and from one address.
@@ -46,7 +47,7 @@ pub(super) struct Place {
 impl Places {
     /// A place for a client that has not said who it is; the oldest such client leaves if there is none.
     pub(super) fn enter(&self, address: IpAddr) -> Place {
-        let (address, leave) = (neighbourhood(address), Arc::new(Notify::new()));
+        let (address, leave) = (network(address), Arc::new(Notify::new()));
         let mut state = self.state();
         if let Some(oldest) = state.surplus(address)
             && let Some(stranger) = state.strangers.remove(&oldest)
@@ -114,14 +115,6 @@ impl Drop for Place {
     }
 }
 
-/// What one client may have many of: of IPv6 addresses a /64.
-pub(super) fn neighbourhood(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
@@ -171,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_client_has_a_64_of_ipv6_addresses() {
-        let same = |a: &str, b: &str| neighbourhood(a.parse().unwrap()) == neighbourhood(b.parse().unwrap());
+        let same = |a: &str, b: &str| network(a.parse().unwrap()) == network(b.parse().unwrap());
         assert!(same("fd00::1", "fd00::ffff:1") && !same("fd00:0:0:1::1", "fd00::1"));
         assert!(same("::ffff:10.0.0.1", "10.0.0.1") && !same("10.0.0.1", "10.0.0.2"));
     }

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
 use node_kit::accept::{self, Seldom};
+use node_kit::lock;
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -242,8 +243,4 @@ fn origin(cgroup: Option<&str>) -> String {
         Some(cgroup) => cgroup.split('/').take(3).collect::<Vec<_>>().join("/"),
         None => "pods".into(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -212,6 +212,6 @@ pub fn version() -> Version {
         kernel: modules::release(),
         kubernetes: paths::KUBERNETES_VERSION.into(),
         image_root_hash: cmdline::value(&line, paths::CMDLINE_ROOT_HASH).unwrap_or_default(),
-        boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into(),
+        boot_id: node_kit::clock::boot_id().unwrap_or_default(),
     }
 }

@@ -17,13 +17,13 @@ mod update;
 use crate::errors::Step;
 use crate::errors::{CreateError, ImageError};
 use crate::launch::premount;
-use crate::lock::lock;
 use crate::pod;
 use crate::runtime::{Container, Runtime, namespaces};
 use crate::spec::{self, capabilities, devices, user};
 use crate::state::folder;
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
 use crate::user_namespace::UserNamespace;
+use node_kit::lock;
 
 pub(crate) use mounts::undo as unmount;
 

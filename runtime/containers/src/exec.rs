@@ -251,7 +251,7 @@ impl Collected {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        crate::lock::lock(&self.bytes)
+        node_kit::lock(&self.bytes)
     }
 
     /// Keeps what there is room for.

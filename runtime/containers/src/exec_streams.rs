@@ -9,12 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::exec::Running;
 use crate::io::DRAIN;
-use crate::lock::lock;
 use crate::logs::Stream;
 use crate::pipes::{CHUNK, read, watch, write_all};
 use crate::port_forward::{self, Forwards};
 use crate::runtime::Runtime;
 use crate::state::folder;
+use node_kit::lock;
 use streams::{Duplex, Input, Output, StreamBackend, StreamError, Streams, TermSize};
 
 /// The runtime, seen from the streaming server.

@@ -21,7 +21,6 @@ pub mod fuzzing;
 mod ground;
 mod io;
 pub mod launch;
-mod lock;
 mod logs;
 mod namespaces;
 mod pipes;

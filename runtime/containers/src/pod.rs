@@ -18,12 +18,12 @@ use crate::errors::SandboxError;
 use crate::errors::Step;
 use crate::exits::Key;
 use crate::launch::{Request, launch};
-use crate::lock::lock;
 use crate::runtime::{Runtime, Sandbox};
 use crate::state::folder;
 use crate::state::{self, SandboxRecord};
 use crate::state::{options, remove_folder};
 use crate::{namespaces, user_namespace};
+use node_kit::lock;
 use pod_network::{Dns, PodRequest, PortMapping, Protocol};
 
 pub(crate) use files::PodFiles;

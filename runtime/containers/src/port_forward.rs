@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::lock::lock;
+use node_kit::lock;
 use streams::Duplex;
 
 /// The most forwarded connections of one pod sandbox at once.

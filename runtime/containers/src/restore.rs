@@ -8,12 +8,12 @@ use node_kit::errors::Chain;
 use node_kit::tasks::sound;
 
 use crate::io::{ContainerIo, open_log};
-use crate::lock::lock;
 use crate::pipes::Ours;
 use crate::runtime::{Container, Runtime, Sandbox};
 use crate::state::folder;
 use crate::state::{self, ContainerRecord, Phase, SandboxRecord};
 use crate::transfer;
+use node_kit::lock;
 
 impl Runtime {
     /// Reads the records back and brings the world in line with them. Call it once, before serving. `cluster` are

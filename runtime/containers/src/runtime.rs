@@ -18,13 +18,13 @@ use crate::exits::Exits;
 use crate::ground::Ground;
 use crate::io::ContainerIo;
 use crate::launch::mount_ns::MountNs;
-use crate::lock::lock;
 use crate::record::Kept;
 use crate::seccomp;
 use crate::spec::Pid;
 use crate::state::folder;
 use crate::state::{ContainerRecord, Phase, SandboxRecord};
 use crate::transfer::Transfer;
+use node_kit::lock;
 use node_kit::machine_socket::Client as MachineSocket;
 use pod_network::PodNetwork;
 

@@ -3,10 +3,10 @@ use machine::cri;
 
 use crate::cgroup::{Cgroup, field};
 use crate::cpu::{CpuSample, LastCpu};
-use crate::lock::lock;
 use crate::runtime::{Container, Runtime, Sandbox};
 use crate::state::folder;
 use crate::state::{Phase, SandboxRecord, now};
+use node_kit::lock;
 
 fn value(value: u64) -> Option<cri::UInt64Value> {
     Some(cri::UInt64Value { value })

@@ -16,12 +16,12 @@ use crate::errors::StartError;
 use crate::exits::Exit;
 use crate::io::{ContainerIo, DRAIN, open_log};
 use crate::launch::{self, Failure, Launched, Request};
-use crate::lock::lock;
 use crate::pipes::{Ours, Pipes};
 use crate::runtime::{Container, Runtime};
 use crate::spec::devices;
 use crate::state::folder;
 use crate::state::{self, ContainerRecord, Phase};
+use node_kit::lock;
 
 /// The most of a failure's text that is kept.
 const MAX_MESSAGE: usize = 4096;

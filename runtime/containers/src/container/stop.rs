@@ -6,10 +6,10 @@ use machine::cri;
 use crate::cgroup::KILL_DEADLINE;
 use crate::errors::{RemoveError, StopError};
 use crate::errors::{Step, StepError};
-use crate::lock::lock;
 use crate::runtime::{Container, Runtime};
 use crate::state::folder;
 use crate::state::{ContainerRecord, Phase};
+use node_kit::lock;
 
 impl Runtime {
     /// Ends a container: its stop signal, after `grace` everything of it is killed.

@@ -6,10 +6,11 @@
 //! configurations, [`record`] keeps what was done.
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use node_kit::lock;
 use tokio::time::Instant;
 
 mod add;
@@ -204,9 +205,4 @@ impl Cni {
 
 fn failed(command: &'static str, network: &NetworkConfig, plugin: &Plugin, failure: Failure) -> Error {
     Error::Plugin { plugin: plugin.program.clone(), network: network.name.clone(), command, failure }
-}
-
-/// A mutex whose data is whole after every statement.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
